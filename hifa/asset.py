@@ -1,0 +1,192 @@
+"""HiFAAsset: a finished radiance field. It renders, exports and goes to the Hub; it needs no prior."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from .cameras import Camera, orbit
+from .export.files import export_mesh
+from .export.hub import model_card, push_folder
+from .export.mesh import Mesh, extract_mesh
+from .export.video import depth_to_rgb, normal_to_rgb, write_video
+from .field import RadianceField
+from .rendering.density_grid import DensityGrid
+from .rendering.image import Picture, render_picture
+from .rendering.rays import RaySampling
+
+FACTS = "asset.json"
+GRID_RESOLUTION = 96
+WHITE = (1.0, 1.0, 1.0)
+
+
+class AssetError(ValueError):
+    """An asset folder that cannot be read or written."""
+
+
+@dataclass
+class HiFAAsset:
+    """A 3D asset.
+
+    Args:
+        radiance_field: The field; not changed by anything here.
+        facts: What made it: prompt, seed, prior, steps, seconds, config.
+    """
+
+    radiance_field: RadianceField
+    facts: dict[str, Any] = field(default_factory=dict)
+    _grid: DensityGrid | None = field(default=None, repr=False)
+
+    @property
+    def prompt(self) -> str:
+        return self.facts.get("prompt", "")
+
+    def camera(self, azimuth_deg: float = 0.0, elevation_deg: float = 15.0) -> Camera:
+        """A camera at the distance and field of view of the run."""
+        config = self.facts.get("config", {})
+        radius, fov = config.get("camera_radius", (2.5, 2.5)), config.get("camera_fov_deg", (40.0, 40.0))
+        return Camera(azimuth_deg, elevation_deg, sum(radius) / 2, sum(fov) / 2)
+
+    def render(
+        self, camera: Camera | None = None, size: int = 256, background: tuple[float, float, float] | None = WHITE
+    ) -> Picture:
+        """Colour, opacity, depth, disparity, normals and z-variance from a camera, the front by default.
+
+        Args:
+            camera: See `camera`.
+            size: Height and width in pixels.
+            background: RGB in [0, 1]; `None` for the learned background.
+        """
+        flat = None if background is None else torch.tensor(background, device=self.radiance_field.device)
+        return render_picture(self.radiance_field, camera or self.camera(), size, self._sampling(), flat)
+
+    def _sampling(self) -> RaySampling:
+        if self._grid is None:
+            self._grid = DensityGrid(GRID_RESOLUTION, self.radiance_field.bound).to(self.radiance_field.device)
+            self._grid.refresh(self.radiance_field)
+        return RaySampling(n_coarse=96, n_fine=32, grid=self._grid, min_opacity=0.005)
+
+    def turntable(self, num_frames: int = 48, size: int = 256, elevation_deg: float = 15.0) -> Tensor:
+        """Colour of a full turn from the front: `(num_frames, size, size, 3)` in [0, 1]."""
+        base = self.camera()
+        cameras = orbit(num_frames, elevation_deg=elevation_deg, radius=base.radius, fov_deg=base.fov_deg)
+        return torch.stack([self.render(camera, size).colour for camera in cameras])
+
+    def mesh(self, resolution: int = 128, max_faces: int | None = 20_000) -> Mesh:
+        """Surface of the field, in world axes.
+
+        Args:
+            resolution: Cells per axis of marching cubes.
+            max_faces: Simplify to at most so many faces.
+
+        Raises:
+            EmptyFieldError: If there is no surface.
+        """
+        density, colour = self._functions()
+        return extract_mesh(density, colour, self.radiance_field.bound, resolution=resolution, max_faces=max_faces)
+
+    def export_mesh(
+        self, path: str | Path, resolution: int = 128, max_faces: int | None = 20_000, texture_size: int = 1024
+    ) -> Path:
+        """Write a mesh: `.glb` or `.obj` with a baked texture, `.ply` with vertex colours, `.zip` of the OBJ files.
+
+        Raises:
+            ValueError: For another suffix.
+            EmptyFieldError: If there is no surface.
+        """
+        density, colour = self._functions()
+        bound = self.radiance_field.bound
+        return export_mesh(
+            path, density, colour, bound, resolution=resolution, max_faces=max_faces, texture_size=texture_size
+        )
+
+    def _functions(self):
+        def density(points: Tensor) -> Tensor:
+            with torch.no_grad():
+                return self.radiance_field.density(points.to(self.radiance_field.device)).cpu()
+
+        def colour(points: Tensor, directions: Tensor) -> Tensor:
+            device = self.radiance_field.device
+            with torch.no_grad():
+                return self.radiance_field.colour(points.to(device), directions.to(device)).cpu()
+
+        return density, colour
+
+    def export_video(self, path: str | Path, num_frames: int = 60, size: int = 256, fps: int = 24) -> Path:
+        """Write a turntable as MP4 (H.264, yuv420p): colour beside normals."""
+        base = self.camera()
+        frames = []
+        for camera in orbit(num_frames, radius=base.radius, fov_deg=base.fov_deg):
+            picture = self.render(camera, size)
+            normals = normal_to_rgb(picture.normals.cpu().numpy(), picture.opacity.cpu().numpy())
+            frames.append(np.concatenate([picture.colour.cpu().numpy(), normals], 1))
+        write_video(Path(path), frames, fps)
+        return Path(path)
+
+    def depth_image(self, camera: Camera | None = None, size: int = 256) -> np.ndarray:
+        """Depth as a picture `(size, size, 3)` in [0, 1]; near is bright."""
+        picture = self.render(camera, size)
+        return depth_to_rgb(picture.depth.cpu().numpy(), picture.opacity.cpu().numpy())
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the field (`config.json`, safetensors), the facts and a card.
+
+        Raises:
+            AssetError: If the folder cannot be written.
+        """
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.radiance_field.save_pretrained(folder)
+            (folder / FACTS).write_text(json.dumps(self.facts, indent=2))
+            (folder / "README.md").write_text(model_card(self.facts))
+        except OSError as error:
+            raise AssetError(f"Cannot write the asset to {str(folder)!r} ({error.strerror or error}). Choose another folder.") from error  # fmt: skip
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path, **kwargs: Any) -> "HiFAAsset":
+        """Load an asset from a folder or a hub id.
+
+        Raises:
+            AssetError: If the folder holds none.
+        """
+        folder = Path(name_or_folder)
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+
+            folder = Path(snapshot_download(str(name_or_folder), allow_patterns=["*.json", "*.safetensors"], **kwargs))
+        if not (folder / FACTS).is_file():
+            raise AssetError(f"{str(folder)!r} holds no HiFA asset (no {FACTS}). Give the folder of save_pretrained.")
+        try:
+            facts = json.loads((folder / FACTS).read_text())
+            return cls(RadianceField.from_pretrained(folder), facts)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise AssetError(f"The asset in {str(folder)!r} is damaged ({error}).") from error
+
+    def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+        """Upload the asset with its card, turntable and GLB to a model repository; returns its address."""
+        return push_folder(repo_id, self.write_files, private=private, token=token)
+
+    def write_files(self, folder: Path) -> None:
+        """Everything a person may want: the asset itself, turntable, stills, depth, GLB."""
+        self.save_pretrained(folder)
+        self.export_video(folder / "turntable.mp4")
+        self.export_stills(folder)
+        self.export_mesh(folder / "mesh.glb")
+
+    def export_stills(self, folder: Path, size: int = 256) -> None:
+        """Write `front.png`, `side.png`, `back.png` and `depth.png`."""
+        for name, azimuth in (("front", 0), ("side", 90), ("back", 180)):
+            save_image(folder / f"{name}.png", self.render(self.camera(azimuth), size).colour.cpu().numpy())
+        save_image(folder / "depth.png", self.depth_image(size=size))
+
+
+def save_image(path: Path, image: np.ndarray) -> None:
+    """Write `(H, W, 3)` in [0, 1] as a picture file."""
+    PIL.Image.fromarray((image.clip(0, 1) * 255).round().astype(np.uint8)).save(path)

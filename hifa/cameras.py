@@ -1,0 +1,111 @@
+"""Pinhole cameras around the object: sampling, orbits, rays and the view-dependent part of a prompt.
+
+World axes: z up, the object's front along +x (azimuth 0), azimuth counter-clockwise seen from above. Camera axes are
+OpenCV's: x right, y down, z forward. The centre of pixel (row i, column j) lies at (j + 0.5, i + 0.5), and ray
+directions have unit length, so z along a ray is a distance.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# In the order of the prompt embeddings; the words end a prompt, after a comma.
+VIEWS = ("front view", "side view", "back view", "overhead view")
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A square pinhole camera that looks at the origin.
+
+    Args:
+        azimuth_deg, elevation_deg: Direction from the origin to the camera, degrees.
+        radius: Distance from the origin, world units.
+        fov_deg: Field of view, degrees, the same both ways.
+    """
+
+    azimuth_deg: float
+    elevation_deg: float
+    radius: float = 2.5
+    fov_deg: float = 40.0
+
+    @property
+    def view(self) -> int:
+        """Index into `VIEWS`."""
+        return VIEWS.index(view_of(self.azimuth_deg, self.elevation_deg))
+
+
+@dataclass(frozen=True)
+class Rays:
+    """Rays with unit directions: `origins` and `directions` `(n_rays, 3)`, world units."""
+
+    origins: Tensor
+    directions: Tensor
+
+    def __len__(self) -> int:
+        return self.origins.shape[0]
+
+    def __getitem__(self, index) -> "Rays":
+        return Rays(self.origins[index], self.directions[index])
+
+
+def view_of(azimuth_deg: float, elevation_deg: float) -> str:
+    """View words of a camera: overhead above 60 degrees, front or back within 45 of azimuth 0 or 180, else side."""
+    if elevation_deg > 60:
+        return "overhead view"
+    away = abs((azimuth_deg + 180) % 360 - 180)
+    return "front view" if away < 45 else "back view" if away > 135 else "side view"
+
+
+def camera_to_world(camera: Camera) -> Tensor:
+    """Pose `(3, 4)` float32: columns are the camera's right, down and forward axes and its position."""
+    azimuth, elevation = torch.deg2rad(torch.tensor([camera.azimuth_deg, camera.elevation_deg], dtype=torch.float64))
+    ca, sa, ce, se = azimuth.cos(), azimuth.sin(), elevation.cos(), elevation.sin()
+    outward = torch.stack([ce * ca, ce * sa, se])
+    # From the azimuth rather than from a cross product with z, so that straight overhead is defined too.
+    right = torch.stack([-sa, ca, torch.zeros_like(sa)])
+    down = torch.linalg.cross(-outward, right)
+    return torch.stack([right, down, -outward, camera.radius * outward], dim=1).float()
+
+
+def image_rays(pose: Tensor, fov_deg: float, size: int) -> Rays:
+    """Rays through all pixel centres of a `size` x `size` image, row by row.
+
+    Args:
+        pose: `(3, 4)` camera-to-world.
+        fov_deg: Field of view in degrees.
+        size: Height and width in pixels.
+
+    Returns:
+        `size * size` rays on the device of `pose`.
+    """
+    focal = 0.5 * size / torch.tan(torch.deg2rad(torch.tensor(fov_deg, dtype=torch.float32)) / 2).item()
+    centres = (torch.arange(size, device=pose.device, dtype=pose.dtype) + 0.5 - size / 2) / focal
+    v, u = torch.meshgrid(centres, centres, indexing="ij")
+    directions = torch.stack([u, v, torch.ones_like(u)], -1).reshape(-1, 3) @ pose[:, :3].T
+    directions = torch.nn.functional.normalize(directions, dim=-1)
+    return Rays(pose[:, 3].expand_as(directions).contiguous(), directions)
+
+
+def sample_camera(
+    generator: torch.Generator,
+    *,
+    radius: tuple[float, float],
+    fov_deg: tuple[float, float],
+    elevation_deg: tuple[float, float],
+) -> Camera:
+    """A camera drawn uniformly over the band of the sphere between two elevations, with radius and field of view
+    uniform in their ranges."""
+    a, e, r, f = torch.rand(4, generator=generator, device=generator.device, dtype=torch.float64).tolist()
+    low, high = torch.sin(torch.deg2rad(torch.tensor(elevation_deg, dtype=torch.float64))).tolist()
+    return Camera(
+        azimuth_deg=360.0 * a,
+        elevation_deg=torch.rad2deg(torch.asin(torch.tensor(low + (high - low) * e, dtype=torch.float64))).item(),
+        radius=radius[0] + (radius[1] - radius[0]) * r,
+        fov_deg=fov_deg[0] + (fov_deg[1] - fov_deg[0]) * f,
+    )
+
+
+def orbit(frames: int, *, elevation_deg: float = 15.0, radius: float = 2.5, fov_deg: float = 40.0) -> list[Camera]:
+    """Cameras of a full turn at one elevation, from the front, counter-clockwise."""
+    return [Camera(360.0 * i / frames, elevation_deg, radius, fov_deg) for i in range(frames)]

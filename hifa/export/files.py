@@ -1,0 +1,183 @@
+"""Meshes as files: GLB, OBJ (with MTL and PNG, or all three zipped) and PLY. A file is written whole or not at all.
+
+All formats use the axes of glTF: +Y up, front +Z, so world (x, y, z) is written as (y, z, x); one unit is one unit.
+"""
+
+import contextlib
+import io
+import os
+import re
+import secrets
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import trimesh
+from PIL import Image
+from trimesh.visual import TextureVisuals
+from trimesh.visual.material import PBRMaterial
+
+from .grid import Colour, Density
+from .mesh import Mesh, extract_mesh
+from .texture import TexturedMesh, bake_texture
+
+
+def export_mesh(
+    path: str | os.PathLike,
+    density: Density,
+    colour: Colour,
+    bound: float,
+    *,
+    resolution: int = 128,
+    threshold: float | None = None,
+    max_faces: int | None = 20_000,
+    texture_size: int = 1024,
+) -> Path:
+    """Turn a field into a mesh file.
+
+    Its suffix says which: .glb, .obj, .zip (an OBJ with its MTL and PNG) or .ply (vertex colours, no texture).
+    To write several formats of one mesh, use `extract_mesh`, `bake_texture` and `write_mesh`.
+
+    Args:
+        path: Its folder must exist.
+        density, colour, bound, resolution, threshold, max_faces: As for `extract_mesh`.
+        texture_size: Height and width of the texture in texels.
+
+    Raises:
+        ValueError: If the suffix is another.
+        EmptyFieldError: If the field has no surface.
+        OSError: If `path` cannot be written.
+    """
+    path = _checked(path)
+    mesh = extract_mesh(density, colour, bound, resolution=resolution, threshold=threshold, max_faces=max_faces)
+    if path.suffix.lower() == ".ply":
+        return write_ply(path, mesh)
+    return write_mesh(path, bake_texture(mesh, colour, texture_size))
+
+
+def write_mesh(path: str | os.PathLike, textured: TexturedMesh) -> Path:
+    """Write in the format that the suffix of `path` names; errors as for `export_mesh`."""
+    path = _checked(path)
+    if path.suffix.lower() == ".ply":
+        return write_ply(path, textured.mesh)
+    return _TEXTURED_WRITERS[path.suffix.lower()](path, textured)
+
+
+def write_glb(path: str | os.PathLike, textured: TexturedMesh) -> Path:
+    """Write binary glTF 2.0, +Y up and front +Z: normals, and a matt material (metallic 0, roughness 1) with the
+    texture as its base colour. glTF base colours are sRGB, so viewers show the values of the field's own pictures."""
+    material = PBRMaterial(
+        baseColorTexture=Image.fromarray(textured.texture), metallicFactor=0.0, roughnessFactor=1.0, doubleSided=False
+    )
+    vertices, normals = _in_file_axes(textured.mesh)
+    mesh = trimesh.Trimesh(
+        vertices=vertices[textured.source],
+        faces=textured.faces,
+        vertex_normals=normals[textured.source],
+        visual=TextureVisuals(uv=textured.uv, material=material),
+        process=False,
+    )
+    return _write(path, mesh.export(file_type="glb", include_normals=True))
+
+
+def write_obj(path: str | os.PathLike, textured: TexturedMesh) -> Path:
+    """Write an OBJ and, next to it, an MTL and a PNG of the same name; +Y up and front +Z as in the GLB."""
+    path = Path(path)
+    name = _plain(path.stem)
+    # The OBJ comes last: when it is there, the files it needs are there too.
+    _write(path.with_name(f"{name}.png"), _png(textured))
+    _write(path.with_name(f"{name}.mtl"), _mtl(name))
+    return _write(path, _obj(name, textured))
+
+
+def write_obj_zip(path: str | os.PathLike, textured: TexturedMesh) -> Path:
+    """Write the three files of `write_obj`, named after `path`, into one zip archive."""
+    name = _plain(Path(path).stem)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{name}.obj", _obj(name, textured))
+        archive.writestr(f"{name}.mtl", _mtl(name))
+        archive.writestr(f"{name}.png", _png(textured))
+    return _write(path, packed.getvalue())
+
+
+def write_ply(path: str | os.PathLike, mesh: Mesh) -> Path:
+    """Write binary PLY with normals and 8-bit sRGB vertex colours; +Y up and front +Z as in the GLB."""
+    vertices, normals = _in_file_axes(mesh)
+    colours = np.round(mesh.colours * 255).astype(np.uint8)
+    ply = trimesh.Trimesh(vertices, mesh.faces, vertex_normals=normals, vertex_colors=colours, process=False)
+    return _write(path, ply.export(file_type="ply", vertex_normal=True))
+
+
+@contextlib.contextmanager
+def atomically(path: str | os.PathLike) -> Iterator[Path]:
+    """A path in the same folder to write to. It becomes `path` when the block ends and goes away if the block fails.
+
+    Raises:
+        OSError: If the file cannot be written; the message names `path` and the reason in one line.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")  # libraries go by the suffix
+    try:
+        # Tells now, not after the work, and with the name the caller knows.
+        partial.touch()
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        raise OSError(f"Cannot write {path}: {error.strerror or error}.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _write(path: str | os.PathLike, data: bytes) -> Path:
+    with atomically(path) as partial:
+        partial.write_bytes(data)
+    return Path(path)
+
+
+def _checked(path: str | os.PathLike) -> Path:
+    """`path`, if its suffix is known and its folder can be written to: better told before the work than after."""
+    path = Path(path)
+    supported = [*_TEXTURED_WRITERS, ".ply"]
+    if path.suffix.lower() not in supported:
+        raise ValueError(f"{path} has the suffix {path.suffix!r}; meshes are written as {', '.join(supported)}.")
+    if not os.access(path.parent, os.W_OK):
+        raise OSError(f"Cannot write {path}: its folder does not exist or is not writable.")
+    return path
+
+
+def _in_file_axes(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices and normals with +Y up and front +Z: world (x, y, z) -> (y, z, x)."""
+    return mesh.vertices[:, [1, 2, 0]], mesh.normals[:, [1, 2, 0]]
+
+
+def _plain(name: str) -> str:
+    """OBJ and MTL name other files without quotes, so those names get no spaces."""
+    return re.sub(r"[^\w.-]+", "_", name)
+
+
+def _obj(name: str, textured: TexturedMesh) -> bytes:
+    vertices, normals = _in_file_axes(textured.mesh)
+    lines = [f"mtllib {name}.mtl", "usemtl surface"]
+    lines += [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in vertices.tolist()]
+    lines += [f"vn {x:.4f} {y:.4f} {z:.4f}" for x, y, z in normals.tolist()]
+    lines += [f"vt {u:.6f} {v:.6f}" for u, v in textured.uv.tolist()]
+    # A corner is position/uv/normal, counted from 1: positions are shared across cuts, so the mesh stays closed.
+    corners = np.stack([textured.source[textured.faces], textured.faces], axis=-1) + 1  # (F, 3, 2)
+    lines += ["f " + " ".join(f"{v}/{t}/{v}" for v, t in face) for face in corners.tolist()]
+    return "\n".join([*lines, ""]).encode()
+
+
+def _mtl(name: str) -> bytes:
+    return f"newmtl surface\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nillum 1\nmap_Kd {name}.png\n".encode()
+
+
+def _png(textured: TexturedMesh) -> bytes:
+    png = io.BytesIO()
+    Image.fromarray(textured.texture).save(png, "png")
+    return png.getvalue()
+
+
+_TEXTURED_WRITERS = {".glb": write_glb, ".obj": write_obj, ".zip": write_obj_zip}

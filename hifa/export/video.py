@@ -1,0 +1,108 @@
+"""Pictures of a field as a video, and normals and depth as colours."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+
+from .files import atomically
+
+# From far to near, dark to light, so that it reads in grey too: magma by Smith and van der Walt, six of its colours.
+DEPTH_COLOURS = np.array(
+    [
+        (0.08, 0.05, 0.21),
+        (0.32, 0.07, 0.49),
+        (0.59, 0.17, 0.50),
+        (0.87, 0.29, 0.41),
+        (0.99, 0.56, 0.41),
+        (0.99, 0.93, 0.70),
+    ]
+)
+# Without a tag players guess the matrix from the height, and the colours shift.
+BT709 = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
+
+
+def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], fps: float = 30, crf: int = 18) -> Path:
+    """Write frames as H.264 in yuv420p, which every browser plays, with the index in front so that it starts at once.
+
+    Args:
+        path: An .mp4 file; its folder must exist. It appears only when it is complete.
+        frames: `(H, W, 3)` each, uint8 or float in [0, 1], all of one size. An odd height or width is made even by
+            repeating the last row or column. They are read one at a time.
+        fps: Frames a second.
+        crf: Quality of x264: 0 lossless, 18 looks so, 51 worst.
+
+    Raises:
+        ValueError: If there is no frame, or a frame has another shape than `(H, W, 3)` or than the first.
+        OSError: If `path` cannot be written or ffmpeg fails.
+    """
+    writer, shape = None, None
+    with atomically(path) as partial:
+        try:
+            for frame in frames:
+                frame = np.asarray(frame)
+                shape = shape or frame.shape
+                if frame.ndim != 3 or frame.shape[2] != 3 or frame.shape != shape:
+                    raise ValueError(f"A frame is {frame.shape}; all must be (H, W, 3), like the first, {shape}.")
+                picture = _even(_bytes(frame))
+                if writer is None:
+                    writer = _encoder(partial, picture.shape[1::-1], fps, crf)
+                writer.send(picture)
+        finally:
+            if writer is not None:
+                writer.close()
+        if writer is None:
+            raise ValueError("A video needs at least one frame.")
+    return Path(path)
+
+
+def normal_to_rgb(normals: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+    """Normals as colours on white: `(..., 3)` in [-1, 1] and `(...)` in [0, 1] -> `(..., 3)` float32 in [0, 1].
+
+    Red, green and blue are x, y and z; 0.5 is 0, so a surface that faces the front (+x) is pink and one that faces up
+    (+z) light blue.
+    """
+    return _on_white(0.5 + 0.5 * np.asarray(normals, np.float32), opacity)
+
+
+def depth_to_rgb(depth: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+    """Depth as colours on white, the nearest lightest: `(...)` and `(...)` in [0, 1] -> `(..., 3)` float32 in [0, 1].
+
+    The range is that of the pixels that are more than half opaque, over everything passed in: pass all frames of a
+    video together and the colours do not flicker.
+    """
+    depth, opacity = np.asarray(depth, np.float32), np.asarray(opacity, np.float32)
+    shown = depth[opacity > 0.5]
+    near, far = (shown.min(), shown.max()) if shown.size else (0.0, 1.0)
+    nearness = ((far - depth) / max(far - near, 1e-6)).clip(0, 1)
+    stops = np.linspace(0, 1, len(DEPTH_COLOURS))
+    return _on_white(np.stack([np.interp(nearness, stops, c) for c in DEPTH_COLOURS.T], axis=-1), opacity)
+
+
+def _on_white(colour: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+    opacity = np.asarray(opacity, np.float32)[..., None]
+    return (colour * opacity + 1 - opacity).clip(0, 1).astype(np.float32)
+
+
+def _bytes(frame: np.ndarray) -> np.ndarray:
+    return frame if frame.dtype == np.uint8 else np.round(frame.clip(0, 1) * 255).astype(np.uint8)
+
+
+def _even(picture: np.ndarray) -> np.ndarray:
+    """yuv420p halves the colours both ways, so both sides have to be even."""
+    height, width = picture.shape[:2]
+    return np.ascontiguousarray(np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"))
+
+
+def _encoder(path: Path, size: tuple[int, int], fps: float, crf: int):
+    """An ffmpeg that takes `(H, W, 3)` bytes by `send` and finishes the file at `close`."""
+    convert = ["-vf", "scale=out_color_matrix=bt709:out_range=tv"]
+    options = ["-crf", str(crf), *convert, *BT709, "-movflags", "+faststart"]
+    encoder = imageio_ffmpeg.write_frames(
+        str(path), size, fps=fps, codec="libx264", pix_fmt_out="yuv420p", quality=None, macro_block_size=1,
+        output_params=options, ffmpeg_log_level="error",
+    )  # fmt: skip
+    encoder.send(None)
+    return encoder

@@ -1,0 +1,5 @@
+"""The radiance field and its encodings."""
+
+from .radiance_field import RadianceField
+
+__all__ = ["RadianceField"]

@@ -1,0 +1,101 @@
+"""Multi-resolution hash encoding (Mueller et al. 2022, "Instant Neural Graphics Primitives", section 3).
+
+Two implementations of one function: compiled loops for a CPU (`hash_grid_cpu`) and plain torch for every other device.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .hash_grid_cpu import encode_backward, encode_forward
+
+PRIMES = (1, 2654435761, 805459861)
+
+
+def level_resolutions(levels: int, base: int, finest: int) -> list[int]:
+    """Cells per axis of each level, a geometric series from `base` to `finest` (equations 2 and 3)."""
+    growth = (finest / base) ** (1 / max(levels - 1, 1))
+    # The small term keeps the last level at `finest` when the power falls just short of it.
+    return [math.floor(base * growth**level + 1e-6) for level in range(levels)]
+
+
+def encode_torch(points: Tensor, table: Tensor, resolutions: list[int], entries: int) -> Tensor:
+    """The encoding in plain torch, on any device; gradients reach the table only.
+
+    Args:
+        points: `(n, 3)` in [0, 1].
+        table: `(levels * entries, features)`.
+        resolutions: Cells per axis of each level.
+        entries: Table size of a level, a power of two.
+
+    Returns:
+        `(n, levels * features)`.
+    """
+    corners = torch.tensor([[i & 1, i >> 1 & 1, i >> 2 & 1] for i in range(8)], device=points.device)
+    encoded = []
+    for level, resolution in enumerate(resolutions):
+        scaled = points.clamp(0, 1) * resolution
+        cell = scaled.floor().clamp(max=resolution - 1)
+        fraction = scaled - cell
+        corner = cell.long()[:, None] + corners  # (n, 8, 3)
+        if (resolution + 1) ** 3 <= entries:
+            index = corner[..., 0] + (resolution + 1) * (corner[..., 1] + (resolution + 1) * corner[..., 2])
+        else:
+            index = corner[..., 0] * PRIMES[0] ^ corner[..., 1] * PRIMES[1] ^ corner[..., 2] * PRIMES[2]
+            index = index & (entries - 1)
+        weight = torch.where(corners == 1, fraction[:, None], 1 - fraction[:, None]).prod(-1)  # (n, 8)
+        encoded.append(
+            nn.functional.embedding_bag(index + level * entries, table, per_sample_weights=weight, mode="sum")
+        )
+    return torch.cat(encoded, -1)
+
+
+class _EncodeOnCPU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, points: Tensor, table: Tensor, resolutions: Tensor, entries: int) -> Tensor:
+        ctx.save_for_backward(points, resolutions)
+        ctx.entries, ctx.table_shape = entries, table.shape
+        out = torch.empty(len(points), len(resolutions) * table.shape[1])
+        encode_forward(points.numpy(), table.detach().numpy(), resolutions.numpy(), entries, out.numpy())
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        points, resolutions = ctx.saved_tensors
+        grad_table = torch.zeros(ctx.table_shape)
+        encode_backward(
+            points.numpy(), grad.contiguous().numpy(), resolutions.numpy(), ctx.entries, grad_table.numpy()
+        )
+        return None, grad_table, None, None
+
+
+class HashGrid(nn.Module):
+    """Trainable multi-resolution hash grid.
+
+    Args:
+        levels: Number of resolutions L.
+        features: Values per entry F.
+        base_resolution, finest_resolution: Cells per axis of the first and the last level.
+        log2_entries: log2 of the table size T of a level; finer levels are hashed into it.
+    """
+
+    def __init__(self, levels: int, features: int, base_resolution: int, finest_resolution: int, log2_entries: int):
+        super().__init__()
+        self.entries = 2**log2_entries
+        resolutions = level_resolutions(levels, base_resolution, finest_resolution)
+        self.register_buffer("resolutions", torch.tensor(resolutions), persistent=False)
+        self.table = nn.Parameter(torch.empty(levels * self.entries, features))
+        self.out_features = levels * features
+
+    def reset(self, generator: torch.Generator | None) -> None:
+        """Uniform in [-1e-4, 1e-4], as in the paper of the encoding."""
+        with torch.no_grad():
+            values = torch.rand(self.table.shape, generator=generator, device=generator.device if generator else None)
+            self.table.copy_((2 * values - 1) * 1e-4)
+
+    def forward(self, points: Tensor) -> Tensor:
+        """`(n, 3)` in [0, 1] -> `(n, levels * features)`. Gradients reach the table, not the points."""
+        if points.device.type == "cpu":
+            return _EncodeOnCPU.apply(points.detach().contiguous(), self.table, self.resolutions, self.entries)
+        return encode_torch(points, self.table, self.resolutions.tolist(), self.entries)

@@ -1,0 +1,122 @@
+"""The radiance field g(theta): hash grid, small networks, background. The object that a run optimises."""
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from .hash_grid import HashGrid
+from .spherical_harmonics import MAX_BANDS, spherical_harmonics
+
+
+class RadianceField(ModelMixin, ConfigMixin):
+    """A NeRF in the cube [-bound, bound]^3 (HiFA appendix A.1): density from the position, colour from position and
+    view direction, background colour from the direction alone.
+
+    Args:
+        bound: Half the side of the cube, world units.
+        levels, features, base_resolution, finest_resolution, log2_entries: Hash grid, see `HashGrid`.
+        hidden_dim: Width of the hidden layers.
+        hidden_layers: Hidden layers of the density network; 0 is a linear map.
+        view_bands: Bands of spherical harmonics of the view direction; 1 means no view dependence, at most 4.
+        blob_density: Height of the initial density blob, before the activation.
+        blob_radius: Radius at which that blob has fallen by 1 - 1/sqrt(e) (about 39 %), world units.
+        seed: Initial parameters are a function of this and the other arguments.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        bound: float = 1.0,
+        levels: int = 16,
+        features: int = 2,
+        base_resolution: int = 16,
+        finest_resolution: int = 2048,
+        log2_entries: int = 19,
+        hidden_dim: int = 64,
+        hidden_layers: int = 1,
+        view_bands: int = 4,
+        blob_density: float = 5.0,
+        blob_radius: float = 0.3,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if not 1 <= view_bands <= MAX_BANDS:
+            raise ValueError(f"view_bands must be 1 to {MAX_BANDS}, got {view_bands}.")
+        self.bound = bound
+        self.grid = HashGrid(levels, features, base_resolution, finest_resolution, log2_entries)
+        n_features = 15
+        self.density_net = _mlp(self.grid.out_features, hidden_dim, hidden_layers, 1 + n_features)
+        self.colour_net = _mlp(n_features + view_bands**2, hidden_dim, 1, 3)
+        self.background_net = _mlp(MAX_BANDS**2, 16, 1, 3)
+        if self.grid.table.device.type != "meta":  # from_pretrained builds on meta and loads the values after
+            self._reset(torch.Generator().manual_seed(seed))
+
+    def _reset(self, generator: torch.Generator) -> None:
+        self.grid.reset(generator)
+        for layer in (m for m in self.modules() if isinstance(m, nn.Linear)):
+            nn.init.kaiming_uniform_(layer.weight, a=5**0.5, generator=generator)
+            nn.init.zeros_(layer.bias)
+
+    def encode(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Density and features of points; the only place where the grid is read.
+
+        Args:
+            points: `(n, 3)` world units, inside the cube.
+
+        Returns:
+            Density `(n,)` per world unit, non-negative, and features `(n, 15)` for `colour_of`.
+        """
+        encoded = self.grid((points + self.bound) / (2 * self.bound))
+        out = self.density_net(encoded)
+        blob = self.config.blob_density * torch.exp(-0.5 * (points**2).sum(-1) / self.config.blob_radius**2)
+        return _truncated_exp(out[:, 0] + blob - 1.0), out[:, 1:]
+
+    def density(self, points: Tensor) -> Tensor:
+        """Density `(n,)` of points `(n, 3)`, per world unit; zero outside the cube."""
+        inside = (points.abs() <= self.bound).all(-1)
+        return self.encode(points)[0] * inside
+
+    def colour_of(self, features: Tensor, directions: Tensor) -> Tensor:
+        """RGB `(n, 3)` in [0, 1] from the features of `encode` and unit view directions `(n, 3)`."""
+        basis = spherical_harmonics(directions, self.config.view_bands)
+        return torch.sigmoid(self.colour_net(torch.cat([features, basis], -1)))
+
+    def colour(self, points: Tensor, directions: Tensor) -> Tensor:
+        """RGB `(n, 3)` in [0, 1] of points `(n, 3)` seen along unit `directions` `(n, 3)`."""
+        return self.colour_of(self.encode(points)[1], directions)
+
+    def background(self, directions: Tensor) -> Tensor:
+        """Background RGB `(n, 3)` in [0, 1] in unit `directions` `(n, 3)`."""
+        return torch.sigmoid(self.background_net(spherical_harmonics(directions, MAX_BANDS)))
+
+    def parameter_groups(self, grid_lr: float, network_lr: float) -> list[dict]:
+        """Adam's groups: the grid's table and the networks' weights learn at different rates (appendix A.1)."""
+        networks = [p for name, p in self.named_parameters() if not name.startswith("grid.")]
+        return [{"params": [self.grid.table], "lr": grid_lr}, {"params": networks, "lr": network_lr}]
+
+
+class _TruncatedExp(torch.autograd.Function):
+    """exp whose gradient is bounded, as in instant-ngp: a density of e^12 must not throw the optimiser off."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        y = torch.exp(x.clamp(-15, 12))
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return grad * y.clamp(max=1e3)
+
+
+_truncated_exp = _TruncatedExp.apply
+
+
+def _mlp(n_in: int, width: int, hidden: int, n_out: int) -> nn.Sequential:
+    sizes = [n_in, *[width] * hidden, n_out]
+    layers: list[nn.Module] = []
+    for first, second in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(first, second), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers[:-1])

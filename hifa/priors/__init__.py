@@ -1,0 +1,1 @@
+"""2D priors: one file for each family of diffusion model."""

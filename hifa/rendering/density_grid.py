@@ -1,0 +1,45 @@
+"""A coarse copy of the field's density, read instead of the field in the coarse pass."""
+
+import torch
+from torch import Tensor, nn
+
+from ..field import RadianceField
+
+
+class DensityGrid(nn.Module):
+    """Density at the cell centres of a regular grid over the field's cube.
+
+    With it the coarse pass costs a table look-up, and rays through empty space need no field at all. It lags behind
+    the field by at most `period` updates, and forgets slowly (`decay`), so that a surface is not lost between two.
+
+    Args:
+        resolution: Cells per axis.
+        bound: Half the side of the cube, world units.
+    """
+
+    def __init__(self, resolution: int, bound: float):
+        super().__init__()
+        self.resolution, self.bound = resolution, bound
+        self.register_buffer("values", torch.zeros(resolution, resolution, resolution))  # (z, y, x)
+
+    @torch.no_grad()
+    def refresh(self, field: RadianceField, decay: float = 0.6, offset: Tensor | None = None) -> None:
+        """Evaluate the field at every cell: new = max(decay * old, density).
+
+        Args:
+            offset: `(3,)` in [0, 1): where in its cell each point lies, the same for all; the centre without it.
+        """
+        offset = self.values.new_full((3,), 0.5) if offset is None else offset.to(self.values)
+        axis = torch.arange(self.resolution, device=self.values.device)
+        z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+        cells = torch.stack([x, y, z], -1).reshape(-1, 3)
+        points = ((cells + offset) / self.resolution * 2 - 1) * self.bound
+        density = torch.cat([field.density(part) for part in points.split(2**17)])
+        self.values.copy_(torch.maximum(decay * self.values, density.view_as(self.values)))
+
+    @torch.no_grad()
+    def density(self, points: Tensor) -> Tensor:
+        """Trilinear density `(...,)` at `points` `(..., 3)`, world units; 0 outside the cube."""
+        grid = (points / self.bound).reshape(1, 1, 1, -1, 3)
+        values = nn.functional.grid_sample(self.values[None, None], grid, align_corners=False, padding_mode="zeros")
+        return values.reshape(points.shape[:-1])

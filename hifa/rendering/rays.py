@@ -1,0 +1,121 @@
+"""From rays to colours: coarse pass, smoothed importance sampling, fine pass, compositing (HiFA section 4.2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from ..cameras import Rays
+from ..field import RadianceField
+from .density_grid import DensityGrid
+from .sampling import BOXCAR, box_intersection, cells_around, importance_samples, stratified_edges
+from .volume import accumulate, depth_moments, weights_from_density
+
+
+@dataclass(frozen=True)
+class RayOutput:
+    """What rays see. Without an object on the ray, depth and z-variance are 0 and the colour is the background.
+
+    Args:
+        colour: `(n_rays, 3)` RGB in [0, 1], background included.
+        opacity: `(n_rays,)` sum of the weights.
+        depth: `(n_rays,)` mu_z, distance along the ray, world units (equation 6).
+        z_variance: `(n_rays,)` (equation 7).
+    """
+
+    colour: Tensor
+    opacity: Tensor
+    depth: Tensor
+    z_variance: Tensor
+
+    def map(self, function) -> "RayOutput":
+        return RayOutput(*(function(getattr(self, f.name)) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class RaySampling:
+    """How many samples a ray gets and where.
+
+    Args:
+        n_coarse, n_fine: Cells of the coarse pass; samples of the fine pass.
+        kernel: Smoothing kernel of the coarse weights.
+        grid: Read for the coarse pass in place of the field. Then only the fine samples are composited.
+        min_opacity: With a grid, rays whose opacity in it is below this see the background only.
+    """
+
+    n_coarse: int
+    n_fine: int
+    kernel: Sequence[float] = BOXCAR
+    grid: DensityGrid | None = None
+    min_opacity: float = 0.0
+
+
+def render_rays(
+    field: RadianceField, rays: Rays, sampling: RaySampling, background: Tensor | None = None, offsets: Tensor | None = None
+) -> RayOutput:  # fmt: skip
+    """Render rays.
+
+    Args:
+        field: The radiance field.
+        rays: Unit directions.
+        sampling: See `RaySampling`.
+        background: `(3,)` flat colour; without it the field's background network.
+        offsets: `(n_rays, 2)` in [0, 1), one number for each pass, see `sampling`; without them sampling is regular.
+            They are an argument rather than drawn here so that a chunk can be rendered again exactly.
+    """
+    behind = field.background(rays.directions) if background is None else background.expand(len(rays), 3)
+    offsets = rays.origins.new_full((len(rays), 2), 0.5) if offsets is None else offsets
+    near, far = box_intersection(rays, field.bound)
+    edges = stratified_edges(near, far, sampling.n_coarse, offsets[:, 0])
+    if sampling.grid is None:
+        return _both_passes(field, rays, edges, sampling, behind, offsets[:, 1])
+    return _fine_pass(field, rays, edges, sampling, behind, offsets[:, 1])
+
+
+def _both_passes(field, rays, edges, sampling, behind, offset) -> RayOutput:
+    """Composite coarse and fine samples together; every point is encoded once and sorted into place."""
+    z_coarse = 0.5 * (edges[:, 1:] + edges[:, :-1])
+    density_coarse, features_coarse = _encode(field, rays, z_coarse)
+    weights = weights_from_density(edges, density_coarse.detach())
+    z_fine = importance_samples(edges, weights, sampling.n_fine, sampling.kernel, offset)
+    density_fine, features_fine = _encode(field, rays, z_fine)
+    z, order = torch.sort(torch.cat([z_coarse, z_fine], -1), dim=-1)
+    density = torch.cat([density_coarse, density_fine], -1).gather(-1, order)
+    features = torch.cat([features_coarse, features_fine], 1)
+    features = features.gather(1, order[..., None].expand_as(features))
+    return _composite(field, rays, z, density, features, behind)
+
+
+def _fine_pass(field, rays, edges, sampling, behind, offset) -> RayOutput:
+    """Composite fine samples only, placed by the density grid, on the rays that meet something in it."""
+    z_coarse = 0.5 * (edges[:, 1:] + edges[:, :-1])
+    coarse = sampling.grid.density(_points(rays, z_coarse))
+    weights = weights_from_density(edges, coarse)
+    live = torch.nonzero(weights.sum(-1) > sampling.min_opacity)[:, 0]
+    z = importance_samples(edges[live], weights[live], sampling.n_fine, sampling.kernel, offset[live])
+    density, features = _encode(field, rays[live], z)
+    seen = _composite(field, rays[live], z, density, features, behind[live])
+    nothing = torch.zeros(len(rays), device=z.device)
+    return RayOutput(
+        behind.index_copy(0, live, seen.colour),
+        *(nothing.index_copy(0, live, value) for value in (seen.opacity, seen.depth, seen.z_variance)),
+    )
+
+
+def _points(rays: Rays, z: Tensor) -> Tensor:
+    return rays.origins[:, None] + rays.directions[:, None] * z[..., None]
+
+
+def _encode(field: RadianceField, rays: Rays, z: Tensor) -> tuple[Tensor, Tensor]:
+    density, features = field.encode(_points(rays, z).reshape(-1, 3))
+    return density.view_as(z), features.view(*z.shape, -1)
+
+
+def _composite(field, rays, z, density, features, behind) -> RayOutput:
+    weights = weights_from_density(cells_around(z), density)
+    directions = rays.directions[:, None].expand(*z.shape, 3)
+    colour = field.colour_of(features.flatten(0, 1), directions.reshape(-1, 3)).view(*z.shape, 3)
+    opacity = accumulate(weights)
+    depth, z_variance = depth_moments(weights, z)
+    return RayOutput(accumulate(weights, colour) + (1 - opacity) * behind, opacity[:, 0], depth, z_variance)

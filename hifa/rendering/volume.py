@@ -1,0 +1,38 @@
+"""Compositing along rays: HiFA section 4.2, equations 6 to 8, on nerfacc's batched functions."""
+
+import nerfacc
+import torch
+from torch import Tensor
+
+
+def weights_from_density(edges: Tensor, density: Tensor) -> Tensor:
+    """Rendering weights nu `(n_rays, n)` of cells between `edges` `(n_rays, n + 1)` with `density` `(n_rays, n)`."""
+    weights, _, _ = nerfacc.render_weight_from_density(edges[:, :-1], edges[:, 1:], density)
+    return weights
+
+
+def accumulate(weights: Tensor, values: Tensor | None = None) -> Tensor:
+    """Sum over the samples of a ray: `(n_rays, n)` and `(n_rays, n, d)` -> `(n_rays, d)`; opacity without values."""
+    return nerfacc.accumulate_along_rays(weights, values)
+
+
+def depth_moments(weights: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of z along each ray (equations 6 and 7).
+
+    The weights are normalised per ray, so a half-transparent ray has the same depth as an opaque one.
+
+    Args:
+        weights: nu `(n_rays, n)`.
+        z: Distances along the ray `(n_rays, n)`.
+
+    Returns:
+        Depth mu_z and z-variance `(n_rays,)`; both 0 where all weights are 0.
+    """
+    share = weights / weights.sum(-1, keepdim=True).clamp_min(1e-5)
+    depth = (share * z).sum(-1)
+    return depth, (share * (z - depth[:, None]) ** 2).sum(-1)
+
+
+def disparity(depth: Tensor) -> Tensor:
+    """d = 1 / mu_z (equation 6); 0 where the depth is 0, that is where the ray meets nothing."""
+    return torch.where(depth > 0, 1 / depth.clamp_min(1e-6), torch.zeros_like(depth))

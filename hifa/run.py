@@ -1,0 +1,204 @@
+"""HiFARun: a text-to-3D run as a value. Checkpoint, resume, pause and "download my run" are all its save and load."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .asset import HiFAAsset
+from .cameras import Camera
+from .config import HiFAConfig
+from .field import RadianceField
+from .rendering.density_grid import DensityGrid
+from .rendering.image import render_picture
+from .rendering.rays import RaySampling
+from .state import load_optimizer_tensors, optimizer_tensors, read, with_prefix, without_prefix, write_atomically
+
+FILE = "run.safetensors"
+FORMAT = "hifa-run-1"
+
+
+class RunError(ValueError):
+    """A run folder that cannot be read or written; the message says which and what to do."""
+
+
+@dataclass
+class HiFARun:
+    """Everything an optimisation is at one moment. Made by `HiFAPipeline.start`, moved by `HiFAPipeline.advance`.
+
+    Args:
+        prompt, negative_prompt: As given.
+        config: Settings; they do not change during a run.
+        seed: Seed of the initial field and, unless a generator was given, of everything else.
+        prior: Name of the model that guides, for the record.
+        prompt_embeds: `(1 + len(VIEWS), tokens, dim)`: the negative prompt, then the prompt from each view. Kept here,
+            so that a loaded run needs no text encoder.
+        radiance_field: g(theta).
+        optimizer: Adam over it.
+        grid: The density grid, or `None` if the settings have none.
+        generator: The source of all randomness; on the CPU, whatever device the run is on.
+        step: Finished steps.
+        losses: One dictionary for each finished step.
+        seconds: Time spent in `advance`, over all sessions.
+    """
+
+    prompt: str
+    negative_prompt: str
+    config: HiFAConfig
+    seed: int
+    prior: str
+    prompt_embeds: Tensor
+    radiance_field: RadianceField
+    optimizer: torch.optim.Adam
+    grid: DensityGrid | None
+    generator: torch.Generator
+    step: int = 0
+    losses: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= self.config.num_inference_steps
+
+    @property
+    def sampling(self) -> RaySampling:
+        """How rays are sampled in this run."""
+        c = self.config
+        return RaySampling(c.n_coarse, c.n_fine, c.kernel, self.grid, c.min_opacity if self.grid is not None else 0.0)
+
+    def preview(self, camera: Camera | None = None, size: int = 128) -> Tensor:
+        """What the field looks like now: `(size, size, 3)` RGB in [0, 1] on a light background."""
+        camera = camera or self.front_camera()
+        background = torch.full((3,), 0.8, device=self.radiance_field.device)
+        return render_picture(self.radiance_field, camera, size, self.sampling, background).colour
+
+    def front_camera(self, azimuth_deg: float = 0.0) -> Camera:
+        c = self.config
+        return Camera(azimuth_deg, 15.0, sum(c.camera_radius) / 2, sum(c.camera_fov_deg) / 2)
+
+    def asset(self) -> HiFAAsset:
+        """The asset as it stands now; the run can go on afterwards without changing it."""
+        copy = RadianceField.from_config(self.radiance_field.config)
+        copy.load_state_dict(self.radiance_field.state_dict())
+        facts = {
+            "prompt": self.prompt,
+            "seed": self.seed,
+            "prior": self.prior,
+            "steps": self.step,
+            "seconds": round(self.seconds, 1),
+            "config": self.config.to_dict(),
+        }
+        return HiFAAsset(copy.to(self.radiance_field.device), facts)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the run into `folder` as one file, atomically: a crash leaves the previous one.
+
+        Raises:
+            RunError: If the folder cannot be written.
+        """
+        folder = Path(folder)
+        tensors = {
+            **with_prefix("field", self.radiance_field.state_dict()),
+            **with_prefix("optimizer", optimizer_tensors(self.optimizer)),
+            "prompt_embeds": self.prompt_embeds,
+            "generator": self.generator.get_state(),
+        }
+        if self.grid is not None:
+            tensors["grid"] = self.grid.values
+        facts = {
+            "format": FORMAT,
+            "prompt": self.prompt,
+            "negative_prompt": self.negative_prompt,
+            "config": self.config.to_dict(),
+            "seed": self.seed,
+            "prior": self.prior,
+            "step": self.step,
+            "losses": self.losses,
+            "seconds": self.seconds,
+        }
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / FILE, tensors, facts)
+        except OSError as error:
+            raise RunError(f"Cannot write the run to {str(folder)!r} ({error.strerror or error}). Choose another folder.") from error
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "HiFARun":
+        """Bring a saved run back; continuing it gives bit for bit what the uninterrupted run gives on this machine.
+
+        Raises:
+            RunError: If the folder holds no run, or a damaged or foreign one.
+        """
+        path = Path(folder) / FILE
+        if not path.is_file():
+            raise RunError(f"{str(folder)!r} holds no HiFA run (no {FILE}). Give the folder that a run was saved to.")
+        try:
+            tensors, facts = read(path)
+        except Exception as error:  # safetensors raises its own class, json another: all mean a damaged file
+            raise RunError(f"{str(path)!r} is damaged or not a HiFA run ({type(error).__name__}). Start a new run.") from error
+        if facts.get("format") != FORMAT:
+            raise RunError(f"{str(path)!r} has format {facts.get('format')!r}, but this version reads {FORMAT!r}.")
+        try:
+            return cls._restore(tensors, facts, torch.device(device))
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise RunError(f"{str(path)!r} lacks parts of a run or has wrong ones ({error}). Start a new run.") from error
+
+    @classmethod
+    def _restore(cls, tensors: dict[str, Tensor], facts: dict, device: torch.device) -> "HiFARun":
+        config = HiFAConfig(**facts["config"])
+        run = cls.begin(
+            facts["prompt"], facts["negative_prompt"], config, facts["seed"], facts["prior"],
+            tensors["prompt_embeds"].to(device), torch.Generator(), device,
+        )  # fmt: skip
+        run.generator.set_state(tensors["generator"])
+        run.radiance_field.load_state_dict(without_prefix("field", tensors))
+        load_optimizer_tensors(run.optimizer, without_prefix("optimizer", tensors))
+        if run.grid is not None:
+            run.grid.values.copy_(tensors["grid"])
+        run.step, run.losses, run.seconds = facts["step"], facts["losses"], facts["seconds"]
+        return run
+
+    @classmethod
+    def begin(
+        cls,
+        prompt: str,
+        negative_prompt: str,
+        config: HiFAConfig,
+        seed: int,
+        prior: str,
+        prompt_embeds: Tensor,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> "HiFARun":
+        """A run at step 0, with a fresh field in float32."""
+        radiance_field = RadianceField(
+            bound=config.bound,
+            levels=config.levels,
+            base_resolution=config.base_resolution,
+            finest_resolution=config.finest_resolution,
+            log2_entries=config.log2_entries,
+            hidden_dim=config.hidden_dim,
+            view_bands=config.view_bands,
+            blob_density=config.blob_density,
+            blob_radius=config.blob_radius,
+            seed=seed,
+        ).to(device)
+        groups = radiance_field.parameter_groups(config.grid_lr, config.network_lr)
+        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+        grid = DensityGrid(config.density_grid, config.bound).to(device) if config.density_grid else None
+        return cls(
+            prompt, negative_prompt, config, seed, prior, prompt_embeds, radiance_field, optimizer, grid, generator
+        )
+
+
+def read_facts(folder: str | Path) -> dict:
+    """Prompt, settings, step and losses of a saved run, without its tensors: enough for a list of runs."""
+    from safetensors import safe_open
+
+    with safe_open(Path(folder) / FILE, "pt") as file:
+        return json.loads(file.metadata()["facts"])
+
+

@@ -1,0 +1,51 @@
+"""Optimiser and random state as plain tensors, so that safetensors can hold them and nothing is ever unpickled."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """State of an optimiser, flat: `"3.exp_avg"` is the first moment of its parameter number 3."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": torch.as_tensor(value) for index, row in state.items() for name, value in row.items()}
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave; the parameters must be the same, in the same order."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def write_atomically(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+    """Write tensors and JSON facts into one safetensors file that is either the old or the new one, never half."""
+    partial = path.with_name(path.name + ".partial")
+    contiguous = {key: value.detach().contiguous().cpu() for key, value in tensors.items()}
+    save_file(contiguous, partial, metadata={"facts": json.dumps(facts)})
+    with open(partial, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and facts of a file that `write_atomically` wrote."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        facts = json.loads((file.metadata() or {})["facts"])
+    return load_file(path), facts
+
+
+def with_prefix(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{prefix}/{key}": value for key, value in tensors.items()}
+
+
+def without_prefix(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key.removeprefix(f"{prefix}/"): value for key, value in tensors.items() if key.startswith(f"{prefix}/")}

@@ -1,0 +1,110 @@
+"""Training pictures of Toybox: rendered once per machine, in parallel, into a cache folder; never committed.
+
+    python -m hifa.toybox.dataset --output-dir toybox-data --scenes 5000
+"""
+
+import argparse
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import world
+from .render import orbit_pose, render
+
+SIZE, FOV_DEG, CAMERA_RADIUS = 64, 40.0, 2.5
+VIEWS_PER_SCENE = 8
+SHARD = 100  # scenes a file
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The training set in memory; the names index `world.KINDS` and `world.COLOURS` by order.
+
+    Args:
+        pixels: `(n, 64, 64, 3)` uint8.
+        labels: `(n, 5)` int16: kind, colour, kind below, colour below (-1 for a single object), view.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+
+
+def sample_camera(rng: np.random.Generator) -> tuple[float, float]:
+    """Azimuth and elevation in degrees: uniform on the sphere between -10 and 80 degrees of elevation."""
+    low, high = np.sin(np.radians([-10.0, 80.0]))
+    return rng.uniform(0, 360), float(np.degrees(np.arcsin(rng.uniform(low, high))))
+
+
+def sample_background(rng: np.random.Generator) -> tuple[float, float, float]:
+    """A pale, slightly tinted gray. The range is narrow on purpose: it is not what the prior should spend itself on."""
+    return tuple((rng.uniform(0.66, 0.9) + rng.uniform(-0.04, 0.04, 3)).tolist())
+
+
+def render_scene(seed: int, views: int = VIEWS_PER_SCENE) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures `(views, 64, 64, 3)` uint8 and labels `(views, 5)` int16 of the scene that `seed` draws."""
+    rng = np.random.default_rng(seed)
+    scene = world.sample_scene(rng)
+    kinds, colours = list(world.KINDS), list(world.COLOURS)
+    below = (-1, -1) if scene.on_kind is None else (kinds.index(scene.on_kind), colours.index(scene.on_colour))
+    pixels, labels = [], []
+    for _ in range(views):
+        azimuth, elevation = sample_camera(rng)
+        pose = orbit_pose(azimuth, elevation, CAMERA_RADIUS * rng.uniform(0.96, 1.04))
+        picture = render(scene.shape, pose, SIZE, FOV_DEG, sample_background(rng))
+        pixels.append((picture.colour * 255).round().astype(np.uint8))
+        view = world.VIEWS.index(world.view_of(azimuth, elevation))
+        labels.append((kinds.index(scene.kind), colours.index(scene.colour), *below, view))
+    return np.stack(pixels), np.array(labels, np.int16)
+
+
+def scene_of(labels: np.ndarray) -> world.Scene:
+    """What a row of labels says, without geometry: enough for `world.caption`."""
+    kinds, colours = list(world.KINDS), list(world.COLOURS)
+    below = (None, None) if labels[2] < 0 else (kinds[labels[2]], colours[labels[3]])
+    return world.Scene(kinds[labels[0]], colours[labels[1]], *below, shape=None)
+
+
+def _write_shard(task: tuple[Path, int]) -> None:
+    path, first = task
+    if path.exists():
+        return
+    pixels, labels = zip(*(render_scene(seed) for seed in range(first, first + SHARD)), strict=True)
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, pixels=np.concatenate(pixels), labels=np.concatenate(labels))
+    os.replace(partial, path)
+
+
+def make_dataset(folder: Path, scenes: int, first_seed: int = 0, workers: int | None = None) -> None:
+    """Render `scenes` scenes in shards of 100; shards that exist are kept, so an interrupted run resumes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tasks = [(folder / f"{seed:06d}.npz", seed) for seed in range(first_seed, first_seed + scenes, SHARD)]
+    with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
+        for done, _ in enumerate(pool.map(_write_shard, tasks), 1):
+            print(f"{done * SHARD} of {scenes} scenes", flush=True)
+
+
+def load_dataset(folder: Path) -> Pictures:
+    """All shards of a folder.
+
+    Raises:
+        FileNotFoundError: If there are none.
+    """
+    shards = [np.load(path) for path in sorted(folder.glob("[0-9]*.npz")) if "partial" not in path.name]
+    if not shards:
+        raise FileNotFoundError(f"No training pictures in {folder}. Make them: python -m hifa.toybox.dataset")
+    return Pictures(np.concatenate([s["pixels"] for s in shards]), np.concatenate([s["labels"] for s in shards]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output-dir", type=Path, default=Path("toybox-data"))
+    parser.add_argument("--scenes", type=int, default=5000)
+    arguments = parser.parse_args()
+    make_dataset(arguments.output_dir, arguments.scenes)
+
+
+if __name__ == "__main__":
+    main()

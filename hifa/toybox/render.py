@@ -1,0 +1,140 @@
+"""Sphere tracing of a Toybox scene: colour, mask, depth and normals from any camera.
+
+The light does not depend on the azimuth (a sky from above and a little light from the camera), so a surface looks
+nearly the same from all sides: what a radiance field has to agree on, the training pictures agree on too.
+"""
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from .shapes import Shape, distance
+
+STEPS, NEAR_ENOUGH = 48, 1.5e-3
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What `render` returns; H = W = `size`.
+
+    Args:
+        colour: `(H, W, 3)` float32 RGB in [0, 1], background included.
+        mask: `(H, W)` share of the pixel that the object covers, [0, 1].
+        depth: `(H, W)` distance along the ray to the surface, world units, mean over the covered part; 0 outside.
+        normals: `(H, W, 3)` unit world normals; 0 outside.
+    """
+
+    colour: np.ndarray
+    mask: np.ndarray
+    depth: np.ndarray
+    normals: np.ndarray
+
+
+@numba.njit(fastmath=True, cache=True)
+def _normal(kind, operation, size, centre, rotation, x, y, z):
+    """Tetrahedral finite differences of the distance."""
+    nx, ny, nz = 0.0, 0.0, 0.0
+    for k in range(4):
+        ex, ey, ez = 1.0 if k in (0, 3) else -1.0, 1.0 if k in (1, 3) else -1.0, 1.0 if k in (2, 3) else -1.0
+        d, _ = distance(kind, operation, size, centre, rotation, x + 2e-3 * ex, y + 2e-3 * ey, z + 2e-3 * ez)
+        nx, ny, nz = nx + ex * d, ny + ey * d, nz + ez * d
+    length = max(np.sqrt(nx * nx + ny * ny + nz * nz), 1e-9)
+    return nx / length, ny / length, nz / length
+
+
+@numba.njit(fastmath=True, cache=True)
+def _trace(kind, operation, size, centre, rotation, origin, dx, dy, dz, radius):
+    """Distance along the ray to the surface and the part there, or (-1, 0) for a miss."""
+    b = origin[0] * dx + origin[1] * dy + origin[2] * dz
+    inner = b * b - (origin[0] ** 2 + origin[1] ** 2 + origin[2] ** 2 - radius * radius)
+    if inner <= 0.0:
+        return -1.0, 0
+    t, far = max(-b - np.sqrt(inner), 0.0), -b + np.sqrt(inner)
+    for _ in range(STEPS):
+        d, part = distance(
+            kind, operation, size, centre, rotation, origin[0] + t * dx, origin[1] + t * dy, origin[2] + t * dz
+        )
+        if d < NEAR_ENOUGH:
+            return t, part
+        t += 0.95 * d
+        if t > far:
+            return -1.0, 0
+    return -1.0, 0
+
+
+@numba.njit(fastmath=True, cache=True, nogil=True)
+def _render(kind, operation, size, centre, rotation, colours, pose, focal, pixels, samples, background, radius):
+    colour, mask = np.zeros((pixels, pixels, 3), np.float32), np.zeros((pixels, pixels), np.float32)
+    depth, normals = np.zeros((pixels, pixels), np.float32), np.zeros((pixels, pixels, 3), np.float32)
+    origin = pose[:, 3]
+    for row in range(pixels):
+        for column in range(pixels):
+            for sub in range(samples * samples):
+                # Pixel (0, 0) covers [0, 1) x [0, 1); its samples lie at the centres of equal cells.
+                u = (column + (sub % samples + 0.5) / samples - pixels / 2) / focal
+                v = (row + (sub // samples + 0.5) / samples - pixels / 2) / focal
+                norm = 1.0 / np.sqrt(u * u + v * v + 1.0)
+                dx = (pose[0, 0] * u + pose[0, 1] * v + pose[0, 2]) * norm
+                dy = (pose[1, 0] * u + pose[1, 1] * v + pose[1, 2]) * norm
+                dz = (pose[2, 0] * u + pose[2, 1] * v + pose[2, 2]) * norm
+                t, part = _trace(kind, operation, size, centre, rotation, origin, dx, dy, dz, radius)
+                if t < 0.0:
+                    for k in range(3):
+                        colour[row, column, k] += background[k]
+                    continue
+                nx, ny, nz = _normal(
+                    kind, operation, size, centre, rotation, origin[0] + t * dx, origin[1] + t * dy, origin[2] + t * dz
+                )
+                facing = max(-(nx * dx + ny * dy + nz * dz), 0.0)
+                light = 0.58 + 0.24 * nz + 0.22 * facing
+                for k in range(3):
+                    colour[row, column, k] += min(colours[part, k] * light, 1.0)
+                mask[row, column] += 1.0
+                depth[row, column] += t
+                normals[row, column, 0] += nx
+                normals[row, column, 1] += ny
+                normals[row, column, 2] += nz
+            for k in range(3):
+                colour[row, column, k] /= samples * samples
+            if mask[row, column] > 0.0:
+                depth[row, column] /= mask[row, column]
+                length = max(np.sqrt((normals[row, column] ** 2).sum()), 1e-6)
+                for k in range(3):
+                    normals[row, column, k] /= length
+                mask[row, column] /= samples * samples
+    return colour, mask, depth, normals
+
+
+def orbit_pose(azimuth_deg: float, elevation_deg: float, radius: float) -> np.ndarray:
+    """Camera-to-world `(3, 4)` of a camera that looks at the origin; OpenCV axes (x right, y down, z forward)."""
+    a, e = np.radians(azimuth_deg), np.radians(elevation_deg)
+    out = np.array([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)])
+    right = np.array([-np.sin(a), np.cos(a), 0.0])
+    return np.stack([right, np.cross(-out, right), -out, radius * out], axis=1)
+
+
+def render(
+    shape: Shape,
+    pose: np.ndarray,
+    size: int = 64,
+    fov_deg: float = 40.0,
+    background: tuple[float, float, float] = (0.8, 0.8, 0.8),
+    samples: int = 2,
+    radius: float = 0.8,
+) -> Picture:
+    """Picture of a scene.
+
+    Args:
+        shape: From `world.make_scene(...).shape`.
+        pose: `(3, 4)` or `(4, 4)` camera-to-world, OpenCV axes, world units; `orbit_pose` makes one.
+        size: Height and width in pixels.
+        fov_deg: Field of view, degrees, the same both ways.
+        background: RGB in [0, 1].
+        samples: `samples` x `samples` rays a pixel.
+        radius: The scene lies in this ball; rays that miss it are not traced.
+    """
+    focal = 0.5 * size / np.tan(np.radians(fov_deg) / 2)
+    pose = np.ascontiguousarray(np.asarray(pose)[:3], np.float64)
+    arrays = shape.arrays()
+    return Picture(*_render(*arrays, pose, focal, size, samples, np.asarray(background, np.float64), radius))

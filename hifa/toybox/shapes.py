@@ -1,0 +1,201 @@
+"""Signed distance functions of Toybox: a scene is a list of coloured parts, each one primitive.
+
+A distance is negative inside. Units are world units, z is up. Everything here is compiled by numba, since sphere
+tracing asks for a distance hundreds of times per pixel; `parts` are packed into plain arrays for that reason.
+
+Primitives after Inigo Quilez, "Distance functions" (https://iquilezles.org/articles/distfunctions).
+"""
+
+from dataclasses import dataclass, field
+
+import numba
+import numpy as np
+
+ELLIPSOID, BOX, CYLINDER, CONE, TORUS, CAPSULE, PRISM = range(7)
+UNION, CUT = range(2)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One primitive of a scene.
+
+    Args:
+        primitive: One of `ELLIPSOID` (three radii), `BOX` (three half-sizes, corner radius), `CYLINDER` (radius,
+            half-height, edge radius), `CONE` (bottom radius, top radius, half-height), `TORUS` (ring radius, tube
+            radius), `CAPSULE` (radius, half-length) and `PRISM` (half-width along y at the bottom, half-height,
+            half-length along x: a roof). The axis of symmetry is z.
+        size: The numbers above, world units; up to four.
+        centre: `(3,)` position of the centre.
+        colour: `(3,)` RGB in [0, 1].
+        turn: Rotation about x, then y, then z, in degrees.
+        operation: `UNION` adds the part; `CUT` removes it from all parts listed before it.
+    """
+
+    primitive: int
+    size: tuple[float, ...]
+    centre: tuple[float, float, float]
+    colour: tuple[float, float, float]
+    turn: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    operation: int = UNION
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Parts packed for the compiled functions; make it with `pack`."""
+
+    kind: np.ndarray = field(repr=False)  # (n,) primitive
+    operation: np.ndarray = field(repr=False)  # (n,)
+    size: np.ndarray = field(repr=False)  # (n, 4)
+    centre: np.ndarray = field(repr=False)  # (n, 3)
+    rotation: np.ndarray = field(repr=False)  # (n, 3, 3) world -> part
+    colour: np.ndarray = field(repr=False)  # (n, 3)
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        return self.kind, self.operation, self.size, self.centre, self.rotation, self.colour
+
+
+def rotation_matrix(turn: tuple[float, float, float]) -> np.ndarray:
+    """Rotation about x, then y, then z (degrees) as a `(3, 3)` matrix, part -> world."""
+    (cx, cy, cz), (sx, sy, sz) = np.cos(np.radians(turn)), np.sin(np.radians(turn))
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return about_z @ about_y @ about_x
+
+
+def pack(parts: list[Part]) -> Shape:
+    """Pack parts into arrays."""
+    size = np.zeros((len(parts), 4), np.float32)
+    for row, part in zip(size, parts, strict=True):
+        row[: len(part.size)] = part.size
+    return Shape(
+        kind=np.array([p.primitive for p in parts], np.int32),
+        operation=np.array([p.operation for p in parts], np.int32),
+        size=size,
+        centre=np.array([p.centre for p in parts], np.float32),
+        rotation=np.stack([rotation_matrix(p.turn).T for p in parts]).astype(np.float32),
+        colour=np.array([p.colour for p in parts], np.float32),
+    )
+
+
+@numba.njit(fastmath=True, cache=True, inline="always")
+def _box2(u, v, hu, hv):
+    """Distance to a rectangle with half-sizes (hu, hv) in the plane."""
+    du, dv = abs(u) - hu, abs(v) - hv
+    outside = np.sqrt(max(du, 0.0) ** 2 + max(dv, 0.0) ** 2)
+    return outside + min(max(du, dv), 0.0)
+
+
+@numba.njit(fastmath=True, cache=True)
+def _ellipsoid(x, y, z, a, b, c):
+    k0 = np.sqrt((x / a) ** 2 + (y / b) ** 2 + (z / c) ** 2)
+    k1 = np.sqrt((x / (a * a)) ** 2 + (y / (b * b)) ** 2 + (z / (c * c)) ** 2)
+    return k0 * (k0 - 1.0) / max(k1, 1e-6) if k1 > 1e-6 else -min(a, min(b, c))
+
+
+@numba.njit(fastmath=True, cache=True)
+def _round_box(x, y, z, hx, hy, hz, r):
+    dx, dy, dz = abs(x) - hx + r, abs(y) - hy + r, abs(z) - hz + r
+    outside = np.sqrt(max(dx, 0.0) ** 2 + max(dy, 0.0) ** 2 + max(dz, 0.0) ** 2)
+    return outside + min(max(dx, max(dy, dz)), 0.0) - r
+
+
+@numba.njit(fastmath=True, cache=True)
+def _cone(rho, z, bottom, top, h):
+    """Capped cone with radius `bottom` at z = -h and `top` at z = h."""
+    edge_r, edge_z = top - bottom, 2.0 * h
+    cap_r = max(rho - (bottom if z < 0.0 else top), 0.0)
+    cap_z = abs(z) - h
+    s = ((rho - bottom) * edge_r + (z + h) * edge_z) / (edge_r * edge_r + edge_z * edge_z)
+    s = min(max(s, 0.0), 1.0)
+    side_r, side_z = rho - bottom - edge_r * s, z + h - edge_z * s
+    inside = cap_z < 0.0 and side_r < 0.0
+    distance = np.sqrt(min(cap_r * cap_r + cap_z * cap_z, side_r * side_r + side_z * side_z))
+    return -distance if inside else distance
+
+
+@numba.njit(fastmath=True, cache=True)
+def _prism(x, y, z, half_width, half_height, half_length):
+    """Isosceles triangle in the (y, z) plane, extruded along x: a lower bound of the distance, exact on the faces."""
+    slope = np.sqrt(half_width * half_width + 4.0 * half_height * half_height)
+    side = (2.0 * half_height * abs(y) + half_width * (z - half_height)) / slope
+    return max(max(side, -z - half_height), abs(x) - half_length)
+
+
+@numba.njit(fastmath=True, cache=True)
+def _primitive(kind, size, x, y, z):
+    if kind == 0:
+        return _ellipsoid(x, y, z, size[0], size[1], size[2])
+    if kind == 1:
+        return _round_box(x, y, z, size[0], size[1], size[2], size[3])
+    if kind == 6:
+        return _prism(x, y, z, size[0], size[1], size[2])
+    rho = np.sqrt(x * x + y * y)
+    if kind == 2:
+        return _box2(rho, z, size[0] - size[2], size[1] - size[2]) - size[2]
+    if kind == 3:
+        return _cone(rho, z, size[0], size[1], size[2])
+    if kind == 4:
+        return np.sqrt((rho - size[0]) ** 2 + z * z) - size[1]
+    above = max(abs(z) - size[1], 0.0)
+    return np.sqrt(rho * rho + above * above) - size[0]
+
+
+@numba.njit(fastmath=True, cache=True)
+def distance(kind, operation, size, centre, rotation, x, y, z):
+    """Signed distance of the point (x, y, z) to the scene, and the part that is nearest there."""
+    best, nearest = 1e9, 0
+    for i in range(kind.shape[0]):
+        px, py, pz = x - centre[i, 0], y - centre[i, 1], z - centre[i, 2]
+        r = rotation[i]
+        d = _primitive(
+            kind[i],
+            size[i],
+            r[0, 0] * px + r[0, 1] * py + r[0, 2] * pz,
+            r[1, 0] * px + r[1, 1] * py + r[1, 2] * pz,
+            r[2, 0] * px + r[2, 1] * py + r[2, 2] * pz,
+        )
+        if operation[i] == 1:
+            if -d > best:
+                best, nearest = -d, i
+        elif d < best:
+            best, nearest = d, i
+    return best, nearest
+
+
+@numba.njit(fastmath=True, cache=True)
+def distances(kind, operation, size, centre, rotation, points):
+    """Signed distances `(n,)` of `points` `(n, 3)`."""
+    out = np.empty(points.shape[0], np.float32)
+    for i in range(points.shape[0]):
+        out[i], _ = distance(kind, operation, size, centre, rotation, points[i, 0], points[i, 1], points[i, 2])
+    return out
+
+
+def signed_distance(shape: Shape, points: np.ndarray) -> np.ndarray:
+    """Signed distance of each point to the surface: `(n, 3)` world units -> `(n,)`, negative inside."""
+    return distances(*shape.arrays()[:5], np.ascontiguousarray(points, np.float32))
+
+
+def solid_points(parts: list[Part], resolution: int = 40, reach: float = 1.4) -> np.ndarray:
+    """Points `(n, 3)` of a grid over [-reach, reach]^3 that lie in the solid or within a third of a cell of it.
+
+    Raises:
+        ValueError: If the parts enclose no volume there.
+    """
+    axis = np.linspace(-reach, reach, resolution, dtype=np.float32)
+    points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    inside = points[signed_distance(pack(parts), points) < (axis[1] - axis[0]) / 3]
+    if not len(inside):
+        raise ValueError(f"These {len(parts)} parts enclose no volume inside [-{reach}, {reach}]^3.")
+    return inside
+
+
+def transform(parts: list[Part], scale: float, shift: np.ndarray) -> list[Part]:
+    """Move every part by `shift` `(3,)`, then scale the whole about the origin."""
+    moved = []
+    for p in parts:
+        centre = tuple(float(v) for v in (np.asarray(p.centre) + shift) * scale)
+        size = tuple(float(v) * scale for v in p.size)
+        moved.append(Part(p.primitive, size, centre, p.colour, p.turn, p.operation))
+    return moved

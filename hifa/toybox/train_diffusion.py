@@ -1,0 +1,123 @@
+"""Train the Toybox diffusion model and its text encoder on cached latents.
+
+    python -m hifa.toybox.train_diffusion --data toybox-data --output-dir toybox-training --steps 4500
+
+Needs the autoencoder of `train_autoencoder` in the same output folder. Seeded; resumed from `diffusion.safetensors`
+when run again; `--export DIR` writes the moving average as a Stable Diffusion folder after every `--export-every` steps.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from . import world
+from .dataset import Pictures, load_dataset, scene_of
+from .models import build_scheduler, build_text_encoder, build_tokenizer, build_unet, save_prior
+from .train_autoencoder import to_images
+from .training import Average, batch_rng, learning_rate, load_checkpoint, save_checkpoint
+
+EMPTY_SHARE, NO_VIEW_SHARE = 0.10, 0.15
+
+
+@torch.no_grad()
+def encode_pictures(vae: AutoencoderKL, pictures: Pictures, cache: Path) -> torch.Tensor:
+    """Scaled latent means `(n, 4, 16, 16)` float16, kept in `cache`."""
+    if cache.exists():
+        return torch.from_numpy(np.load(cache))
+    latents = []
+    for part in torch.from_numpy(pictures.pixels).split(128):
+        mean = vae.encode(to_images(part)).latent_dist.mean
+        latents.append((mean * vae.config.scaling_factor).half())
+    latents = torch.cat(latents)
+    np.save(cache, latents.numpy())
+    return latents
+
+
+def caption_for(labels: np.ndarray, rng: np.random.Generator) -> str:
+    """A caption for one picture; sometimes empty (for classifier-free guidance), sometimes without its view."""
+    share = rng.random()
+    if share < EMPTY_SHARE:
+        return ""
+    view = None if share < EMPTY_SHARE + NO_VIEW_SHARE else world.VIEWS[labels[4]]
+    return world.caption(scene_of(labels), rng, view)
+
+
+def token_ids(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> torch.Tensor:
+    return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
+def diffusion_loss(
+    model: nn.ModuleDict, scheduler: DDIMScheduler, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, ids: torch.Tensor
+) -> torch.Tensor:  # fmt: skip
+    """Squared error of v, weighted by min(SNR, 5) / (SNR + 1) (Hang et al. 2023, "Min-SNR weighting", eq. 5 for v)."""
+    context = model["text_encoder"](ids).last_hidden_state
+    noisy, target = scheduler.add_noise(latents, noise, t), scheduler.get_velocity(latents, noise, t)
+    error = model["unet"](noisy, t, context).sample - target
+    alpha_bar = scheduler.alphas_cumprod[t]
+    snr = alpha_bar / (1 - alpha_bar)
+    return (snr.clamp(max=5) / (snr + 1) * (error**2).mean((1, 2, 3))).mean()
+
+
+def train(arguments: argparse.Namespace) -> None:
+    pictures, folder = load_dataset(arguments.data), arguments.output_dir
+    vae = AutoencoderKL.from_pretrained(folder / "vae")
+    latents = encode_pictures(vae, pictures, folder / "latents.npy")
+    tokenizer, scheduler = build_tokenizer(), build_scheduler()
+    with torch.random.fork_rng():
+        torch.manual_seed(arguments.seed)
+        model = nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder()})
+    average = Average(model, decay=0.9985)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-3)
+    checkpoint = folder / "diffusion.safetensors"
+    start, clock, losses = load_checkpoint(checkpoint, model, average, optimizer), time.time(), []
+    for step in range(start, arguments.steps):
+        rng = batch_rng(arguments.seed + 1, step)
+        chosen = rng.integers(len(latents), size=arguments.batch)
+        ids = token_ids(tokenizer, [caption_for(pictures.labels[i], rng) for i in chosen])
+        noise = torch.from_numpy(rng.standard_normal((arguments.batch, 4, 16, 16), "float32"))
+        t = torch.from_numpy(rng.integers(0, 1000, size=arguments.batch))
+        optimizer.param_groups[0]["lr"] = learning_rate(step, arguments.steps, peak=1e-3)
+        loss = diffusion_loss(model, scheduler, latents[torch.from_numpy(chosen)].float(), noise, t, ids)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        average.update(model, step)
+        losses.append(loss.item())
+        done = step + 1
+        if done % 100 == 0 or done == arguments.steps:
+            save_checkpoint(checkpoint, done, model, average, optimizer)
+            seconds = (time.time() - clock) / (done - start)
+            print(f"step {done} loss {np.mean(losses[-100:]):.4f} {seconds:.2f} s/step", flush=True)
+        if done % arguments.export_every == 0 or done == arguments.steps:
+            export(arguments.export, vae, average)
+
+
+def export(folder: Path, vae: AutoencoderKL, average: Average) -> None:
+    model = nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder()})
+    model.load_state_dict(average.values)
+    copy = AutoencoderKL.from_config(vae.config)
+    copy.load_state_dict(vae.state_dict())
+    save_prior(folder, copy, model["unet"], model["text_encoder"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("toybox-data"))
+    parser.add_argument("--output-dir", type=Path, default=Path("toybox-training"))
+    parser.add_argument("--export", type=Path, default=Path("toybox-training/prior"))
+    parser.add_argument("--export-every", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

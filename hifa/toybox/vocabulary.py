@@ -1,0 +1,100 @@
+"""The words of Toybox: kinds, colours, their synonyms, views, and the phrases captions are made of."""
+
+import difflib
+import re
+
+# Linear RGB-free, plain display values in [0, 1]; each colour is far from the others under the world's shading.
+COLOURS: dict[str, tuple[float, float, float]] = {
+    "red": (0.86, 0.08, 0.08),
+    "orange": (0.98, 0.50, 0.06),
+    "yellow": (0.98, 0.87, 0.10),
+    "green": (0.12, 0.60, 0.16),
+    "cyan": (0.10, 0.80, 0.82),
+    "blue": (0.12, 0.24, 0.86),
+    "purple": (0.50, 0.14, 0.70),
+    "pink": (0.98, 0.55, 0.74),
+    "brown": (0.42, 0.23, 0.10),
+    "white": (0.95, 0.95, 0.95),
+    "gray": (0.50, 0.50, 0.51),
+    "black": (0.09, 0.09, 0.10),
+}
+
+COLOUR_WORDS: dict[str, tuple[str, ...]] = {
+    "red": ("red", "crimson", "scarlet"),
+    "orange": ("orange", "tangerine"),
+    "yellow": ("yellow", "golden"),
+    "green": ("green", "emerald"),
+    "cyan": ("cyan", "turquoise"),
+    "blue": ("blue", "navy"),
+    "purple": ("purple", "violet"),
+    "pink": ("pink", "rose"),
+    "brown": ("brown", "chocolate"),
+    "white": ("white", "ivory"),
+    "gray": ("gray", "grey"),
+    "black": ("black", "ebony"),
+}
+
+KIND_WORDS: dict[str, tuple[str, ...]] = {
+    "ball": ("ball", "sphere"),
+    "cube": ("cube", "box", "block"),
+    "donut": ("donut", "doughnut"),
+    "mug": ("mug", "cup"),
+    "mushroom": ("mushroom", "toadstool"),
+    "chair": ("chair", "seat"),
+    "table": ("table", "desk"),
+    "house": ("house", "cottage"),
+    "car": ("car", "automobile"),
+    "rocket": ("rocket", "spaceship"),
+    "snowman": ("snowman",),
+    "ice cream": ("ice cream", "ice cream cone"),
+    "tree": ("tree", "fir tree"),
+    "duck": ("duck", "rubber duck"),
+    "teddy bear": ("teddy bear", "teddy", "bear"),
+    "bottle": ("bottle", "flask"),
+    "lamp": ("lamp", "table lamp"),
+    "sailboat": ("sailboat", "boat", "ship"),
+    "airplane": ("airplane", "plane"),
+    "umbrella": ("umbrella", "parasol"),
+    "sofa": ("sofa", "couch"),
+    "rabbit": ("rabbit", "bunny"),
+    "robot": ("robot", "android"),
+    "top hat": ("top hat", "hat"),
+}
+
+# Views in the order the judge and the cameras use; the words stand last in a caption, after a comma.
+VIEWS = ("front view", "side view", "back view", "overhead view")
+
+# Phrases before the object; the article agrees with what follows it.
+OPENINGS = ("{a} ", "{a} ", "{a} ", "", "the ", "one ", "a photo of {a} ", "a 3d model of {a} ", "a picture of {a} ", "a toy of {a} ", "a rendering of {a} ")  # fmt: skip
+SIZE_WORDS = ("", "", "", "", "small ", "big ", "shiny ")
+
+_FILLERS = ("a", "an", "the", "one", "photo", "picture", "rendering", "3d", "model", "toy", "of", "on", "top", "sitting", "standing", "placed", "small", "big", "shiny", ",", "view")  # fmt: skip
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words and commas of a caption, as the tokenizer sees them."""
+    return re.findall(r"[a-z0-9]+|,", text.lower())
+
+
+def all_words() -> list[str]:
+    """Every word that the captions can contain, sorted."""
+    phrases = [*_FILLERS, *VIEWS]
+    for synonyms in (*COLOUR_WORDS.values(), *KIND_WORDS.values()):
+        phrases.extend(synonyms)
+    return sorted({word for phrase in phrases for word in words(phrase)})
+
+
+def nearest_words(word: str, count: int = 3) -> list[str]:
+    """The known words that are spelt most like `word`."""
+    return difflib.get_close_matches(word.lower(), all_words(), n=count, cutoff=0.0)
+
+
+def explain_unknown_word(word: str) -> str:
+    """One paragraph for a user whose prompt has a word outside the vocabulary."""
+    return (
+        f"The embedded Toybox prior does not know the word {word!r}; the nearest words it knows are "
+        f"{', '.join(map(repr, nearest_words(word)))}. It knows the kinds {', '.join(KIND_WORDS)}; the colours "
+        f"{', '.join(COLOUR_WORDS)}; and two objects as in 'a red ball on a blue cube'. For any other subject use an "
+        "open-vocabulary prior on a GPU: HiFAPipeline.from_pretrained('stable-diffusion-v1-5/stable-diffusion-v1-5'), "
+        "or --model on the command line."
+    )

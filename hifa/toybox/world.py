@@ -1,0 +1,146 @@
+"""The captioned 3D world of Toybox: what there is, what it is called, and what is never trained on.
+
+    scene = sample_scene(rng)                        # one object, or one on another
+    scene = make_scene("mushroom", "red")            # a wanted one, without jitter
+    image = render.render(scene.shape, camera)       # colour, mask, depth, normals: see `render`
+    caption(scene, rng, view="front view")           # "a crimson toadstool, front view"
+
+World axes: z up, front along +x (azimuth 0), azimuth counter-clockwise seen from above. Every scene is centred at the
+origin and fits in a ball of radius `RADIUS`.
+"""
+
+import functools
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from .kinds import KINDS, KINDS_WITH_FRONT
+from .shapes import Part, Shape, pack, solid_points, transform
+from .vocabulary import COLOUR_WORDS, COLOURS, KIND_WORDS, OPENINGS, SIZE_WORDS, VIEWS
+
+__all__ = [
+    "COLOURS", "KINDS", "KINDS_WITH_FRONT", "PAIR_BOTTOMS", "PAIR_TOPS", "RADIUS", "VIEWS", "Scene", "caption",
+    "combinations", "is_held_out", "make_pair", "make_scene", "sample_scene", "view_of",
+]  # fmt: skip
+
+RADIUS = 0.75  # world units; every scene fits in this ball
+PAIR_TOPS = ("ball", "cube", "mushroom", "duck", "rabbit", "mug")
+PAIR_BOTTOMS = ("cube", "table", "ball")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One object, or `kind` on top of `on_kind`.
+
+    Args:
+        kind, colour: Key of `KINDS` and of `COLOURS`.
+        on_kind, on_colour: The object underneath, `None` for a single object.
+        shape: Geometry for `render` and `shapes.signed_distance`.
+    """
+
+    kind: str
+    colour: str
+    on_kind: str | None
+    on_colour: str | None
+    shape: Shape
+
+
+def combinations(held_out: bool) -> list[tuple[str, str]]:
+    """All (kind, colour) that are never trained on (`held_out=True`), or all the others."""
+    return [(k, c) for k in KINDS for c in COLOURS if is_held_out(k, c) == held_out]
+
+
+def is_held_out(kind: str, colour: str) -> bool:
+    """True for a fixed tenth of the kind-colour combinations: the 10 % whose SHA-256 is smallest."""
+    return (kind, colour) in _held_out()
+
+
+@functools.cache
+def _held_out() -> frozenset[tuple[str, str]]:
+    every = [(k, c) for k in KINDS for c in COLOURS]
+    every.sort(key=lambda pair: hashlib.sha256(" ".join(pair).encode()).hexdigest())
+    return frozenset(every[: len(every) // 10])
+
+
+def view_of(azimuth_deg: float, elevation_deg: float) -> str:
+    """The view words for a camera: overhead above 60 degrees, front or back within 45 of azimuth 0 or 180, else side."""
+    if elevation_deg > 60:
+        return "overhead view"
+    away = abs((azimuth_deg + 180) % 360 - 180)
+    return "front view" if away < 45 else "back view" if away > 135 else "side view"
+
+
+def make_scene(kind: str, colour: str, rng: np.random.Generator | None = None) -> Scene:
+    """One object. With `rng` its proportions and colour vary a little; without, they are the middle of the range.
+
+    Raises:
+        ValueError: If `kind` or `colour` does not exist.
+    """
+    parts = _centred(_object_parts(kind, colour, rng), RADIUS)
+    return Scene(kind, colour, None, None, pack(parts))
+
+
+def make_pair(kind: str, colour: str, on_kind: str, on_colour: str, rng: np.random.Generator | None = None) -> Scene:
+    """A smaller `kind` standing on `on_kind`. Arguments and errors as for `make_scene`."""
+    top = _centred(_object_parts(kind, colour, rng), 0.42)
+    bottom = _centred(_object_parts(on_kind, on_colour, rng), 0.62)
+    # Stand the upper object where its lowest point meets the highest point below, sunk a little so that they touch.
+    height = solid_points(bottom)[:, 2].max() - solid_points(top, reach=0.6)[:, 2].min() - 0.03
+    # The upper object comes first: a cut in it must not reach the one below.
+    parts = transform(top, 1.0, np.array([0, 0, height])) + bottom
+    return Scene(kind, colour, on_kind, on_colour, pack(_centred(parts, RADIUS)))
+
+
+def sample_scene(rng: np.random.Generator, pair_share: float = 0.12) -> Scene:
+    """A random scene of the training distribution: no held-out combination ever appears, alone or in a pair."""
+    trained = combinations(held_out=False)
+    kind, colour = trained[rng.integers(len(trained))]
+    if rng.random() >= pair_share:
+        return make_scene(kind, colour, rng)
+    tops = [pair for pair in trained if pair[0] in PAIR_TOPS]
+    bottoms = [pair for pair in trained if pair[0] in PAIR_BOTTOMS]
+    (kind, colour), (on_kind, on_colour) = tops[rng.integers(len(tops))], bottoms[rng.integers(len(bottoms))]
+    return make_pair(kind, colour, on_kind, on_colour, rng)
+
+
+def caption(scene: Scene, rng: np.random.Generator | None = None, view: str | None = None) -> str:
+    """A caption of the scene, in plain words without `rng` and in varied ones with it; the view goes last."""
+    text = _phrase(scene.kind, scene.colour, rng, opening=True)
+    if scene.on_kind is not None:
+        joint = " on " if rng is None else rng.choice([" on ", " on ", " on top of ", " sitting on ", " standing on "])
+        text += joint + _phrase(scene.on_kind, scene.on_colour, rng, opening=False)
+    return text if view is None else f"{text}, {view}"
+
+
+def _phrase(kind: str, colour: str, rng: np.random.Generator | None, opening: bool) -> str:
+    if rng is None:
+        return _with_article(f"{colour} {kind}", "{a} ")
+    # The plain word half of the time, else any synonym.
+    noun = kind if rng.random() < 0.5 else str(rng.choice(KIND_WORDS[kind]))
+    hue = colour if rng.random() < 0.5 else str(rng.choice(COLOUR_WORDS[colour]))
+    size = str(rng.choice(SIZE_WORDS)) if opening else ""
+    start = str(rng.choice(OPENINGS)) if opening else "{a} "
+    return _with_article(f"{size}{hue} {noun}", start)
+
+
+def _with_article(noun_phrase: str, opening: str) -> str:
+    return opening.format(a="an" if noun_phrase[0] in "aeiou" else "a") + noun_phrase
+
+
+def _object_parts(kind: str, colour: str, rng: np.random.Generator | None) -> list[Part]:
+    if kind not in KINDS:
+        raise ValueError(f"Toybox has no kind {kind!r}; it has {', '.join(KINDS)}.")
+    if colour not in COLOURS:
+        raise ValueError(f"Toybox has no colour {colour!r}; it has {', '.join(COLOURS)}.")
+    if rng is None:
+        return KINDS[kind](COLOURS[colour], lambda: 1.0)
+    shade = np.clip(np.asarray(COLOURS[colour]) + rng.uniform(-0.03, 0.03, 3), 0.02, 0.98)
+    return KINDS[kind](tuple(shade.tolist()), lambda: rng.uniform(0.92, 1.08))
+
+
+def _centred(parts: list[Part], radius: float) -> list[Part]:
+    """Centre the bounding box at the origin and scale so that the solid just fits in a ball of `radius`."""
+    points = solid_points(parts)
+    middle = (points.min(0) + points.max(0)) / 2
+    return transform(parts, radius / float(np.linalg.norm(points - middle, axis=1).max()), -middle)

@@ -1,0 +1,63 @@
+"""A small rasteriser that opens an exported mesh as a stranger would, to compare it with what was exported."""
+
+import numba
+import numpy as np
+import trimesh
+
+
+def render_mesh(path, pose: np.ndarray, size: int = 128, fov_deg: float = 40.0) -> tuple[np.ndarray, np.ndarray]:
+    """Picture of a textured mesh file (GLB or OBJ), unlit, nearest texel, one ray a pixel, on black.
+
+    Args:
+        path: Written with +Y up and front +Z.
+        pose: `(3, 4)` camera-to-world, OpenCV axes, in world axes (z up, front +x).
+        size: Height and width in pixels.
+        fov_deg: Field of view, degrees, the same both ways.
+
+    Returns:
+        Colour `(size, size, 3)` in [0, 1] and mask `(size, size)` bool. Triangles seen from behind do not show.
+    """
+    mesh = trimesh.load(path, process=False, force="mesh")
+    vertices = np.asarray(mesh.vertices)[:, [2, 0, 1]]  # glTF (y, z, x) -> world (x, y, z)
+    camera = (vertices - pose[:, 3]) @ pose[:, :3]
+    focal = 0.5 * size / np.tan(np.radians(fov_deg) / 2)
+    pixels = np.stack([*(camera[:, :2] / camera[:, 2:] * focal + size / 2).T, camera[:, 2]], axis=1)
+    material = mesh.visual.material
+    image = material.baseColorTexture if hasattr(material, "baseColorTexture") else material.image
+    texture = np.asarray(image.convert("RGB"), np.float32) / 255
+    uv = _rasterise(pixels, np.asarray(mesh.faces), np.asarray(mesh.visual.uv), size)
+    mask = uv[..., 2] > 0
+    row = ((1 - uv[..., 1]) * texture.shape[0]).astype(int).clip(0, texture.shape[0] - 1)
+    column = (uv[..., 0] * texture.shape[1]).astype(int).clip(0, texture.shape[1] - 1)
+    return texture[row, column] * mask[..., None], mask
+
+
+@numba.njit(cache=True)
+def _rasterise(pixels, faces, uv, size):
+    """The uv of the nearest front-facing triangle of each pixel, and 1; zeros where there is none."""
+    nearest = np.full((size, size), np.inf)
+    out = np.zeros((size, size, 3))
+    for i, j, k in faces:
+        ax, ay, az = pixels[i]
+        bx, by, bz = pixels[j]
+        cx, cy, cz = pixels[k]
+        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        if area >= 0:  # y points down, so counter-clockwise is negative
+            continue
+        left, right = max(int(min(ax, bx, cx)), 0), min(int(max(ax, bx, cx)), size - 1)
+        top, bottom = max(int(min(ay, by, cy)), 0), min(int(max(ay, by, cy)), size - 1)
+        for row in range(top, bottom + 1):
+            for column in range(left, right + 1):
+                x, y = column + 0.5, row + 0.5
+                wa = ((bx - x) * (cy - y) - (by - y) * (cx - x)) / area
+                wb = ((cx - x) * (ay - y) - (cy - y) * (ax - x)) / area
+                wc = 1 - wa - wb
+                if wa < 0 or wb < 0 or wc < 0:
+                    continue
+                # Attributes over depth are linear on the screen; attributes are not.
+                depth = 1 / (wa / az + wb / bz + wc / cz)
+                if depth < nearest[row, column]:
+                    nearest[row, column] = depth
+                    out[row, column, :2] = depth * (wa / az * uv[i] + wb / bz * uv[j] + wc / cz * uv[k])
+                    out[row, column, 2] = 1
+    return out
