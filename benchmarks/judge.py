@@ -30,6 +30,7 @@ from hifa.toybox.dataset import CAMERA_RADIUS, FOV_DEG, SIZE, Pictures, load_dat
 from hifa.toybox.render import orbit_pose, render
 from hifa.toybox.training import batch_rng, learning_rate
 
+
 KINDS, COLOURS, VIEWS = tuple(world.KINDS), tuple(world.COLOURS), world.VIEWS
 COMBINATIONS = [(kind, colour) for kind in KINDS for colour in COLOURS]
 OVERHEAD = VIEWS.index("overhead view")
@@ -167,12 +168,17 @@ class Judge(nn.Module):
         super().__init__()
         self.body = nn.Sequential(
             Convolution(3, 32, stride=2, size=5),  # (B, 32, 32, 32)
+            Convolution(32, 32),
             Convolution(32, 64, stride=2),  # (B, 64, 16, 16)
             Convolution(64, 64),
             Convolution(64, 128, stride=2),  # (B, 128, 8, 8)
             Convolution(128, 128),
             Convolution(128, 192, stride=2),  # (B, 192, 4, 4)
             Convolution(192, 192),
+            # Pool with learned weights: a view shows in where things are, which a mean would forget.
+            nn.Conv2d(192, 192, 4, groups=192),  # (B, 192, 1, 1)
+            nn.ReLU(),
+            nn.Flatten(),
         )
         self.kind = nn.Linear(192, len(KINDS))
         self.colour = nn.Linear(192, len(COLOURS))
@@ -186,7 +192,7 @@ class Judge(nn.Module):
         """
         if images.shape[1:] != (3, SIZE, SIZE):
             raise ValueError(f"The judge takes pictures (B, 3, {SIZE}, {SIZE}), got {tuple(images.shape)}.")
-        return self.body(images * 2 - 1).mean((2, 3))
+        return self.body(images * 2 - 1)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Logits `(B, 24)` of kinds, `(B, 12)` of colours and `(B, 4)` of views."""

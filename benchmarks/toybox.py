@@ -43,6 +43,7 @@ from .judge import (
     to_unit,
 )
 
+
 # Seeds that nothing was trained on: the prior's lie below 1,000,000, the judge's begin with 7,000,000.
 AUTOENCODER_SEED, SAMPLE_SEED, HELD_OUT_SEED = 1_000_000, 2_000_000, 3_000_000
 RENDER_SEED, OTHER_RENDER_SEED, FIGURE_SEED = 4_000_000, 5_000_000, 6_000_000

@@ -6,5 +6,6 @@ from .config import HiFAConfig
 from .pipeline_hifa import TOYBOX, HiFAPipeline, HiFAPipelineOutput
 from .run import HiFARun
 
+
 __all__ = ["TOYBOX", "Camera", "HiFAAsset", "HiFAConfig", "HiFAPipeline", "HiFAPipelineOutput", "HiFARun"]
 __version__ = "0.1.0"

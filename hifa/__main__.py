@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+
 PRESETS = ("fast", "preview", "paper")
 
 
@@ -24,7 +25,9 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--steps", type=int, help="optimisation steps")
     run.add_argument("--guidance-scale", type=float)
     run.add_argument("--seed", type=int, default=0)
-    run.add_argument("--save-every", type=int, default=100, metavar="STEPS", help="save the run so often; default: 100")
+    run.add_argument(
+        "--save-every", type=int, default=100, metavar="STEPS", help="save the run so often; default: 100"
+    )
     export = parser.add_argument_group("export")
     export.add_argument("--formats", nargs="+", default=["glb", "ply"], choices=["glb", "obj", "zip", "ply"])
     export.add_argument("--mesh-resolution", type=int, default=128)
@@ -67,7 +70,9 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         (folder / ".writable").touch()
         (folder / ".writable").unlink()
     except OSError as error:
-        raise ValueError(f"Cannot write to {str(folder)!r} ({error.strerror}). Choose another --output-dir.") from error
+        raise ValueError(
+            f"Cannot write to {str(folder)!r} ({error.strerror}). Choose another --output-dir."
+        ) from error
 
 
 def output_folder(arguments: argparse.Namespace) -> Path:

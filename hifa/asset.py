@@ -20,6 +20,7 @@ from .rendering.density_grid import DensityGrid
 from .rendering.image import Picture, render_picture
 from .rendering.rays import RaySampling
 
+
 FACTS = "asset.json"
 GRID_RESOLUTION = 96
 WHITE = (1.0, 1.0, 1.0)
@@ -146,7 +147,9 @@ class HiFAAsset:
             (folder / FACTS).write_text(json.dumps(self.facts, indent=2))
             (folder / "README.md").write_text(model_card(self.facts))
         except OSError as error:
-            raise AssetError(f"Cannot write the asset to {str(folder)!r} ({error.strerror or error}). Choose another folder.") from error  # fmt: skip
+            raise AssetError(
+                f"Cannot write the asset to {str(folder)!r} ({error.strerror or error}). Choose another folder."
+            ) from error
         return folder
 
     @classmethod

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+
 # In the order of the prompt embeddings; the words end a prompt, after a comma.
 VIEWS = ("front view", "side view", "back view", "overhead view")
 

@@ -9,7 +9,7 @@ from .schedule import ANNEALINGS
 
 @dataclass(frozen=True, kw_only=True)
 class HiFAConfig:
-    """Settings of a text-to-3D run; the defaults are the paper's (appendix A.1), and the public code's where it is silent.
+    """Settings of a run; the defaults are the paper's (appendix A.1), and the public code's where it is silent.
 
     Raises:
         ValueError: If a value is out of range; the message names it.

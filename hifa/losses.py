@@ -5,12 +5,20 @@ from torch import Tensor
 
 
 def sds_plus_loss(
-    z: Tensor | None, z_hat: Tensor | None, x: Tensor, x_hat: Tensor | None, *, weight: float, lambda_latent: float, lambda_rgb: float
-) -> Tensor:  # fmt: skip
+    z: Tensor | None,
+    z_hat: Tensor | None,
+    x: Tensor,
+    x_hat: Tensor | None,
+    *,
+    weight: float,
+    lambda_latent: float,
+    lambda_rgb: float,
+) -> Tensor:
     """L_SDS+ (HiFA equation 4), one half of the weighted sums of squared residuals.
 
-    w / 2 * (lambda_latent sum |z - z_hat|^2 + lambda_rgb sum |x - x_hat|^2). The one half makes the gradient w (z - z_hat),
-    as in equation 2. Gradients reach x directly and, through z = E(x), through the encoder; the estimates are constants.
+    w / 2 * (lambda_latent sum |z - z_hat|^2 + lambda_rgb sum |x - x_hat|^2). The one half makes the gradient
+    w (z - z_hat), as in equation 2. Gradients reach x directly and, through z = E(x), through the encoder; the
+    estimates are constants.
 
     Args:
         z, z_hat: `(B, C, h, w)` latents, or `None` for a prior without a latent space.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .cameras import Camera, camera_to_world, image_rays, sample_camera
+from .cameras import camera_to_world, image_rays, sample_camera
 from .losses import opacity_entropy_loss, opacity_loss, sds_plus_loss, z_variance_loss
 from .priors.latent_diffusion import Guidance, LatentDiffusionPrior
 from .rendering.image import backpropagate
@@ -50,8 +50,13 @@ def optimisation_step(run: HiFARun, prior: LatentDiffusionPrior, image_size: int
     background = draw_background(run)
     total = len(prior.alphas_cumprod)
     t = annealed_timestep(
-        run.step, config.num_inference_steps, int(config.t_max * total), int(config.t_min * total), config.annealing, run.generator
-    )  # fmt: skip
+        run.step,
+        config.num_inference_steps,
+        int(config.t_max * total),
+        int(config.t_min * total),
+        config.annealing,
+        run.generator,
+    )
     embeds = torch.stack([run.prompt_embeds[0], run.prompt_embeds[1 + camera.view]])
     terms: dict[str, Tensor] = {}
 
@@ -62,9 +67,14 @@ def optimisation_step(run: HiFARun, prior: LatentDiffusionPrior, image_size: int
     run.optimizer.zero_grad(set_to_none=True)
     image: list[Tensor] = []
     loss = backpropagate(
-        field, rays, run.sampling, lambda seen: (image.append(seen.colour.detach()), loss_of(seen))[1],
-        background=background, offsets=offsets, chunk=config.rays_per_chunk,
-    )  # fmt: skip
+        field,
+        rays,
+        run.sampling,
+        lambda seen: (image.append(seen.colour.detach()), loss_of(seen))[1],
+        background=background,
+        offsets=offsets,
+        chunk=config.rays_per_chunk,
+    )
     run.optimizer.step()
     run.step += 1
     losses = {name: value.item() for name, value in terms.items()} | {"loss": loss.item()}
@@ -87,14 +97,22 @@ def loss_terms(
     config = run.config
     x = seen.colour.view(1, size, size, 3).permute(0, 3, 1, 2)
     if size != image_size:
-        x = F.interpolate(x, (image_size, image_size), mode="bilinear", align_corners=False, antialias=size > image_size)
+        x = F.interpolate(
+            x, (image_size, image_size), mode="bilinear", align_corners=False, antialias=size > image_size
+        )
     z = prior.encode(x)
     guidance = Guidance(config.guidance_scale, config.guidance_rescale, config.denoising_stride, config.eta)
     z_hat = prior.estimate(z, t, embeds, guidance, run.generator)
     x_hat = prior.decode(z_hat) if config.lambda_rgb else None
     terms = {
         "sds": sds_plus_loss(
-            z, z_hat, x, x_hat, weight=config.sds_weight, lambda_latent=config.lambda_latent, lambda_rgb=config.lambda_rgb
+            z,
+            z_hat,
+            x,
+            x_hat,
+            weight=config.sds_weight,
+            lambda_latent=config.lambda_latent,
+            lambda_rgb=config.lambda_rgb,
         )
     }
     if config.lambda_zvar:

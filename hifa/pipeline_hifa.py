@@ -21,6 +21,7 @@ from .priors.latent_diffusion import LatentDiffusionPrior
 from .run import HiFARun
 from .toybox.vocabulary import explain_unknown_word
 
+
 TOYBOX = Path(__file__).parent / "toybox" / "weights"
 OUTPUT_TYPES = ("pil", "np", "pt")
 
@@ -30,7 +31,7 @@ class HiFAPipelineOutput(BaseOutput):
     """Result of `HiFAPipeline`.
 
     Args:
-        images: For each prompt the frames of a turntable: PIL images, or `(frames, H, W, 3)` arrays or tensors in [0, 1].
+        images: For each prompt a turntable: PIL images, or an array or tensor `(frames, H, W, 3)` in [0, 1].
         assets: For each prompt the 3D asset.
         runs: For each prompt the run, to be saved or continued.
     """
@@ -116,12 +117,16 @@ class HiFAPipeline(DiffusionPipeline):
             self._check_words(text)
             length, limit = len(self.tokenizer(text).input_ids), self.tokenizer.model_max_length
             if length > limit:
-                raise ValueError(f"The prompt takes {length} tokens with its view, but the prior reads {limit}: {text!r}. Shorten it.")  # fmt: skip
+                raise ValueError(
+                    f"The prompt takes {length} tokens with its view; the prior reads {limit}: {text!r}. Shorten it."
+                )
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
         unknown = set(callback_on_step_end_tensor_inputs or []) - set(self._callback_tensor_inputs)
         if unknown:
-            raise ValueError(f"callback_on_step_end_tensor_inputs knows {self._callback_tensor_inputs}, got {sorted(unknown)}.")  # fmt: skip
+            raise ValueError(
+                f"callback_on_step_end_tensor_inputs knows {self._callback_tensor_inputs}, got {sorted(unknown)}."
+            )
 
     def _check_words(self, text: str) -> None:
         """A tokenizer of whole words marks the unknown ones; one of word pieces, such as CLIP's, knows them all."""
@@ -137,7 +142,11 @@ class HiFAPipeline(DiffusionPipeline):
         """Embeddings `(1 + len(VIEWS), tokens, dim)`: the negative prompt, then the prompt as seen from each view."""
         texts = [negative_prompt, *(f"{prompt}, {view}" for view in VIEWS)]
         tokens = self.tokenizer(
-            texts, padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True, return_tensors="pt"
+            texts,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
         )
         return self.text_encoder(tokens.input_ids.to(self._execution_device))[0]
 
@@ -164,14 +173,22 @@ class HiFAPipeline(DiffusionPipeline):
         if generator is None:
             generator = torch.Generator().manual_seed(0 if seed is None else seed)
         elif generator.device.type != "cpu":
-            raise ValueError(f"The generator must be on the CPU, so that a run can move between devices; got {generator.device}.")  # fmt: skip
+            raise ValueError(
+                f"The generator must be on the CPU, so that a run can move between devices; got {generator.device}."
+            )
         # The field's own seed is drawn, so that a given generator decides it too.
         field_seed = int(torch.randint(2**31 - 1, (), generator=generator)) if seed is None else seed
         device = self._execution_device
         return HiFARun.begin(
-            prompt, negative_prompt or "", config, field_seed, str(self.config.get("_name_or_path") or "custom"),
-            self.encode_prompt(prompt, negative_prompt or "").float(), generator, device,
-        )  # fmt: skip
+            prompt,
+            negative_prompt or "",
+            config,
+            field_seed,
+            str(self.config.get("_name_or_path") or "custom"),
+            self.encode_prompt(prompt, negative_prompt or "").float(),
+            generator,
+            device,
+        )
 
     def advance(self, run: HiFARun, steps: int | None = None) -> Iterator[HiFAStep]:
         """Optimise a run, yielding after each step, until it is finished or `steps` more are done.
@@ -217,8 +234,8 @@ class HiFAPipeline(DiffusionPipeline):
             num_frames, frame_size: Turntable frames and their pixels per side.
             output_type: `"pil"`, `"np"` or `"pt"`.
             return_dict: `False` returns the tuple (images, assets, runs).
-            callback_on_step_end: Called as `callback(pipe, step, timestep, tensors)` after each step, from step 0. Setting
-                `pipe._interrupt = True` ends the run early; what there is becomes the asset.
+            callback_on_step_end: Called as `callback(pipe, step, timestep, tensors)` after each step, from step 0.
+                Setting `pipe._interrupt = True` ends the run early; what there is becomes the asset.
             callback_on_step_end_tensor_inputs: Names of the tensors it is given: `image`, `prompt_embeds`.
             settings: Other fields of `HiFAConfig`.
 
@@ -253,7 +270,9 @@ class HiFAPipeline(DiffusionPipeline):
                 progress.set_postfix(loss=f"{step.losses['loss']:.3f}", t=step.timestep)
                 if callback is not None:
                     tensors = {"image": step.image, "prompt_embeds": run.prompt_embeds}
-                    returned = callback(self, step.step - 1, step.timestep, {name: tensors[name] for name in tensor_names})
+                    returned = callback(
+                        self, step.step - 1, step.timestep, {name: tensors[name] for name in tensor_names}
+                    )
                     run.prompt_embeds = (returned or {}).get("prompt_embeds", run.prompt_embeds)
                 if self.interrupt:
                     break
@@ -273,5 +292,3 @@ def _format(frames: Tensor, output_type: str) -> Any:
     if output_type == "np":
         return frames.cpu().numpy()
     return [PIL.Image.fromarray(frame) for frame in (frames * 255).round().byte().cpu().numpy()]
-
-

@@ -16,6 +16,7 @@ from .rendering.image import render_picture
 from .rendering.rays import RaySampling
 from .state import load_optimizer_tensors, optimizer_tensors, read, with_prefix, without_prefix, write_atomically
 
+
 FILE = "run.safetensors"
 FORMAT = "hifa-run-1"
 
@@ -122,7 +123,9 @@ class HiFARun:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / FILE, tensors, facts)
         except OSError as error:
-            raise RunError(f"Cannot write the run to {str(folder)!r} ({error.strerror or error}). Choose another folder.") from error
+            raise RunError(
+                f"Cannot write the run to {str(folder)!r} ({error.strerror or error}). Choose another folder."
+            ) from error
         return folder
 
     @classmethod
@@ -138,13 +141,17 @@ class HiFARun:
         try:
             tensors, facts = read(path)
         except Exception as error:  # safetensors raises its own class, json another: all mean a damaged file
-            raise RunError(f"{str(path)!r} is damaged or not a HiFA run ({type(error).__name__}). Start a new run.") from error
+            raise RunError(
+                f"{str(path)!r} is damaged or not a HiFA run ({type(error).__name__}). Start a new run."
+            ) from error
         if facts.get("format") != FORMAT:
             raise RunError(f"{str(path)!r} has format {facts.get('format')!r}, but this version reads {FORMAT!r}.")
         try:
             return cls._restore(tensors, facts, torch.device(device))
         except (KeyError, RuntimeError, TypeError) as error:
-            raise RunError(f"{str(path)!r} lacks parts of a run or has wrong ones ({error}). Start a new run.") from error
+            raise RunError(
+                f"{str(path)!r} lacks parts of a run or has wrong ones ({error}). Start a new run."
+            ) from error
 
     @classmethod
     def _restore(cls, tensors: dict[str, Tensor], facts: dict, device: torch.device) -> "HiFARun":
@@ -200,5 +207,3 @@ def read_facts(folder: str | Path) -> dict:
 
     with safe_open(Path(folder) / FILE, "pt") as file:
         return json.loads(file.metadata()["facts"])
-
-

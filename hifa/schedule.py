@@ -4,6 +4,7 @@ import math
 
 import torch
 
+
 ANNEALINGS = ("sqrt", "linear", "cosine", "random")
 
 

@@ -14,6 +14,7 @@ from hifa.rendering.sampling import importance_samples
 from hifa.rendering.volume import depth_moments
 from hifa.schedule import annealed_timestep
 
+
 GOLDEN = np.load(Path(__file__).parent / "golden" / "hifa_reference.npz")
 
 

@@ -5,6 +5,7 @@ from .mesh import EmptyFieldError, Mesh, extract_mesh
 from .texture import TexturedMesh, bake_texture
 from .video import depth_to_rgb, normal_to_rgb, write_video
 
+
 __all__ = [
     "EmptyFieldError", "Mesh", "TexturedMesh", "bake_texture", "depth_to_rgb", "export_mesh", "extract_mesh",
     "normal_to_rgb", "write_glb", "write_mesh", "write_obj", "write_obj_zip", "write_ply", "write_video",

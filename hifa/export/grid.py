@@ -8,6 +8,7 @@ import torch
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+
 Density = Callable[[torch.Tensor], torch.Tensor]  # (n, 3) world units -> (n,) per world unit
 Colour = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # points (n, 3), unit directions (n, 3) -> RGB (n, 3)
 

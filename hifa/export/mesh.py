@@ -19,6 +19,7 @@ from skimage.measure import marching_cubes
 
 from .grid import Colour, Density, density_grid, in_chunks
 
+
 FLOATER_SHARE = 0.02  # of the largest piece's volume: smaller pieces are dropped
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from .files import atomically
 
+
 # From far to near, dark to light, so that it reads in grey too: magma by Smith and van der Walt, six of its colours.
 DEPTH_COLOURS = np.array(
     [

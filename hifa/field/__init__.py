@@ -2,4 +2,5 @@
 
 from .radiance_field import RadianceField
 
+
 __all__ = ["RadianceField"]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .hash_grid_cpu import encode_backward, encode_forward
 
+
 PRIMES = (1, 2654435761, 805459861)
 
 

@@ -1,7 +1,7 @@
 """The hash encoding as compiled loops for a CPU. numba is a pip wheel that brings its own compiler.
 
-Forward runs in parallel over points; backward in parallel over levels, so that every thread owns its part of the table:
-nothing races, and the sums have one order, which makes a run repeatable bit for bit.
+Forward runs in parallel over points; backward in parallel over levels, so that every thread owns its part of the
+table: nothing races, and the sums have one order, which makes a run repeatable bit for bit.
 """
 
 import numba

@@ -1,7 +1,8 @@
-"""Real spherical harmonics of a direction, up to four bands (Sloan 2013, "Efficient Spherical Harmonic Evaluation")."""
+"""Real spherical harmonics, up to four bands (Sloan 2013, "Efficient Spherical Harmonic Evaluation")."""
 
 import torch
 from torch import Tensor
+
 
 MAX_BANDS = 4
 

@@ -15,8 +15,8 @@ class Guidance:
 
     Args:
         scale: Classifier-free guidance s in eps_u + s (eps_c - eps_u); 1 and below skip the unconditional call.
-        rescale: Share phi of the standard-deviation rescaling of Lin et al. 2023, "Common Diffusion Noise Schedules and
-            Sample Steps Are Flawed", section 3.4; 0 is off.
+        rescale: Share phi of the standard-deviation rescaling of Lin et al. 2023, "Common Diffusion Noise Schedules
+            and Sample Steps Are Flawed", section 3.4; 0 is off.
         stride: r in (0, 1]: multi-step denoising jumps r x 1000 timesteps at a time. 1 is the single-step estimate.
         eta: Share of fresh noise in each jump, 0 (DDIM) to 1 (ancestral).
     """
@@ -112,7 +112,7 @@ def to_epsilon(output: Tensor, z_t: Tensor, alpha_cumprod: float, prediction_typ
 
 
 def rescale_guidance(guided: Tensor, positive: Tensor, rescale: float) -> Tensor:
-    """Mix the guided output with itself at the standard deviation of the conditional one (Lin et al. 2023, eq. 15, 16)."""
+    """Mix the guided output with itself at the conditional one's standard deviation (Lin et al. 2023, eq. 15, 16)."""
     if rescale == 0:
         return guided
     axes = tuple(range(1, guided.ndim))

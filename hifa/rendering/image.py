@@ -1,4 +1,4 @@
-"""Whole images in bounded memory: the gradient of an image loss by deferred backpropagation, and pictures to look at."""
+"""Whole images in bounded memory: gradients by deferred backpropagation, and pictures to look at."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ def backpropagate(
 ) -> Tensor:
     """Render, evaluate a loss on all rays at once, and add its gradient to the field's parameters.
 
-    Up to `chunk` rays this is one ordinary pass. Beyond, backpropagation is deferred (Zhang et al. 2022, "ARF", section
-    3.4): the image is rendered without a graph, the loss gives the gradient of every ray, and chunks are rendered again
-    with a graph to push it into the parameters. Memory is that of one chunk; gradients are the same.
+    Up to `chunk` rays this is one ordinary pass. Beyond, backpropagation is deferred (Zhang et al. 2022, "ARF",
+    section 3.4): the image is rendered without a graph, the loss gives the gradient of every ray, and chunks are
+    rendered again with a graph to push it into the parameters. Memory is that of one chunk; gradients are the same.
 
     Args:
         loss_of: From all rays' output to a scalar. It is called once.
@@ -79,8 +79,13 @@ class Picture:
 
 @torch.no_grad()
 def render_picture(
-    field: RadianceField, camera: Camera, size: int, sampling: RaySampling, background: Tensor | None = None, chunk: int = 2**14
-) -> Picture:  # fmt: skip
+    field: RadianceField,
+    camera: Camera,
+    size: int,
+    sampling: RaySampling,
+    background: Tensor | None = None,
+    chunk: int = 2**14,
+) -> Picture:
     """Render one view for looking at: regular sampling, no gradients, memory bounded by `chunk` rays."""
     device = field.grid.table.device
     rays = image_rays(camera_to_world(camera).to(device), camera.fov_deg, size)

@@ -52,8 +52,12 @@ class RaySampling:
 
 
 def render_rays(
-    field: RadianceField, rays: Rays, sampling: RaySampling, background: Tensor | None = None, offsets: Tensor | None = None
-) -> RayOutput:  # fmt: skip
+    field: RadianceField,
+    rays: Rays,
+    sampling: RaySampling,
+    background: Tensor | None = None,
+    offsets: Tensor | None = None,
+) -> RayOutput:
     """Render rays.
 
     Args:

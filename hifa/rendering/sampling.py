@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..cameras import Rays
 
+
 BOXCAR = (1.0, 1.0, 1.0)
 
 
@@ -26,8 +27,8 @@ def stratified_edges(near: Tensor, far: Tensor, n_samples: int, offset: Tensor |
     Args:
         near, far: `(n_rays,)`.
         n_samples: Number of cells.
-        offset: `(n_rays,)` in [0, 1): shifts all edges of a ray by up to half a cell either way, clipped to [near, far],
-            which takes the place of jitter within each cell: neighbouring cells keep touching. 0.5 is no shift.
+        offset: `(n_rays,)` in [0, 1): shifts all edges of a ray by up to half a cell either way, clipped to
+            [near, far], in place of jitter within each cell: neighbouring cells keep touching. 0.5 is no shift.
     """
     steps = torch.linspace(0, 1, n_samples + 1, device=near.device, dtype=near.dtype).expand(len(near), -1)
     if offset is not None:
@@ -48,7 +49,9 @@ def smooth_weights(weights: Tensor, kernel: Sequence[float]) -> Tensor:
         ValueError: If the kernel's length is even or its sum is not positive.
     """
     if len(kernel) % 2 == 0 or sum(kernel) <= 0 or min(kernel) < 0:
-        raise ValueError(f"The smoothing kernel needs an odd number of non-negative values, not all 0; got {list(kernel)}.")
+        raise ValueError(
+            f"The smoothing kernel needs an odd number of non-negative values, not all 0; got {list(kernel)}."
+        )
     if len(kernel) == 1:
         return weights
     taps = weights.new_tensor(list(kernel)) / sum(kernel)

@@ -1,6 +1,6 @@
 """Training pictures of Toybox: rendered once per machine, in parallel, into a cache folder; never committed.
 
-    python -m hifa.toybox.dataset --output-dir toybox-data --scenes 5000
+python -m hifa.toybox.dataset --output-dir toybox-data --scenes 5000
 """
 
 import argparse
@@ -13,6 +13,7 @@ import numpy as np
 
 from . import world
 from .render import orbit_pose, render
+
 
 SIZE, FOV_DEG, CAMERA_RADIUS = 64, 40.0, 2.5
 VIEWS_PER_SCENE = 8
@@ -39,7 +40,7 @@ def sample_camera(rng: np.random.Generator) -> tuple[float, float]:
 
 
 def sample_background(rng: np.random.Generator) -> tuple[float, float, float]:
-    """A pale, slightly tinted gray. The range is narrow on purpose: it is not what the prior should spend itself on."""
+    """A pale, slightly tinted gray, from a narrow range: the prior should spend itself on the object."""
     return tuple((rng.uniform(0.66, 0.9) + rng.uniform(-0.04, 0.04, 3)).tolist())
 
 

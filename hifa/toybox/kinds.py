@@ -1,8 +1,7 @@
 """The 24 kinds of Toybox object. Each function lists the parts of one object whose front looks along +x.
 
-`c` is the colour the caption names; it goes on the largest part seen, so that "a red snowman" is red. `j()` draws a factor
-near 1 for proportions. Objects are built around the origin in loose units: `world.object_parts` centres and scales
-them.
+`c` is the colour the caption names; it goes on the largest part seen, so that "a red snowman" is red. `j()` draws a
+factor near 1 for proportions. Objects are built around the origin in loose units: `world` centres and scales them.
 """
 
 from collections.abc import Callable
@@ -11,11 +10,18 @@ import numpy as np
 
 from .shapes import BOX, CAPSULE, CONE, CUT, CYLINDER, ELLIPSOID, PRISM, TORUS, Part
 
+
 Colour = tuple[float, float, float]
 Jitter = Callable[[], float]
 
 WHITE, INK, WOOD, STEEL = (0.93, 0.93, 0.91), (0.07, 0.07, 0.08), (0.50, 0.33, 0.18), (0.62, 0.65, 0.68)
-GLASS, DOUGH, BEAK, CREAM, YELLOW = (0.55, 0.75, 0.86), (0.85, 0.65, 0.40), (0.98, 0.55, 0.08), (0.95, 0.85, 0.68), (0.98, 0.86, 0.25)  # fmt: skip
+GLASS, DOUGH, BEAK, CREAM, YELLOW = (
+    (0.55, 0.75, 0.86),
+    (0.85, 0.65, 0.40),
+    (0.98, 0.55, 0.08),
+    (0.95, 0.85, 0.68),
+    (0.98, 0.86, 0.25),
+)
 
 
 def _eyes(x: float, y: float, z: float, r: float) -> list[Part]:
@@ -120,7 +126,9 @@ def car(c: Colour, j: Jitter) -> list[Part]:
 def rocket(c: Colour, j: Jitter) -> list[Part]:
     h = 0.42 * j()
     fins = [
-        Part(BOX, (0.17, 0.04, 0.16, 0.01), (0.28 * np.cos(a), 0.28 * np.sin(a), -h), STEEL, turn=(0, 0, np.degrees(a)))
+        Part(
+            BOX, (0.17, 0.04, 0.16, 0.01), (0.28 * np.cos(a), 0.28 * np.sin(a), -h), STEEL, turn=(0, 0, np.degrees(a))
+        )
         for a in np.radians([45, 135, 225, 315])
     ]
     return [
@@ -266,13 +274,25 @@ def rabbit(c: Colour, j: Jitter) -> list[Part]:
     return [
         Part(ELLIPSOID, (0.38, 0.3, 0.32), (-0.1, 0, -0.3), c),
         Part(ELLIPSOID, (0.24, 0.22, 0.22), (0.2, 0, 0.12), c),
-        *[Part(ELLIPSOID, (0.06, 0.085, ear), (0.1, side * 0.11, 0.26 + ear), c, turn=(-side * 12, 0, 0)) for side in (-1, 1)],
-        *[Part(ELLIPSOID, (0.03, 0.045, ear * 0.7), (0.15, side * 0.11, 0.26 + ear), (0.96, 0.7, 0.72), turn=(-side * 12, 0, 0)) for side in (-1, 1)],
+        *[
+            Part(ELLIPSOID, (0.06, 0.085, ear), (0.1, side * 0.11, 0.26 + ear), c, turn=(-side * 12, 0, 0))
+            for side in (-1, 1)
+        ],
+        *[
+            Part(
+                ELLIPSOID,
+                (0.03, 0.045, ear * 0.7),
+                (0.15, side * 0.11, 0.26 + ear),
+                (0.96, 0.7, 0.72),
+                turn=(-side * 12, 0, 0),
+            )
+            for side in (-1, 1)
+        ],
         Part(ELLIPSOID, (0.13, 0.13, 0.13), (-0.48, 0, -0.26), WHITE),
         Part(ELLIPSOID, (0.05, 0.06, 0.04), (0.44, 0, 0.1), (0.95, 0.5, 0.55)),
         *_eyes(0.37, 0.12, 0.2, 0.045),
         *[Part(ELLIPSOID, (0.18, 0.08, 0.07), (0.12, side * 0.2, -0.56), c) for side in (-1, 1)],
-    ]  # fmt: skip
+    ]
 
 
 def robot(c: Colour, j: Jitter) -> list[Part]:

@@ -9,6 +9,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 from .vocabulary import all_words
 
+
 MAX_TOKENS = 24
 SPECIAL = ["<unk>", "<start>", "<end>"]
 

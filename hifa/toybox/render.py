@@ -11,6 +11,7 @@ import numpy as np
 
 from .shapes import Shape, distance
 
+
 STEPS, NEAR_ENOUGH = 48, 1.5e-3
 
 

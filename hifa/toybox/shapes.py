@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numba
 import numpy as np
 
+
 ELLIPSOID, BOX, CYLINDER, CONE, TORUS, CAPSULE, PRISM = range(7)
 UNION, CUT = range(2)
 

@@ -58,7 +58,9 @@ def psnr(model: AutoencoderKL, pixels: torch.Tensor) -> float:
     return float(-10 * torch.log10((((output.clamp(-1, 1) - images) / 2) ** 2).mean()))
 
 
-def train(pictures: Pictures, folder: Path, steps: int, batch: int = 32, seed: int = 0, bf16: bool = True) -> AutoencoderKL:
+def train(
+    pictures: Pictures, folder: Path, steps: int, batch: int = 32, seed: int = 0, bf16: bool = True
+) -> AutoencoderKL:
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -3,7 +3,7 @@
     python -m hifa.toybox.train_diffusion --data toybox-data --output-dir toybox-training --steps 4500
 
 Needs the autoencoder of `train_autoencoder` in the same output folder. Seeded; resumed from `diffusion.safetensors`
-when run again; `--export DIR` writes the moving average as a Stable Diffusion folder after every `--export-every` steps.
+when run again. `--export DIR` gets the moving average as a Stable Diffusion folder every `--export-every` steps.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from .dataset import Pictures, load_dataset, scene_of
 from .models import build_scheduler, build_text_encoder, build_tokenizer, build_unet, save_prior
 from .train_autoencoder import to_images
 from .training import Average, batch_rng, learning_rate, load_checkpoint, save_checkpoint
+
 
 EMPTY_SHARE, NO_VIEW_SHARE = 0.10, 0.15
 
@@ -53,8 +54,13 @@ def token_ids(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> torch.
 
 
 def diffusion_loss(
-    model: nn.ModuleDict, scheduler: DDIMScheduler, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, ids: torch.Tensor
-) -> torch.Tensor:  # fmt: skip
+    model: nn.ModuleDict,
+    scheduler: DDIMScheduler,
+    latents: torch.Tensor,
+    noise: torch.Tensor,
+    t: torch.Tensor,
+    ids: torch.Tensor,
+) -> torch.Tensor:
     """Squared error of v, weighted by min(SNR, 5) / (SNR + 1) (Hang et al. 2023, "Min-SNR weighting", eq. 5 for v)."""
     context = model["text_encoder"](ids).last_hidden_state
     noisy, target = scheduler.add_noise(latents, noise, t), scheduler.get_velocity(latents, noise, t)

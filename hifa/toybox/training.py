@@ -36,7 +36,9 @@ class Average:
                 self.values[name].lerp_(value, 1 - decay)
 
 
-def save_checkpoint(path: Path, step: int, module: nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> None:
+def save_checkpoint(
+    path: Path, step: int, module: nn.Module, average: Average, optimizer: torch.optim.Optimizer
+) -> None:
     tensors = {
         **with_prefix("module", module.state_dict()),
         **with_prefix("average", average.values),

@@ -3,6 +3,7 @@
 import difflib
 import re
 
+
 # Linear RGB-free, plain display values in [0, 1]; each colour is far from the others under the world's shading.
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.86, 0.08, 0.08),
@@ -65,10 +66,44 @@ KIND_WORDS: dict[str, tuple[str, ...]] = {
 VIEWS = ("front view", "side view", "back view", "overhead view")
 
 # Phrases before the object; the article agrees with what follows it.
-OPENINGS = ("{a} ", "{a} ", "{a} ", "", "the ", "one ", "a photo of {a} ", "a 3d model of {a} ", "a picture of {a} ", "a toy of {a} ", "a rendering of {a} ")  # fmt: skip
+OPENINGS = (
+    "{a} ",
+    "{a} ",
+    "{a} ",
+    "",
+    "the ",
+    "one ",
+    "a photo of {a} ",
+    "a 3d model of {a} ",
+    "a picture of {a} ",
+    "a toy of {a} ",
+    "a rendering of {a} ",
+)
 SIZE_WORDS = ("", "", "", "", "small ", "big ", "shiny ")
 
-_FILLERS = ("a", "an", "the", "one", "photo", "picture", "rendering", "3d", "model", "toy", "of", "on", "top", "sitting", "standing", "placed", "small", "big", "shiny", ",", "view")  # fmt: skip
+_FILLERS = (
+    "a",
+    "an",
+    "the",
+    "one",
+    "photo",
+    "picture",
+    "rendering",
+    "3d",
+    "model",
+    "toy",
+    "of",
+    "on",
+    "top",
+    "sitting",
+    "standing",
+    "placed",
+    "small",
+    "big",
+    "shiny",
+    ",",
+    "view",
+)
 
 
 def words(text: str) -> list[str]:

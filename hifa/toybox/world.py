@@ -19,6 +19,7 @@ from .kinds import KINDS, KINDS_WITH_FRONT
 from .shapes import Part, Shape, pack, solid_points, transform
 from .vocabulary import COLOUR_WORDS, COLOURS, KIND_WORDS, OPENINGS, SIZE_WORDS, VIEWS
 
+
 __all__ = [
     "COLOURS", "KINDS", "KINDS_WITH_FRONT", "PAIR_BOTTOMS", "PAIR_TOPS", "RADIUS", "VIEWS", "Scene", "caption",
     "combinations", "is_held_out", "make_pair", "make_scene", "sample_scene", "view_of",
@@ -64,7 +65,7 @@ def _held_out() -> frozenset[tuple[str, str]]:
 
 
 def view_of(azimuth_deg: float, elevation_deg: float) -> str:
-    """The view words for a camera: overhead above 60 degrees, front or back within 45 of azimuth 0 or 180, else side."""
+    """View words of a camera: overhead above 60 degrees, front or back within 45 of azimuth 0 or 180, else side."""
     if elevation_deg > 60:
         return "overhead view"
     away = abs((azimuth_deg + 180) % 360 - 180)
