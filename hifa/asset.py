@@ -172,9 +172,11 @@ class HiFAAsset:
         except (OSError, ValueError, RuntimeError) as error:
             raise AssetError(f"The asset in {str(folder)!r} is damaged ({error}).") from error
 
-    def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = True, token: str | None = None, endpoint: str | None = None
+    ) -> str:
         """Upload the asset with its card, turntable and GLB to a model repository; returns its address."""
-        return push_folder(repo_id, self.write_files, private=private, token=token)
+        return push_folder(repo_id, self.write_files, private=private, token=token, endpoint=endpoint)
 
     def write_files(self, folder: Path) -> None:
         """Everything a person may want: the asset itself, turntable, stills, depth, GLB."""

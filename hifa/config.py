@@ -111,10 +111,10 @@ class HiFAConfig:
             num_inference_steps=400, grid_lr=1e-2, network_lr=5e-3,
             guidance_scale=10.0, guidance_rescale=0.5, denoising_stride=0.3, eta=0.0,
             sds_weight=2e-3, zvar_warmup=1.0, render_size=64, start_render_size=32, growth_end=0.4,
-            n_coarse=48, n_fine=24, density_grid=48, grid_period=8, rays_per_chunk=2**13,
+            n_coarse=48, n_fine=24, density_grid=48, grid_period=16, rays_per_chunk=2**13,
             camera_radius=(2.4, 2.6), camera_fov_deg=(40.0, 40.0), camera_elevation_deg=(-10.0, 75.0),
             background_range=(0.66, 0.9),
-            levels=8, base_resolution=8, finest_resolution=128, log2_entries=15, view_bands=1,
+            levels=8, base_resolution=8, finest_resolution=128, log2_entries=15, hidden_dim=32, view_bands=1,
             blob_density=3.0, blob_radius=0.35,
         )  # fmt: skip
         return cls(**(settings | changes))

@@ -41,9 +41,11 @@ asset.render(asset.camera(azimuth_deg=30)).colour  # (256, 256, 3)
     return str(ModelCard(text))
 
 
-def push_folder(repo_id: str, write_files: Callable[[Path], None], *, private: bool, token: str | None) -> str:
+def push_folder(
+    repo_id: str, write_files: Callable[[Path], None], *, private: bool, token: str | None, endpoint: str | None
+) -> str:
     """Create a model repository and upload what `write_files` writes into an empty folder; returns its address."""
-    api = HfApi(token=token)
+    api = HfApi(endpoint=endpoint, token=token)
     url = api.create_repo(repo_id, private=private, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         write_files(Path(folder))

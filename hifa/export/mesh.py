@@ -194,15 +194,8 @@ def _seen_points(
 
 
 def seen_colour(colour: Colour, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """Colour `(n, 3)` of surface points, averaged over cameras straight above each and at 45 degrees on three sides.
-
-    A field whose colour does not depend on the direction, by a look at some of the points, is asked only once.
-    """
-    sample = np.linspace(0, len(points) - 1, min(len(points), 512)).astype(np.int64)
+    """Colour `(n, 3)` of surface points, the mean over cameras straight above each and at 45 degrees on three sides."""
     views = [-normals] + [_tilted(normals, turn) for turn in (0.0, 120.0, 240.0)]
-    first = in_chunks(colour, points[sample], views[0][sample])
-    if all(np.allclose(first, in_chunks(colour, points[sample], view[sample]), atol=1e-3) for view in views[1:]):
-        views = views[:1]
     return np.mean([in_chunks(colour, points, view) for view in views], axis=0).clip(0, 1).astype(np.float32)
 
 

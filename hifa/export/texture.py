@@ -7,8 +7,8 @@ import numpy as np
 import xatlas
 from scipy import ndimage
 
-from .grid import Colour
-from .mesh import Mesh, seen_colour
+from .grid import Colour, in_chunks
+from .mesh import Mesh
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,13 @@ class TexturedMesh:
 def bake_texture(mesh: Mesh, colour: Colour, size: int = 1024) -> TexturedMesh:
     """Unwrap a mesh and colour its texture from the field.
 
-    A texel takes the colour at its point of `mesh.seen`, averaged over directions as in `mesh.seen_colour`. Texels
-    outside all charts repeat the nearest chart, so that no filter or mipmap brings in another colour at a seam.
+    A texel takes the colour at its point of `mesh.seen`, seen from straight above. How much that differs from the mean
+    over directions is known at the vertices (`mesh.colours`) and changes slowly in between, so it is interpolated: the
+    field is asked once per texel. Texels outside all charts repeat the nearest chart, so that no filter or mipmap
+    brings in another colour at a seam.
 
-    Unwrapping dominates: on two cores 10 000 triangles take about 0.6 s, 20 000 about 2 s, 30 000 about 4 s.
+    The time: unwrapping, 0.4 s for 10 000 triangles, 1.2 s for 20 000 and 2 to 3 s for 30 000, and the field, about
+    700 000 points for the default size and a quarter of that for half of it.
 
     Args:
         mesh: From `extract_mesh`, of the same field.
@@ -49,24 +52,30 @@ def bake_texture(mesh: Mesh, colour: Colour, size: int = 1024) -> TexturedMesh:
     owner, weights = _rasterise(corners.astype(np.float64), faces, size)
     rows, columns = np.nonzero(owner >= 0)
     corner, weight = source[faces[owner[rows, columns]]], weights[rows, columns][..., None]  # (n, 3), (n, 3, 1)
-    normals = (mesh.normals[corner] * weight).sum(1)
+
+    def on_texels(values: np.ndarray) -> np.ndarray:  # (V, 3) -> (n, 3)
+        return (values[corner] * weight).sum(1)
+
+    normals = on_texels(mesh.normals)
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
     texture = np.zeros((size, size, 3), np.float32)
-    texture[rows, columns] = seen_colour(colour, (mesh.seen[corner] * weight).sum(1), normals)
+    texture[rows, columns] = in_chunks(colour, on_texels(mesh.seen), -normals)
+    texture[rows, columns] += on_texels(mesh.colours - in_chunks(colour, mesh.seen, -mesh.normals))
     nearest = ndimage.distance_transform_edt(owner < 0, return_distances=False, return_indices=True)
     texture = texture[tuple(nearest)]
-    return TexturedMesh(mesh, source, faces, uv, np.round(texture * 255).astype(np.uint8))
+    return TexturedMesh(mesh, source, faces, uv, np.round(texture.clip(0, 1) * 255).astype(np.uint8))
 
 
 def _unwrap(mesh: Mesh, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Charts by xatlas: which vertex each new one is `(V',)`, faces `(F, 3)` of new ones, uv `(V', 2)`."""
-    packing = xatlas.PackOptions()
+    charting, packing = xatlas.ChartOptions(), xatlas.PackOptions()
+    # A quarter of the default cost stops a chart from growing sooner: the time, which goes into flattening the large
+    # ones, falls by half and the texture is used no worse.
+    charting.max_cost = 0.5
     packing.resolution, packing.padding = size, 2
-    # Without these two, packing takes longer than all the rest.
-    packing.bruteForce, packing.blockAlign = False, True
     atlas = xatlas.Atlas()
     atlas.add_mesh(mesh.vertices, mesh.faces.astype(np.uint32), mesh.normals)
-    atlas.generate(xatlas.ChartOptions(), packing)
+    atlas.generate(charting, packing)
     source, faces, uv = atlas.get_mesh(0)
     return source.astype(np.int64), faces.astype(np.int32), uv.astype(np.float32)
 

@@ -104,8 +104,11 @@ def render_picture(
 
 
 @torch.no_grad()
-def surface_normals(field: RadianceField, rays: Rays, seen: RayOutput, step: float = 0.01) -> Tensor:
-    """Outward unit normals `(n_rays, 3)` at the expected depth: minus the density's gradient, by central differences.
+def surface_normals(field: RadianceField, rays: Rays, seen: RayOutput, step: float = 0.02) -> Tensor:
+    """Outward unit normals `(n_rays, 3)` at the expected depth, by central differences.
+
+    They are those of the opacity of a stretch of length `step`, 1 - exp(-density step), and not of the density: that
+    goes on varying inside the object, where no ray sees it.
 
     Args:
         step: Half the distance of the differences, world units.
@@ -113,10 +116,9 @@ def surface_normals(field: RadianceField, rays: Rays, seen: RayOutput, step: flo
     normals = torch.zeros_like(rays.directions)
     hit = torch.nonzero(seen.opacity > 0.5)[:, 0]
     points = rays.origins[hit] + rays.directions[hit] * seen.depth[hit, None]
-    shifts = step * torch.eye(3, device=points.device)
-    for axis in range(3):
-        difference = field.density(points + shifts[axis]) - field.density(points - shifts[axis])
-        normals[hit, axis] = -difference
+    for axis, shift in enumerate(step * torch.eye(3, device=points.device)):
+        ahead, behind = (torch.exp(-step * field.density(points + side * shift)) for side in (1, -1))
+        normals[hit, axis] = ahead - behind
     return torch.nn.functional.normalize(normals, dim=-1)
 
 

@@ -13,6 +13,10 @@ from .sampling import BOXCAR, box_intersection, cells_around, importance_samples
 from .volume import accumulate, depth_moments, weights_from_density
 
 
+NEGLIGIBLE_WEIGHT = 1e-4  # samples below are not coloured
+SPENT_OPTICAL_DEPTH = 12.0  # a ray ends where its transmittance is e^-12
+
+
 @dataclass(frozen=True)
 class RayOutput:
     """What rays see. Without an object on the ray, depth and z-variance are 0 and the colour is the background.
@@ -113,13 +117,26 @@ def _points(rays: Rays, z: Tensor) -> Tensor:
 
 def _encode(field: RadianceField, rays: Rays, z: Tensor) -> tuple[Tensor, Tensor]:
     density, features = field.encode(_points(rays, z).reshape(-1, 3))
-    return density.view_as(z), features.view(*z.shape, -1)
+    return density.view_as(z), features.view(*z.shape, features.shape[-1])
 
 
 def _composite(field, rays, z, density, features, behind) -> RayOutput:
-    weights = weights_from_density(cells_around(z), density)
-    directions = rays.directions[:, None].expand(*z.shape, 3)
-    colour = field.colour_of(features.flatten(0, 1), directions.reshape(-1, 3)).view(*z.shape, 3)
+    edges = cells_around(z)
+    weights = weights_from_density(edges, density * _visible(edges, density))
+    # Colour only what shows: behind a surface, and in clear air, most samples have no weight.
+    seen = torch.nonzero(weights.detach() > NEGLIGIBLE_WEIGHT, as_tuple=True)
+    colours = field.colour_of(features[seen], rays.directions[seen[0]])
+    colour = torch.zeros(*z.shape, 3, device=z.device).index_put(seen, colours)
     opacity = accumulate(weights)
     depth, z_variance = depth_moments(weights, z)
     return RayOutput(accumulate(weights, colour) + (1 - opacity) * behind, opacity[:, 0], depth, z_variance)
+
+
+@torch.no_grad()
+def _visible(edges: Tensor, density: Tensor) -> Tensor:
+    """Mask `(n_rays, n)` of the samples before the ray is spent.
+
+    What lies behind has no influence, and its gradients would be denormal numbers, which slow a CPU down many times.
+    """
+    depth = torch.cumsum(density * (edges[:, 1:] - edges[:, :-1]), -1)
+    return torch.cat([torch.zeros_like(depth[:, :1]), depth[:, :-1]], -1) < SPENT_OPTICAL_DEPTH

@@ -3,6 +3,8 @@
 import difflib
 import re
 
+from ..cameras import VIEWS
+
 
 # Linear RGB-free, plain display values in [0, 1]; each colour is far from the others under the world's shading.
 COLOURS: dict[str, tuple[float, float, float]] = {
@@ -61,9 +63,6 @@ KIND_WORDS: dict[str, tuple[str, ...]] = {
     "robot": ("robot", "android"),
     "top hat": ("top hat", "hat"),
 }
-
-# Views in the order the judge and the cameras use; the words stand last in a caption, after a comma.
-VIEWS = ("front view", "side view", "back view", "overhead view")
 
 # Phrases before the object; the article agrees with what follows it.
 OPENINGS = (

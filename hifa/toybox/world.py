@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..cameras import VIEWS, view_of
 from .kinds import KINDS, KINDS_WITH_FRONT
 from .shapes import Part, Shape, pack, solid_points, transform
-from .vocabulary import COLOUR_WORDS, COLOURS, KIND_WORDS, OPENINGS, SIZE_WORDS, VIEWS
+from .vocabulary import COLOUR_WORDS, COLOURS, KIND_WORDS, OPENINGS, SIZE_WORDS
 
 
 __all__ = [
@@ -62,14 +63,6 @@ def _held_out() -> frozenset[tuple[str, str]]:
     every = [(k, c) for k in KINDS for c in COLOURS]
     every.sort(key=lambda pair: hashlib.sha256(" ".join(pair).encode()).hexdigest())
     return frozenset(every[: len(every) // 10])
-
-
-def view_of(azimuth_deg: float, elevation_deg: float) -> str:
-    """View words of a camera: overhead above 60 degrees, front or back within 45 of azimuth 0 or 180, else side."""
-    if elevation_deg > 60:
-        return "overhead view"
-    away = abs((azimuth_deg + 180) % 360 - 180)
-    return "front view" if away < 45 else "back view" if away > 135 else "side view"
 
 
 def make_scene(kind: str, colour: str, rng: np.random.Generator | None = None) -> Scene:

@@ -1,0 +1,89 @@
+"""The hash grid's compiled CPU path against the same in plain torch (`embedding_bag`), side by side in one run.
+
+    python -m benchmarks.hash_grid
+
+Forward and backward to the table for 131,072 points, after a warm-up; the two take turns, so that a busy machine slows
+both alike. The last line printed is one JSON object with one entry for each size of grid:
+
+    compiled_ms, torch_ms     medians of forward and backward together, and apart as `[forward, backward]`
+    ratio                     torch_ms over compiled_ms
+    largest_difference        between the two, of encodings and of gradients, relative to the largest value
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hifa.field.hash_grid import HashGrid, encode_torch
+
+
+FEATURES = 2
+GRIDS = {
+    "fast": {"levels": 8, "base_resolution": 8, "finest_resolution": 128, "log2_entries": 15},
+    "large": {"levels": 8, "base_resolution": 16, "finest_resolution": 512, "log2_entries": 19},
+}
+
+
+def forward_backward(encode: Callable[[], Tensor], table: Tensor, upstream: Tensor) -> tuple[float, float]:
+    """Seconds of a forward and of a backward pass; the gradient is left in `table.grad`."""
+    table.grad = None
+    start = time.perf_counter()
+    encoded = encode()
+    middle = time.perf_counter()
+    encoded.backward(upstream)
+    return middle - start, time.perf_counter() - middle
+
+
+def relative_difference(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def compare(n_points: int, repeats: int, **grid_settings: int) -> dict:
+    """Both paths on the same points and table; times in milliseconds."""
+    generator = torch.Generator().manual_seed(0)
+    grid = HashGrid(features=FEATURES, **grid_settings)
+    grid.reset(generator)
+    points = torch.rand(n_points, 3, generator=generator)
+    upstream = torch.randn(n_points, grid.out_features, generator=generator)
+    resolutions = grid.resolutions.tolist()
+    paths = {
+        "compiled": lambda: grid(points),
+        "torch": lambda: encode_torch(points, grid.table, resolutions, grid.entries),
+    }
+    results = {}
+    for name, path in paths.items():  # the warm-up, and what they have to agree on
+        forward_backward(path, grid.table, upstream)
+        results[name] = path().detach(), grid.table.grad
+    seconds: dict[str, list] = {name: [] for name in paths}
+    for _ in range(repeats):
+        for name, path in paths.items():
+            seconds[name].append(forward_backward(path, grid.table, upstream))
+    figures = {}
+    for name, times in seconds.items():
+        figures[f"{name}_ms"] = round(statistics.median(map(sum, times)) * 1000, 2)
+        figures[f"{name}_passes_ms"] = [round(statistics.median(part) * 1000, 2) for part in zip(*times, strict=True)]
+    differences = [relative_difference(a, b) for a, b in zip(*results.values(), strict=True)]
+    return {
+        **grid_settings,
+        **figures,
+        "ratio": round(figures["torch_ms"] / figures["compiled_ms"], 1),
+        "largest_difference": float(f"{max(differences):.1e}"),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--points", type=int, default=131_072)
+    parser.add_argument("--repeats", type=int, default=10, help="timed passes of each path")
+    arguments = parser.parse_args()
+    rows = {name: compare(arguments.points, arguments.repeats, **settings) for name, settings in GRIDS.items()}
+    print(json.dumps({"points": arguments.points, "threads": torch.get_num_threads(), **rows}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The README's main command, timed from outside: the whole process, and the time to its first preview.
+
+    python -m benchmarks.main_job
+
+Runs `python -m hifa "a red mushroom" --output-dir TMP` as it stands, looks for the files that it promises, then times
+a first preview in this process, with everything loaded and compiled. The last line printed is one JSON object:
+
+    seconds                   wall clock of the process, start-up and exports included
+    first_preview_seconds     from the start of the process until `preview.png` is there
+    optimisation_seconds      of that, spent in steps
+    warm_preview_seconds      in a warm interpreter, from `pipe.start` to the end of the first `run.preview()`
+    missing                   promised files that are not there, or empty
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+PROMPT = "a red mushroom"
+PROMISED = (
+    "preview.png", "run/run.safetensors", "asset/asset.json", "turntable.mp4", "front.png", "side.png", "back.png",
+    "depth.png", "mesh.glb", "mesh.ply",
+)  # fmt: skip
+
+
+def command(folder: Path, prior: Path | None, steps: int | None) -> list[str]:
+    """The main command, with the options of a trial if there are any."""
+    options = ["--model", str(prior)] * (prior is not None) + ["--steps", str(steps)] * (steps is not None)
+    return [sys.executable, "-m", "hifa", PROMPT, "--output-dir", str(folder), *options]
+
+
+def run_command(words: list[str], preview: Path) -> dict:
+    """Run to the end; wall clock in seconds of the whole and until the file `preview` exists (`None` if never)."""
+    start, first = time.perf_counter(), None
+    process = subprocess.Popen(words)
+    while process.poll() is None:
+        if first is None and preview.exists():
+            first = time.perf_counter() - start
+        time.sleep(0.02)
+    seconds = time.perf_counter() - start
+    return {
+        "exit_code": process.returncode,
+        "seconds": round(seconds, 1),
+        "first_preview_seconds": None if first is None else round(first, 2),
+    }
+
+
+def missing_files(folder: Path) -> list[str]:
+    """Names in `PROMISED` that are absent from `folder`, or empty."""
+    return [name for name in PROMISED if not (folder / name).is_file() or not (folder / name).stat().st_size]
+
+
+def warm_preview_seconds(prior: Path | None) -> float:
+    """Seconds from `pipe.start` to the first preview, the second time that this process does it."""
+    from hifa import TOYBOX, HiFAPipeline
+
+    pipe = HiFAPipeline.from_pretrained(prior or TOYBOX)
+    for _ in range(2):
+        start = time.perf_counter()
+        run = pipe.start(PROMPT, seed=0)
+        next(pipe.advance(run))
+        run.preview()
+        seconds = time.perf_counter() - start
+    return seconds
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prior", type=Path, help="folder of a Stable Diffusion pipeline; default: embedded Toybox")
+    parser.add_argument("--steps", type=int, help="a quick trial; default: the preset's")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "mushroom"
+        result = run_command(command(folder, arguments.prior, arguments.steps), folder / "preview.png")
+        result["missing"] = missing_files(folder)
+        if (folder / "run").exists():
+            from hifa.run import read_facts
+
+            facts = read_facts(folder / "run")
+            result |= {"steps": facts["step"], "optimisation_seconds": round(facts["seconds"], 1)}
+    result["warm_preview_seconds"] = round(warm_preview_seconds(arguments.prior), 2)
+    print(json.dumps({**result, "cores": os.cpu_count()}))
+    return result["exit_code"] or int(bool(result["missing"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""Memory of optimisation steps with the paper's renders: 512x512 pixels, 128 + 64 samples a ray, no density grid.
+
+    python -m benchmarks.memory
+
+A fresh process loads a tiny prior (the real classes, random weights), notes its resident memory, makes a run with the
+`paper` preset and takes two steps: the second also holds what Adam keeps. Linux only (/proc). The last line printed is
+one JSON object; memory in MB of 10^6 bytes:
+
+    baseline_mb     resident after the models are loaded
+    peak_mb         largest resident since the process began
+    above_mb        the difference: field, optimiser, renders and graphs
+    seconds         of the steps
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+# Heavy imports are made in the functions, so that only the process that is measured makes them.
+STATUS = Path("/proc/self/status")
+
+
+def status_megabytes(text: str, field: str) -> float:
+    """A field of /proc/PID/status in MB, such as VmRSS (resident now) or VmHWM (its peak); the kernel's kB are KiB.
+
+    Raises:
+        ValueError: If there is no such field.
+    """
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) * 1024 / 1e6
+    raise ValueError(f"No {field} in /proc/PID/status; this benchmark needs Linux.")
+
+
+def tiny_pipeline(image_size: int):
+    """A HiFAPipeline whose prior sees `image_size` pixels, with random weights and as few channels as are sensible."""
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    from hifa import HiFAPipeline
+    from hifa.toybox.models import build_scheduler, build_text_encoder, build_tokenizer
+
+    channels = (16, 32, 32)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        text_encoder = build_text_encoder()
+        vae = AutoencoderKL(
+            block_out_channels=channels,
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            norm_num_groups=8,
+            mid_block_add_attention=False,
+        )
+        unet = UNet2DConditionModel(
+            sample_size=image_size // 4,
+            block_out_channels=channels,
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=text_encoder.config.hidden_size,
+            attention_head_dim=16,
+            norm_num_groups=8,
+        )
+    return HiFAPipeline(vae, text_encoder, build_tokenizer(), unet, build_scheduler())
+
+
+def measure(size: int, prior_size: int, steps: int) -> dict:
+    """Take the steps in this process, which should have done nothing before."""
+    from hifa import HiFAConfig
+
+    pipe = tiny_pipeline(prior_size)
+    baseline = status_megabytes(STATUS.read_text(), "VmRSS")
+    config = HiFAConfig.paper(render_size=size, start_render_size=size)
+    start = time.perf_counter()
+    run = pipe.start("a red mushroom", config=config, seed=0)
+    for _ in pipe.advance(run, steps):
+        pass
+    seconds = time.perf_counter() - start
+    peak = status_megabytes(STATUS.read_text(), "VmHWM")
+    return {
+        "render_size": size,
+        "samples_a_ray": config.n_coarse + config.n_fine,
+        "rays_per_chunk": config.rays_per_chunk,
+        "prior_size": prior_size,
+        "steps": steps,
+        "baseline_mb": round(baseline),
+        "peak_mb": round(peak),
+        "above_mb": round(peak - baseline),
+        "seconds": round(seconds, 1),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=512, help="pixels per side of the render")
+    parser.add_argument("--prior-size", type=int, default=64, help="pixels per side that the prior sees")
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--here", action="store_true", help="measure in this process")
+    arguments = parser.parse_args()
+    if not arguments.here:
+        return subprocess.run([sys.executable, "-m", "benchmarks.memory", "--here", *sys.argv[1:]]).returncode
+    print(json.dumps(measure(arguments.size, arguments.prior_size, arguments.steps)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

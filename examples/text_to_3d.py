@@ -1,0 +1,17 @@
+"""The Python API in ten lines: python examples/text_to_3d.py "a blue car" """
+
+import sys
+
+import torch
+
+from hifa import HiFAPipeline
+
+
+prompt = sys.argv[1] if len(sys.argv) > 1 else "a red mushroom"
+pipe = HiFAPipeline.from_pretrained()  # the embedded Toybox; or any Stable Diffusion id or folder
+output = pipe(prompt, generator=torch.Generator().manual_seed(0))
+output.images[0][0].save("front.png")  # the first frame of the turntable
+asset = output.assets[0]
+asset.export_mesh("asset.glb")
+asset.export_video("turntable.mp4")
+asset.save_pretrained("asset")

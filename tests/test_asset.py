@@ -1,0 +1,166 @@
+"""HiFAAsset: pictures, files, round trip, card, empty fields, upload to a local stand-in of the Hub."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+
+from hifa import HiFAAsset, HiFAConfig, HiFARun
+from hifa.asset import FACTS, AssetError
+from hifa.cameras import camera_to_world, image_rays, sample_camera
+from hifa.export.mesh import EmptyFieldError
+from hifa.losses import z_variance_loss
+from hifa.rendering.image import backpropagate
+from hifa.toybox import world
+from hifa.toybox.render import render
+from tests.mesh_render import render_mesh
+
+
+@pytest.fixture(scope="module")
+def duck() -> HiFAAsset:
+    """A field fitted to true pictures of a duck, as good as a run gets, in a few seconds."""
+    scene, generator = world.make_scene("duck", "yellow"), torch.Generator().manual_seed(0)
+    config = HiFAConfig.fast(num_inference_steps=160)
+    run = HiFARun.begin("a yellow duck", "", config, 0, "truth", torch.zeros(5, 4, 8), generator, torch.device("cpu"))
+    for step in range(160):
+        if step % 8 == 0:
+            run.grid.refresh(run.radiance_field)
+        camera = sample_camera(generator, radius=(2.5, 2.5), fov_deg=(40, 40), elevation_deg=(-10, 75))
+        pose, size = camera_to_world(camera), 40
+        truth = torch.from_numpy(render(scene.shape, pose.numpy(), size, 40.0).colour).view(-1, 3)
+        rays = image_rays(pose, 40.0, size)
+
+        def loss_of(seen, truth=truth, step=step):
+            return 10 * ((seen.colour - truth) ** 2).sum() + step / 50 * z_variance_loss(seen.z_variance, seen.opacity)
+
+        run.optimizer.zero_grad()
+        backpropagate(
+            run.radiance_field, rays, run.sampling, loss_of, background=torch.full((3,), 0.8), chunk=4096,
+            offsets=torch.rand(len(rays), 2, generator=generator),
+        )  # fmt: skip
+        run.optimizer.step()
+        run.step += 1
+    return run.asset()
+
+
+def test_glb_agrees_with_the_field_from_four_sides(duck, tmp_path):
+    path = duck.export_mesh(tmp_path / "duck.glb", resolution=96)
+    for azimuth in (0, 90, 180, 270):
+        camera = duck.camera(azimuth)
+        colour, mask = render_mesh(path, camera_to_world(camera).numpy(), 96, camera.fov_deg)
+        seen = duck.render(camera, 96)
+        opaque = seen.opacity.numpy() > 0.5
+        mask = mask > 0.5
+        assert (mask & opaque).sum() / (mask | opaque).sum() >= 0.9
+        both = mask & opaque
+        assert np.abs(colour[both] - seen.colour.numpy()[both]).mean() < 0.06
+
+
+def test_pictures(duck):
+    front, back = duck.render(duck.camera(0), 64), duck.render(duck.camera(180), 64)
+    assert front.colour.shape == (64, 64, 3) and 0 <= front.colour.min() and front.colour.max() <= 1
+    # An orange beak and black eyes are in front only.
+    dark = [((p.colour.sum(-1) < 0.9) & (p.opacity > 0.9)).sum().item() for p in (front, back)]
+    assert dark[0] > 5 * (dark[1] + 1)
+    hit = front.opacity > 0.9
+    assert torch.allclose(front.disparity[hit], 1 / front.depth[hit])
+    assert 1.5 < front.depth[hit].min() and front.depth[hit].max() < 3.5
+    assert torch.allclose(front.normals[hit].norm(dim=-1), torch.ones(int(hit.sum())), atol=1e-4)
+    # The middle of what is seen from the front faces the camera, which is on +x.
+    assert front.normals[hit][:, 0].mean() > 0.4
+    assert (front.opacity[0] < 0.05).all() and torch.allclose(front.colour[0, 0], torch.ones(3), atol=0.05)
+
+
+def test_turntable_turns(duck):
+    frames = duck.turntable(4, 24)
+    assert frames.shape == (4, 24, 24, 3)
+    torch.testing.assert_close(frames[1], duck.render(duck.camera(90), 24).colour)
+
+
+def test_video_and_stills(duck, tmp_path):
+    duck.export_video(tmp_path / "turn.mp4", num_frames=5, size=32, fps=10)
+    reader = imageio_ffmpeg.read_frames(str(tmp_path / "turn.mp4"))
+    facts = next(reader)
+    assert facts["size"] == (64, 32) and facts["codec"] == "h264" and "yuv420p" in facts["pix_fmt"]
+    assert len(list(reader)) == 5
+    duck.export_stills(tmp_path, size=32)
+    assert {"front.png", "side.png", "back.png", "depth.png"} <= {p.name for p in tmp_path.iterdir()}
+
+
+def test_save_and_load(duck, tmp_path):
+    duck.save_pretrained(tmp_path)
+    again = HiFAAsset.from_pretrained(tmp_path)
+    torch.testing.assert_close(again.render(size=24).colour, duck.render(size=24).colour, rtol=0, atol=0)
+    assert again.facts == json.loads(json.dumps(duck.facts))
+    card = (tmp_path / "README.md").read_text()
+    assert "a yellow duck" in card and "HiFAAsset.from_pretrained" in card and card.startswith("---")
+    (tmp_path / FACTS).unlink()
+    with pytest.raises(AssetError, match="holds no HiFA asset"):
+        HiFAAsset.from_pretrained(tmp_path)
+
+
+def test_empty_field_says_so(duck, tmp_path):
+    run = HiFARun.begin(
+        "x", "", HiFAConfig.fast(), 0, "none", torch.zeros(5, 4, 8), torch.Generator(), torch.device("cpu")
+    )
+    with torch.no_grad():
+        run.radiance_field.density_net[-1].bias[0] = -20
+    with pytest.raises(EmptyFieldError, match="density"):
+        run.asset().export_mesh(tmp_path / "nothing.glb")
+    with pytest.raises(ValueError, match="stl"):
+        duck.export_mesh(tmp_path / "duck.stl")
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """As much of the Hub's HTTP API as creating a repository and committing small files takes."""
+
+    uploads: list[dict] = []
+    created: list[dict] = []
+
+    def _answer(self, content: dict) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        self._answer({"id": "me/duck", "sha": "0" * 40, "siblings": [], "private": True, "tags": []})
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        host = f"http://127.0.0.1:{self.server.server_port}"
+        if self.path.endswith("/repos/create"):
+            self.created.append(json.loads(body))
+            self._answer({"url": f"{host}/me/duck", "id": "1", "name": "me/duck"})
+        elif "/preupload/" in self.path:
+            files = json.loads(body)["files"]
+            self._answer(
+                {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
+            )
+        elif "/commit/" in self.path:
+            self.uploads.extend(json.loads(line) for line in body.splitlines())
+            self._answer({"commitUrl": f"{host}/me/duck/commit/1", "commitOid": "1" * 40, "success": True})
+        else:  # validate-yaml and the like
+            self._answer({"errors": [], "warnings": []})
+
+    def log_message(self, *_):
+        pass
+
+
+def test_push_to_hub(duck):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    try:
+        duck.push_to_hub("me/duck", token="hf_test", endpoint=address)
+    finally:
+        server.shutdown()
+    assert _Hub.created[0]["private"] is True
+    paths = {line["value"]["path"] for line in _Hub.uploads if line["key"] == "file"}
+    assert {"README.md", FACTS, "mesh.glb", "turntable.mp4", "diffusion_pytorch_model.safetensors"} <= paths

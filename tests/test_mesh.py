@@ -1,0 +1,236 @@
+"""Meshes: a field with a known shape is exported, opened again as a stranger would, and compared with the shape."""
+
+import zipfile
+
+import numba
+import numpy as np
+import pytest
+import torch
+import trimesh
+from mesh_render import render_mesh
+
+from hifa.export import EmptyFieldError, bake_texture, export_mesh, extract_mesh, write_mesh, write_ply
+from hifa.export.files import atomically
+from hifa.export.grid import density_grid
+from hifa.export.mesh import seen_colour
+from hifa.toybox import shapes, world
+from hifa.toybox.render import orbit_pose, render
+
+
+RED, GREEN, BLUE, YELLOW = (0.9, 0.1, 0.1), (0.1, 0.8, 0.2), (0.2, 0.2, 0.9), (0.9, 0.8, 0.1)
+# A blue slab with a red ball in front, a green one on the left (+y) and a yellow cone on top.
+SIGNPOST = [
+    shapes.Part(shapes.BOX, (0.35, 0.25, 0.15, 0.02), (0, 0, -0.1), BLUE),
+    shapes.Part(shapes.ELLIPSOID, (0.2, 0.2, 0.2), (0.45, 0, -0.1), RED),
+    shapes.Part(shapes.ELLIPSOID, (0.14, 0.14, 0.14), (0, 0.35, -0.1), GREEN),
+    shapes.Part(shapes.CONE, (0.2, 0.03, 0.25), (-0.1, 0, 0.25), YELLOW),
+]
+
+
+@numba.njit(cache=True)
+def nearest_part(kind, operation, size, centre, rotation, points):
+    out = np.empty(len(points), np.int64)
+    for i in range(len(points)):
+        _, out[i] = shapes.distance(kind, operation, size, centre, rotation, points[i, 0], points[i, 1], points[i, 2])
+    return out
+
+
+def field_of(shape: shapes.Shape, softness: float = 0.004):
+    """Density 60 inside, falling to 0 over a few `softness`, and the flat colour of the nearest part."""
+
+    def density(points):
+        return 60 * torch.sigmoid(-torch.from_numpy(shapes.signed_distance(shape, points.numpy())) / softness)
+
+    def colour(points, directions):
+        return torch.from_numpy(shape.colour[nearest_part(*shape.arrays()[:5], points.numpy())])
+
+    return density, colour
+
+
+def ball(radius: float, softness: float = 0.01, peak: float = 60.0, centre=(0.0, 0.0, 0.0)):
+    return lambda p: peak * torch.sigmoid((radius - (p - torch.tensor(centre)).norm(dim=1)) / softness)
+
+
+def grey(points, directions):
+    return torch.full_like(points, 0.5)
+
+
+def closed(mesh) -> trimesh.Trimesh:
+    """The mesh for trimesh, after checking that it is closed and consistently wound."""
+    solid = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+    assert solid.is_watertight and solid.is_winding_consistent
+    return solid
+
+
+def overlap(a, b) -> float:
+    return (a & b).sum() / (a | b).sum()
+
+
+@pytest.fixture(scope="module")
+def signpost(tmp_path_factory):
+    """The signpost's shape, its mesh, and a folder with all files of it."""
+    shape, folder = shapes.pack(SIGNPOST), tmp_path_factory.mktemp("signpost")
+    density, colour = field_of(shape)
+    mesh = extract_mesh(density, colour, 1.0, max_faces=6000)
+    textured = bake_texture(mesh, colour, 512)
+    for name in ("post.glb", "a post.obj", "post.zip", "post.ply"):
+        write_mesh(folder / name, textured)
+    return shape, mesh, folder
+
+
+@pytest.mark.parametrize("azimuth, elevation", [(0, 10), (90, 10), (180, 10), (270, 10), (30, 70)])
+@pytest.mark.parametrize("name", ["post.glb", "a post.obj"])
+def test_reopened_file_looks_like_the_object(signpost, name, azimuth, elevation):
+    shape, _, folder = signpost
+    pose = orbit_pose(azimuth, elevation, 3.0)
+    colour, mask = render_mesh(folder / name, pose, 128)
+    picture = render(shape, pose, size=128, samples=1)
+    assert overlap(mask, picture.mask > 0.5) > 0.94
+    # The reference is lit and the file is not, so compare hues: the light only scales the colour.
+    both = mask & (picture.mask > 0.5)
+    hue, expected = (c[both] / c[both].max(1, keepdims=True) for c in (colour, picture.colour))
+    assert np.abs(hue - expected).mean() < 0.03
+
+
+def test_colours_come_back_exactly_and_no_seam_shows(signpost):
+    _, _, folder = signpost
+    for azimuth in (20, 200):
+        colour, mask = render_mesh(folder / "post.glb", orbit_pose(azimuth, 25, 3.0), 256)
+        distances = np.abs(colour[mask][:, None] - np.array([RED, GREEN, BLUE, YELLOW])).max(-1).min(1)
+        assert distances.max() < 1.5 / 255
+
+
+def test_file_axes(signpost):
+    """+Y is up (the cone), +Z the front (the red ball), +X the left of the object (the green ball)."""
+    _, mesh, folder = signpost
+    np.testing.assert_allclose(mesh.vertices.max(0), (0.65, 0.49, 0.5), atol=0.015)
+    for name in ("post.glb", "a post.obj", "post.ply"):
+        reopened = trimesh.load(folder / name, process=False, force="mesh")
+        np.testing.assert_allclose(reopened.vertices.max(0), (0.49, 0.5, 0.65), atol=0.015)
+        assert (reopened.vertex_normals[reopened.vertices[:, 1].argmax()]).argmax() == 1
+        assert reopened.volume == pytest.approx(closed(mesh).volume, rel=1e-3)
+
+
+def test_glb_material_is_matt_and_normals_are_stored(signpost):
+    scene = trimesh.load(signpost[2] / "post.glb", process=False, force="mesh")
+    assert scene.visual.material.metallicFactor == 0 and scene.visual.material.roughnessFactor == 1
+    assert b'"NORMAL"' in (signpost[2] / "post.glb").read_bytes()
+
+
+def test_ply_has_vertex_colours_and_zip_has_three_files(signpost):
+    _, mesh, folder = signpost
+    ply = trimesh.load(folder / "post.ply", process=False)
+    np.testing.assert_array_equal(ply.visual.vertex_colors[:, :3], np.round(mesh.colours * 255))
+    assert tuple(ply.visual.vertex_colors[ply.vertices[:, 2].argmax(), :3]) == (230, 26, 26)
+    assert len(ply.faces) == len(mesh.faces) and ply.is_watertight
+    with zipfile.ZipFile(folder / "post.zip") as archive:
+        assert sorted(archive.namelist()) == ["post.mtl", "post.obj", "post.png"]
+        assert b"map_Kd post.png" in archive.read("post.mtl")
+
+
+def test_level_set_of_a_ball_is_exact_to_a_fiftieth_of_a_cell():
+    mesh = extract_mesh(ball(0.5), grey, 1.0, resolution=64, threshold=30.0, smooth=0)
+    radii = np.linalg.norm(mesh.vertices, axis=1)
+    np.testing.assert_allclose(radii, 0.5, atol=6e-4)  # a cell is 0.031
+    assert closed(mesh).volume == pytest.approx(4 / 3 * np.pi * 0.5**3, rel=0.01)
+    assert ((mesh.normals * mesh.vertices).sum(1) / radii).min() > 0.99
+    # At depth x / 100 a ray has passed 0.6 log(1 + e^x). Nearly all is absorbed in the end, half of it at x = 0.78.
+    assert np.linalg.norm(mesh.seen, axis=1).mean() == pytest.approx(0.5 - 0.0078, abs=1e-3)
+
+
+def test_volume_of_an_object():
+    shape = world.make_scene("mug", "blue").shape
+    mesh = extract_mesh(*field_of(shape, 0.01), 1.0, resolution=96, threshold=30.0, max_faces=20_000)
+    grid = np.stack(np.meshgrid(*[np.linspace(-0.8, 0.8, 101)] * 3), -1).reshape(-1, 3)
+    truth = (shapes.signed_distance(shape, grid) < 0).mean() * 1.616**3
+    assert closed(mesh).volume == pytest.approx(truth, rel=0.03)
+
+
+def test_soft_fields_are_cut_where_their_pictures_are_half_opaque():
+    density = ball(0.5, softness=0.1, peak=8.0)
+    mesh = extract_mesh(density, grey, 1.0, resolution=64)
+    offsets, along = torch.linspace(0, 1, 201), torch.linspace(-1, 1, 401)
+    points = torch.stack(torch.meshgrid(offsets, along, torch.zeros(1), indexing="ij"), -1).reshape(-1, 3)
+    passed = density(points).reshape(201, 401).sum(1) * (2 / 400)
+    outline = offsets[passed > np.log(2)].max().item()  # 0.71: beyond the 0.5 where the density is halved
+    assert np.linalg.norm(mesh.vertices, axis=1).mean() == pytest.approx(outline, rel=0.06)
+
+
+def test_refined_grid_is_the_whole_grid_near_the_surface_at_a_quarter_of_the_cost():
+    density, asked = field_of(world.make_scene("chair", "red").shape)[0], []
+
+    def counted(points):
+        asked.append(len(points))
+        return density(points)
+
+    grid, _ = density_grid(counted, 1.0, 128, 14.0)
+    axis = np.linspace(-1, 1, 129, dtype=np.float32)
+    points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    whole = density(torch.from_numpy(points)).numpy().reshape(grid.shape)
+    np.testing.assert_array_equal(grid > 14, whole > 14)
+    assert sum(asked) < 129**3 / 4
+
+
+def test_floaters_and_hollows_are_dropped():
+    body, speck, hollow = ball(0.5), ball(0.08, centre=(0.7, 0.7, 0.0)), ball(0.3)
+    mesh = extract_mesh(lambda p: (body(p) - hollow(p) + speck(p)).clamp(min=0), grey, 1.0, resolution=64)
+    assert closed(mesh).body_count == 1
+    assert 0.49 < np.linalg.norm(mesh.vertices, axis=1).min() and np.abs(mesh.vertices).max() < 0.55
+
+
+def test_what_reaches_the_cube_is_closed_at_its_faces():
+    mesh = extract_mesh(lambda p: 100.0 * (p[:, 2] < 0.25), grey, 0.5, resolution=32, smooth=0)
+    assert closed(mesh).volume == pytest.approx(0.75, rel=0.05)
+    np.testing.assert_allclose(mesh.vertices.min(0), -0.5)
+
+
+def test_face_budget():
+    mesh = extract_mesh(ball(0.5), grey, 1.0, resolution=64, threshold=30.0, max_faces=1000)
+    assert 900 < len(mesh.faces) <= 1000
+    assert closed(mesh).volume == pytest.approx(4 / 3 * np.pi * 0.5**3, rel=0.02)
+
+
+def test_fields_without_a_surface_are_errors():
+    with pytest.raises(EmptyFieldError, match=r"largest density .* is 3 and the surface is drawn at 5"):
+        extract_mesh(lambda p: 3 * torch.ones(len(p)), grey, 1.0, resolution=16, threshold=5.0)
+    with pytest.raises(EmptyFieldError, match="empty"):
+        extract_mesh(lambda p: torch.zeros(len(p)), grey, 1.0, resolution=16)
+    with pytest.raises(EmptyFieldError, match="opaque everywhere"):
+        extract_mesh(lambda p: 80 * torch.ones(len(p)), grey, 1.0, resolution=16)
+    with pytest.raises(ValueError, match="NaN or infinite at 4913 of 4913"):
+        extract_mesh(lambda p: torch.full((len(p),), torch.nan), grey, 1.0, resolution=16)
+
+
+def facing(points, directions):
+    """How much a ball around the origin faces the camera: 1 from straight above, cos 45 from the sides."""
+    return -(torch.nn.functional.normalize(points, dim=1) * directions).sum(1, keepdim=True).expand(-1, 3)
+
+
+def test_colour_is_averaged_over_views_from_outside():
+    normals, expected = np.array([[1, 0, 0], [0, 0.6, -0.8]], np.float32), (1 + 3 * np.sqrt(0.5)) / 4
+    np.testing.assert_allclose(seen_colour(facing, normals, normals), expected, rtol=1e-5)
+    mesh = extract_mesh(ball(0.5), facing, 1.0, resolution=64, max_faces=2000)
+    np.testing.assert_allclose(bake_texture(mesh, facing, 128).texture / 255.0, expected, atol=0.01)
+
+
+def test_export_mesh_by_suffix_and_its_errors(tmp_path):
+    settings = dict(resolution=32, max_faces=500, texture_size=64)
+    for suffix in (".glb", ".OBJ", ".zip", ".ply"):
+        path = export_mesh(tmp_path / f"ball{suffix}", ball(0.5), grey, 1.0, **settings)
+        assert path.stat().st_size > 1000
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+    with pytest.raises(ValueError, match=r"'.stl'; meshes are written as .glb, .obj, .zip, .ply"):
+        export_mesh(tmp_path / "ball.stl", ball(0.5), grey, 1.0)
+    with pytest.raises(OSError, match="Cannot write .*nowhere/ball.glb: its folder does not exist"):
+        export_mesh(tmp_path / "nowhere" / "ball.glb", ball(0.5), grey, 1.0)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, signpost):
+    path = write_ply(tmp_path / "post.ply", signpost[1])
+    before = path.read_bytes()
+    with pytest.raises(RuntimeError), atomically(path) as partial:
+        partial.write_bytes(b"half")
+        raise RuntimeError
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(OSError, match="Cannot write .*post.ply/inside.ply: Not a directory"):
+        write_ply(path / "inside.ply", signpost[1])

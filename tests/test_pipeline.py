@@ -1,0 +1,198 @@
+"""HiFAPipeline on tiny random Stable Diffusion folders: diffusers' conventions, determinism, errors."""
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from hifa import HiFAConfig, HiFAPipeline
+from hifa.cameras import VIEWS
+
+
+TINY = HiFAConfig.fast(
+    num_inference_steps=3, render_size=16, start_render_size=8, n_coarse=8, n_fine=6, density_grid=8, grid_period=2,
+    levels=3, log2_entries=8, finest_resolution=16, hidden_dim=8,
+)  # fmt: skip
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_prior):
+    pipe = HiFAPipeline.from_pretrained(tiny_prior)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def final_parameters(pipe, **changes):
+    run = pipe.start("a red ball", config=TINY, generator=generator(), **changes)
+    for _ in pipe.advance(run):
+        pass
+    return torch.cat([p.detach().flatten() for p in run.radiance_field.parameters()])
+
+
+def test_loads_a_stock_folder_that_diffusers_wrote(tiny_prior):
+    stock = StableDiffusionPipeline.from_pretrained(tiny_prior)
+    ours = HiFAPipeline.from_pretrained(tiny_prior)
+    for name in ("vae", "unet", "text_encoder"):
+        theirs = getattr(stock, name).state_dict()
+        assert all(torch.equal(theirs[key], value) for key, value in getattr(ours, name).state_dict().items())
+
+
+def test_save_and_load(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    again = HiFAPipeline.from_pretrained(tmp_path)
+    again.set_progress_bar_config(disable=True)
+    assert torch.equal(final_parameters(pipe), final_parameters(again))
+
+
+def test_same_seed_same_result_and_other_seed_other_result(pipe):
+    first = final_parameters(pipe)
+    assert torch.equal(first, final_parameters(pipe))
+    run = pipe.start("a red ball", config=TINY, generator=generator(1))
+    assert not torch.equal(first, torch.cat([p.detach().flatten() for p in run.radiance_field.parameters()]))
+
+
+def test_global_random_state_is_not_touched(pipe):
+    before = torch.get_rng_state()
+    final_parameters(pipe)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_v_prediction_runs_and_differs_from_epsilon(pipe, tiny_v_prior):
+    v_pipe = HiFAPipeline.from_pretrained(tiny_v_prior)
+    assert v_pipe.scheduler.config.prediction_type == "v_prediction"
+    parameters = final_parameters(v_pipe)
+    assert torch.isfinite(parameters).all() and not torch.equal(parameters, final_parameters(pipe))
+
+
+def test_prior_is_left_as_it_was(pipe):
+    before = {key: value.clone() for key, value in pipe.unet.state_dict().items()}
+    final_parameters(pipe)
+    assert all(torch.equal(before[key], value) for key, value in pipe.unet.state_dict().items())
+    assert all(p.grad is None for model in (pipe.unet, pipe.vae, pipe.text_encoder) for p in model.parameters())
+
+
+@pytest.mark.parametrize("output_type, kind", [("pil", list), ("np", np.ndarray), ("pt", torch.Tensor)])
+def test_output_types_and_return_dict(pipe, output_type, kind):
+    output = pipe(
+        "a red ball", config=TINY, generator=generator(), num_frames=2, frame_size=8, output_type=output_type
+    )
+    assert isinstance(output.images[0], kind) and len(output.images[0]) == 2
+    if output_type == "pil":
+        assert isinstance(output.images[0][0], PIL.Image.Image) and output.images[0][0].size == (8, 8)
+    else:
+        assert tuple(output.images[0].shape) == (2, 8, 8, 3)
+    plain = pipe(
+        "a red ball",
+        config=TINY,
+        generator=generator(),
+        num_frames=2,
+        frame_size=8,
+        output_type="np",
+        return_dict=False,
+    )
+    assert isinstance(plain, tuple) and plain[1][0].prompt == "a red ball"
+    assert output[0] is output.images
+
+
+def test_lists_of_prompts_equal_single_calls(pipe):
+    both = pipe(["a red ball", "a blue cube"], config=TINY, generator=[generator(0), generator(1)], num_frames=1, output_type="np")  # fmt: skip
+    alone = pipe("a blue cube", config=TINY, generator=generator(1), num_frames=1, output_type="np")
+    assert np.array_equal(both.images[1], alone.images[0])
+    with pytest.raises(ValueError, match="generator has 1 entries for 2 prompts"):
+        pipe(["a red ball", "a blue cube"], config=TINY, generator=[generator(0)])
+
+
+def test_callback_sees_every_step_and_can_interrupt(pipe):
+    seen = []
+
+    def callback(pipeline, step, timestep, tensors):
+        seen.append((step, timestep, tuple(tensors["image"].shape)))
+        pipeline._interrupt = step == 1
+        return tensors
+
+    output = pipe("a red ball", config=TINY, generator=generator(), callback_on_step_end=callback, num_frames=1)
+    assert [step for step, _, _ in seen] == [0, 1]
+    assert seen[0][1] == 980 and seen[0][2] == (8, 8, 3)
+    assert output.runs[0].step == 2 and pipe.num_timesteps == 3
+    with pytest.raises(ValueError, match="latents"):
+        pipe("a red ball", callback_on_step_end_tensor_inputs=["latents"])
+
+
+def test_streaming_in_parts_equals_one_go(pipe):
+    run = pipe.start("a red ball", config=TINY, generator=generator())
+    steps = [s.step for s in pipe.advance(run, steps=2)] + [s.step for s in pipe.advance(run)]
+    assert steps == [1, 2, 3] and run.finished and len(run.losses) == 3
+    parameters = torch.cat([p.detach().flatten() for p in run.radiance_field.parameters()])
+    assert torch.equal(parameters, final_parameters(pipe))
+
+
+def test_runs_inside_inference_mode(pipe):
+    with torch.inference_mode():
+        run = pipe.start("a red ball", config=TINY, generator=generator())
+        assert len(list(pipe.advance(run))) == 3
+
+
+def test_losses_are_reported_with_their_sum(pipe):
+    run = pipe.start("a red ball", config=TINY, generator=generator())
+    losses = next(pipe.advance(run)).losses
+    assert set(losses) == {"sds", "z_variance", "loss"}
+    assert losses["loss"] == pytest.approx(losses["sds"] + losses["z_variance"], rel=1e-5)
+
+
+def test_prompt_embeddings_are_negative_then_views(pipe):
+    embeds = pipe.encode_prompt("a red ball", "a blue cube")
+    assert embeds.shape[0] == 1 + len(VIEWS)
+    torch.testing.assert_close(embeds[0], pipe.encode_prompt("a green duck", "a blue cube")[0])
+    assert not torch.allclose(embeds[1], embeds[3])
+
+
+def test_half_precision_prior(pipe, tiny_prior):
+    half = HiFAPipeline.from_pretrained(tiny_prior, dtype=torch.bfloat16)
+    run = half.start("a red ball", config=TINY, generator=generator())
+    assert all(np.isfinite(step.losses["loss"]) for step in half.advance(run))
+    assert run.radiance_field.dtype == torch.float32
+
+
+def test_model_offload_hooks(tiny_prior):
+    pipe = HiFAPipeline.from_pretrained(tiny_prior)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.enable_model_cpu_offload(device="cpu")
+    output = pipe("a red ball", config=TINY, generator=generator(), num_frames=1, output_type="pt")
+    assert torch.isfinite(output.images[0]).all()
+
+
+@pytest.mark.parametrize(
+    "arguments, error, words",
+    [
+        ({"prompt": ""}, ValueError, "prompt is empty"),
+        ({"prompt": "   "}, ValueError, "prompt is empty"),
+        ({"prompt": 3}, TypeError, "3"),
+        ({"prompt": "a red zebra"}, ValueError, "'zebra'"),
+        ({"prompt": "a red ball", "negative_prompt": "ugly"}, ValueError, "'ugly'"),
+        ({"prompt": "a red ball on " * 20 + "a cube"}, ValueError, "tokens"),
+        ({"prompt": "a red ball", "num_inference_steps": 0}, ValueError, "num_inference_steps"),
+        ({"prompt": "a red ball", "guidance_scale": float("nan")}, ValueError, "guidance_scale"),
+        ({"prompt": "a red ball", "output_type": "gif"}, ValueError, "gif"),
+        ({"prompt": "a red ball", "annealing": "cubed"}, ValueError, "cubed"),
+    ],
+)
+def test_bad_input_is_refused_before_work(pipe, arguments, error, words):
+    with pytest.raises(error, match=words):
+        pipe(**arguments)
+
+
+def test_unknown_word_error_helps(pipe):
+    with pytest.raises(ValueError) as caught:
+        pipe("a crimsom toadstol")
+    message = str(caught.value)
+    for helpful in ("crimsom", "crimson", "teddy bear", "purple", "from_pretrained"):
+        assert helpful in message
+
+
+def test_default_settings_follow_the_size_of_the_prior(pipe):
+    assert pipe.image_size <= 64 and pipe.default_config() == HiFAConfig.fast()

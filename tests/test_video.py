@@ -1,0 +1,63 @@
+"""Videos opened again with ffmpeg, and the colours of normals and depth."""
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+
+from hifa.export import depth_to_rgb, normal_to_rgb, write_video
+
+
+def flat(colour, height=48, width=64):
+    return np.broadcast_to(np.array(colour, np.float32), (height, width, 3))
+
+
+def reopened(path):
+    reader = imageio_ffmpeg.read_frames(str(path))
+    facts = next(reader)
+    width, height = facts["size"]
+    return facts, [np.frombuffer(f, np.uint8).reshape(height, width, 3) for f in reader]
+
+
+def test_size_rate_format_and_colours(tmp_path):
+    colours = [(0.9, 0.1, 0.1), (0.1, 0.8, 0.2), (0.2, 0.2, 0.9), (0.5, 0.5, 0.5)]
+    frames = [flat(c) if k % 2 else np.round(flat(c) * 255).astype(np.uint8) for k, c in enumerate(colours * 5)]
+    path = write_video(tmp_path / "turn.mp4", iter(frames), fps=10)
+    facts, pictures = reopened(path)
+    assert facts["size"] == (64, 48) and facts["fps"] == 10 and facts["codec"] == "h264"
+    assert facts["pix_fmt"].startswith("yuv420p")
+    assert imageio_ffmpeg.count_frames_and_secs(str(path)) == (20, pytest.approx(2.0, abs=0.01))
+    for picture, colour in zip(pictures, colours * 5, strict=True):
+        np.testing.assert_allclose(picture[8:-8, 8:-8].mean((0, 1)) / 255, colour, atol=0.02)
+    # The index comes before the pictures, so that players need not fetch the whole file.
+    data = path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+
+
+def test_odd_sizes_are_made_even(tmp_path):
+    facts, pictures = reopened(write_video(tmp_path / "odd.mp4", [flat((1, 0, 0), 33, 47)] * 3))
+    assert facts["size"] == (48, 34) and len(pictures) == 3
+    assert (pictures[0][-1, :, 0] > 200).all()  # the edge is repeated, not black
+
+
+def test_errors_leave_no_file(tmp_path):
+    with pytest.raises(ValueError, match="at least one frame"):
+        write_video(tmp_path / "a.mp4", [])
+    with pytest.raises(ValueError, match=r"\(48, 66, 3\); all must be \(H, W, 3\), like the first, \(48, 64, 3\)"):
+        write_video(tmp_path / "a.mp4", [flat((0, 0, 0)), flat((0, 0, 0), 48, 66)])
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(OSError, match="Cannot write .*nowhere/a.mp4: No such file or directory"):
+        write_video(tmp_path / "nowhere" / "a.mp4", [flat((0, 0, 0))])
+
+
+def test_normals_as_colours():
+    rgb = normal_to_rgb(np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]]), np.array([1.0, 1.0, 0.0]))
+    np.testing.assert_allclose(rgb, [[1, 0.5, 0.5], [0.5, 0.5, 0], [1, 1, 1]])
+
+
+def test_near_is_light_and_nothing_is_white():
+    depth = np.array([[2.0, 2.5, 3.0, 9.0]])
+    rgb = depth_to_rgb(depth, np.array([[1.0, 1.0, 1.0, 0.0]]))
+    light = rgb.mean(-1)[0]
+    assert light[0] > light[1] > light[2] and light[2] < 0.15
+    np.testing.assert_allclose(rgb[0, 3], 1.0)
+    assert np.isfinite(depth_to_rgb(depth, np.zeros_like(depth))).all()
