@@ -22,7 +22,6 @@ from torch import Tensor
 from hifa.field.hash_grid import HashGrid, encode_torch
 
 
-FEATURES = 2
 GRIDS = {
     "fast": {"levels": 8, "base_resolution": 8, "finest_resolution": 128, "log2_entries": 15},
     "large": {"levels": 8, "base_resolution": 16, "finest_resolution": 512, "log2_entries": 19},
@@ -46,7 +45,7 @@ def relative_difference(a: Tensor, b: Tensor) -> float:
 def compare(n_points: int, repeats: int, **grid_settings: int) -> dict:
     """Both paths on the same points and table; times in milliseconds."""
     generator = torch.Generator().manual_seed(0)
-    grid = HashGrid(features=FEATURES, **grid_settings)
+    grid = HashGrid(**grid_settings)
     grid.reset(generator)
     points = torch.rand(n_points, 3, generator=generator)
     upstream = torch.randn(n_points, grid.out_features, generator=generator)

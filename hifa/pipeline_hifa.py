@@ -173,22 +173,22 @@ class HiFAPipeline(DiffusionPipeline):
         if generator is None:
             generator = torch.Generator().manual_seed(0 if seed is None else seed)
         elif generator.device.type != "cpu":
-            raise ValueError(
-                f"The generator must be on the CPU, so that a run can move between devices; got {generator.device}."
-            )
+            raise ValueError(f"The generator must be on the CPU, so that runs can change device; got {generator.device}.")
         # The field's own seed is drawn, so that a given generator decides it too.
         field_seed = int(torch.randint(2**31 - 1, (), generator=generator)) if seed is None else seed
-        device = self._execution_device
-        return HiFARun.begin(
-            prompt,
-            negative_prompt or "",
-            config,
-            field_seed,
-            str(self.config.get("_name_or_path") or "custom"),
-            self.encode_prompt(prompt, negative_prompt or "").float(),
-            generator,
-            device,
-        )
+        # Tensors made in a caller's inference mode could never be optimised.
+        with torch.inference_mode(False):
+            embeds = self.encode_prompt(prompt, negative_prompt or "").float()
+            return HiFARun.begin(
+                prompt,
+                negative_prompt or "",
+                config,
+                field_seed,
+                str(self.config.get("_name_or_path") or "custom"),
+                embeds,
+                generator,
+                self._execution_device,
+            )
 
     def advance(self, run: HiFARun, steps: int | None = None) -> Iterator[HiFAStep]:
         """Optimise a run, yielding after each step, until it is finished or `steps` more are done.
@@ -244,7 +244,7 @@ class HiFAPipeline(DiffusionPipeline):
             >>> asset = pipe("a red mushroom").assets[0]
             >>> asset.export_mesh("mushroom.glb")
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = prompt if isinstance(prompt, list) else [prompt]
         negatives = _one_for_each(negative_prompt, prompts, "negative_prompt")
         generators = _one_for_each(generator, prompts, "generator")
         for text, negative in zip(prompts, negatives, strict=True):

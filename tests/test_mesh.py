@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from mesh_render import render_mesh
 
 from hifa.export import EmptyFieldError, bake_texture, export_mesh, extract_mesh, write_mesh, write_ply
 from hifa.export.files import atomically
@@ -15,6 +14,8 @@ from hifa.export.grid import density_grid
 from hifa.export.mesh import seen_colour
 from hifa.toybox import shapes, world
 from hifa.toybox.render import orbit_pose, render
+
+from .mesh_render import render_mesh
 
 
 RED, GREEN, BLUE, YELLOW = (0.9, 0.1, 0.1), (0.1, 0.8, 0.2), (0.2, 0.2, 0.9), (0.9, 0.8, 0.1)

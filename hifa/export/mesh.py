@@ -194,7 +194,7 @@ def _seen_points(
 
 
 def seen_colour(colour: Colour, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """Colour `(n, 3)` of surface points, the mean over cameras straight above each and at 45 degrees on three sides."""
+    """Colour `(n, 3)` of surface points: the mean over cameras straight above and 45 degrees off on three sides."""
     views = [-normals] + [_tilted(normals, turn) for turn in (0.0, 120.0, 240.0)]
     return np.mean([in_chunks(colour, points, view) for view in views], axis=0).clip(0, 1).astype(np.float32)
 

@@ -12,6 +12,7 @@ from .hash_grid_cpu import encode_backward, encode_forward
 
 
 PRIMES = (1, 2654435761, 805459861)
+FEATURES = 2  # values per entry, F; as in all of the paper's experiments
 
 
 def level_resolutions(levels: int, base: int, finest: int) -> list[int]:
@@ -26,12 +27,12 @@ def encode_torch(points: Tensor, table: Tensor, resolutions: list[int], entries:
 
     Args:
         points: `(n, 3)` in [0, 1].
-        table: `(levels * entries, features)`.
+        table: `(levels * entries, 2)`.
         resolutions: Cells per axis of each level.
         entries: Table size of a level, a power of two.
 
     Returns:
-        `(n, levels * features)`.
+        `(n, 2 levels)`.
     """
     corners = torch.tensor([[i & 1, i >> 1 & 1, i >> 2 & 1] for i in range(8)], device=points.device)
     encoded = []
@@ -57,7 +58,7 @@ class _EncodeOnCPU(torch.autograd.Function):
     def forward(ctx, points: Tensor, table: Tensor, resolutions: Tensor, entries: int) -> Tensor:
         ctx.save_for_backward(points, resolutions)
         ctx.entries, ctx.table_shape = entries, table.shape
-        out = torch.empty(len(points), len(resolutions) * table.shape[1])
+        out = torch.empty(len(points), FEATURES * len(resolutions))
         encode_forward(points.numpy(), table.detach().numpy(), resolutions.numpy(), entries, out.numpy())
         return out
 
@@ -76,18 +77,17 @@ class HashGrid(nn.Module):
 
     Args:
         levels: Number of resolutions L.
-        features: Values per entry F.
         base_resolution, finest_resolution: Cells per axis of the first and the last level.
         log2_entries: log2 of the table size T of a level; finer levels are hashed into it.
     """
 
-    def __init__(self, levels: int, features: int, base_resolution: int, finest_resolution: int, log2_entries: int):
+    def __init__(self, levels: int, base_resolution: int, finest_resolution: int, log2_entries: int):
         super().__init__()
         self.entries = 2**log2_entries
         resolutions = level_resolutions(levels, base_resolution, finest_resolution)
         self.register_buffer("resolutions", torch.tensor(resolutions), persistent=False)
-        self.table = nn.Parameter(torch.empty(levels * self.entries, features))
-        self.out_features = levels * features
+        self.table = nn.Parameter(torch.empty(levels * self.entries, FEATURES))
+        self.out_features = FEATURES * levels
 
     def reset(self, generator: torch.Generator | None) -> None:
         """Uniform in [-1e-4, 1e-4], as in the paper of the encoding."""
@@ -96,7 +96,7 @@ class HashGrid(nn.Module):
             self.table.copy_((2 * values - 1) * 1e-4)
 
     def forward(self, points: Tensor) -> Tensor:
-        """`(n, 3)` in [0, 1] -> `(n, levels * features)`. Gradients reach the table, not the points."""
+        """`(n, 3)` in [0, 1] -> `(n, 2 levels)`. Gradients reach the table, not the points."""
         if points.device.type == "cpu":
             return _EncodeOnCPU.apply(points.detach().contiguous(), self.table, self.resolutions, self.entries)
         return encode_torch(points, self.table, self.resolutions.tolist(), self.entries)

@@ -24,31 +24,33 @@ def _corner_index(x, y, z, resolution, entries):
 
 @numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
 def encode_forward(points, table, resolutions, entries, out):
-    """Write the encoding of `points` `(n, 3)` into `out` `(n, levels * features)`."""
-    features = table.shape[1]
+    """Write the encoding of `points` `(n, 3)` into `out` `(n, 2 levels)`; `table` is `(levels * entries, 2)`."""
     for i in numba.prange(points.shape[0]):
         for level in range(resolutions.shape[0]):
             resolution = resolutions[level]
             x, fx = _locate(points[i, 0], resolution)
             y, fy = _locate(points[i, 1], resolution)
             z, fz = _locate(points[i, 2], resolution)
-            for f in range(features):
-                out[i, level * features + f] = 0.0
+            first, second = np.float32(0.0), np.float32(0.0)
             for corner in range(8):
                 cx, cy, cz = corner & 1, corner >> 1 & 1, corner >> 2 & 1
                 weight = (fx if cx else 1 - fx) * (fy if cy else 1 - fy) * (fz if cz else 1 - fz)
                 row = level * entries + _corner_index(x + cx, y + cy, z + cz, resolution, entries)
-                for f in range(features):
-                    out[i, level * features + f] += weight * table[row, f]
+                first += weight * table[row, 0]
+                second += weight * table[row, 1]
+            out[i, 2 * level] = first
+            out[i, 2 * level + 1] = second
 
 
 @numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
 def encode_backward(points, grad, resolutions, entries, grad_table):
-    """Add the gradient with respect to the table, given `grad` `(n, levels * features)`, to `grad_table`."""
-    features = grad_table.shape[1]
+    """Add the gradient with respect to the table, given `grad` `(n, 2 levels)`, to `grad_table`."""
     for level in numba.prange(resolutions.shape[0]):
         resolution = resolutions[level]
         for i in range(points.shape[0]):
+            first, second = grad[i, 2 * level], grad[i, 2 * level + 1]
+            if first == 0.0 and second == 0.0:  # behind a surface, or in the background
+                continue
             x, fx = _locate(points[i, 0], resolution)
             y, fy = _locate(points[i, 1], resolution)
             z, fz = _locate(points[i, 2], resolution)
@@ -56,5 +58,5 @@ def encode_backward(points, grad, resolutions, entries, grad_table):
                 cx, cy, cz = corner & 1, corner >> 1 & 1, corner >> 2 & 1
                 weight = (fx if cx else 1 - fx) * (fy if cy else 1 - fy) * (fz if cz else 1 - fz)
                 row = level * entries + _corner_index(x + cx, y + cy, z + cz, resolution, entries)
-                for f in range(features):
-                    grad_table[row, f] += weight * grad[i, level * features + f]
+                grad_table[row, 0] += weight * first
+                grad_table[row, 1] += weight * second

@@ -15,7 +15,7 @@ class RadianceField(ModelMixin, ConfigMixin):
 
     Args:
         bound: Half the side of the cube, world units.
-        levels, features, base_resolution, finest_resolution, log2_entries: Hash grid, see `HashGrid`.
+        levels, base_resolution, finest_resolution, log2_entries: Hash grid, see `HashGrid`.
         hidden_dim: Width of the hidden layers.
         hidden_layers: Hidden layers of the density network; 0 is a linear map.
         view_bands: Bands of spherical harmonics of the view direction; 1 means no view dependence, at most 4.
@@ -29,7 +29,6 @@ class RadianceField(ModelMixin, ConfigMixin):
         self,
         bound: float = 1.0,
         levels: int = 16,
-        features: int = 2,
         base_resolution: int = 16,
         finest_resolution: int = 2048,
         log2_entries: int = 19,
@@ -44,7 +43,7 @@ class RadianceField(ModelMixin, ConfigMixin):
         if not 1 <= view_bands <= MAX_BANDS:
             raise ValueError(f"view_bands must be 1 to {MAX_BANDS}, got {view_bands}.")
         self.bound = bound
-        self.grid = HashGrid(levels, features, base_resolution, finest_resolution, log2_entries)
+        self.grid = HashGrid(levels, base_resolution, finest_resolution, log2_entries)
         n_features = 15
         self.density_net = _mlp(self.grid.out_features, hidden_dim, hidden_layers, 1 + n_features)
         self.colour_net = _mlp(n_features + view_bands**2, hidden_dim, 1, 3)
@@ -118,5 +117,6 @@ def _mlp(n_in: int, width: int, hidden: int, n_out: int) -> nn.Sequential:
     sizes = [n_in, *[width] * hidden, n_out]
     layers: list[nn.Module] = []
     for first, second in zip(sizes, sizes[1:], strict=False):
-        layers += [nn.Linear(first, second), nn.ReLU(inplace=True)]
+        # Uninitialised: torch's own initialisation would draw from the global generator.
+        layers += [nn.utils.skip_init(nn.Linear, first, second), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])

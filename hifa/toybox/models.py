@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
@@ -79,15 +78,19 @@ def build_scheduler() -> DDIMScheduler:
 
 
 def save_prior(folder: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
-    """Write what `StableDiffusionPipeline.from_pretrained` reads: float16, shards of at most 9 MB."""
+    """Write what `StableDiffusionPipeline.from_pretrained` reads, in shards of at most 9 MB.
+
+    The autoencoder and the UNet are stored as float16 and load as float32. The small text encoder is stored as float32,
+    since transformers would load it as it is stored, and the parts would no longer fit together.
+    """
     pipeline = StableDiffusionPipeline(
-        vae=vae,
+        vae=vae.half(),
         text_encoder=text_encoder,
         tokenizer=build_tokenizer(),
-        unet=unet,
+        unet=unet.half(),
         scheduler=build_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.to(torch.float16).save_pretrained(folder, max_shard_size="9MB")
+    pipeline.save_pretrained(folder, max_shard_size="9MB")

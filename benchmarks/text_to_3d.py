@@ -1,0 +1,299 @@
+"""Text to 3D with default settings: 24 prompts, 12 of them never trained, judged on 8 views each.
+
+    python -m benchmarks.judge --output-dir benchmarks-cache          # once
+    python -m benchmarks.text_to_3d --output-dir benchmarks-cache/text-to-3d --figure text_to_3d.png
+
+Assets that are there already, from the same prior and settings, are not made again, so an interrupted benchmark goes
+on. The judge (`benchmarks.judge`) looks at 64x64 renders from every 45 degrees at elevation 15, on backgrounds of the
+world. Every prompt and view with its verdict goes to `results.json`; the last line printed is one JSON object:
+
+    trained, never_trained    shares of views right: `kind`, `colour`, `kind_and_colour`; `majority`: share of assets
+                              whose most frequent kind and colour are right
+    kid                       kernel inception distance, in features of the judge, of the renders to world renders of
+                              the same captions from the same cameras
+    kid_prior                 of the prior's own 2D samples of the same captions to those world renders
+    kid_prior_own_cameras     the same, but the world renders are from any camera that the caption's view names, as in
+                              training; the other two know that the elevation is 15
+    kid_world                 of other world renders to those world renders: about 0
+    diverged                  assets that are empty or opaque everywhere
+    same_kind                 share of assets that the judge gives one and the same kind in all views
+    front_and_back            share of assets with a front whose view at azimuth 0 is a front and at 180 a back
+    consistent                share of assets of which both hold, as far as they apply
+    z_variance                mean over opaque pixels, squared world units
+    seconds                   mean wall clock of an asset's optimisation
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from hifa import TOYBOX, HiFAAsset, HiFAPipeline
+from hifa.toybox import world
+from hifa.toybox.dataset import CAMERA_RADIUS, FOV_DEG, SIZE, sample_background
+from hifa.toybox.render import orbit_pose, render
+
+from .judge import COLOURS, KINDS, VIEWS, Judge, Verdict, kernel_inception_distance, labels_of, load_judge
+from .toybox import features_of, load_pipeline, render_labels, sample
+
+
+AZIMUTHS = tuple(range(0, 360, 45))
+ELEVATION = 15.0
+EMPTY, OPAQUE = 0.01, 0.95  # mean opacity over all views
+# Seeds that nothing was trained on, see benchmarks.toybox.
+BACKGROUND_SEED, WORLD_SEED, OTHER_WORLD_SEED, SAMPLE_SEED = 10_000_000, 11_000_000, 12_000_000, 13_000_000
+
+
+# Prompts
+
+
+class Prompt(NamedTuple):
+    """What to make; `trained` says whether the prior has seen the combination."""
+
+    kind: str
+    colour: str
+    trained: bool
+
+    @property
+    def text(self) -> str:
+        return world.caption(world.Scene(self.kind, self.colour, None, None, shape=None))
+
+
+def choose_prompts(count: int = 12, seed: int = 0) -> list[Prompt]:
+    """`count` trained and as many never-trained combinations, taking turns; no kind comes twice.
+
+    Half of the never-trained ones have a front. Of 1,000 draws of these the first with the most colours is taken; the
+    trained ones, of the kinds that are left, all have different colours.
+    """
+    rng, pairs = np.random.default_rng(seed), world.combinations(held_out=True)
+    draws = [_distinct_kinds([pairs[i] for i in rng.permutation(len(pairs))], count) for _ in range(1000)]
+    unseen = max(draws, key=lambda draw: len({colour for _, colour in draw}))
+    kinds = [str(kind) for kind in rng.permutation(sorted(set(KINDS) - {kind for kind, _ in unseen}))[:count]]
+    while True:
+        seen = list(zip(kinds, map(str, rng.permutation(COLOURS)[:count]), strict=True))
+        if not any(world.is_held_out(*pair) for pair in seen):
+            break
+    prompts = zip([Prompt(*pair, True) for pair in seen], [Prompt(*pair, False) for pair in unseen], strict=True)
+    return [prompt for both in prompts for prompt in both]
+
+
+def _distinct_kinds(pairs: list[tuple[str, str]], count: int) -> list[tuple[str, str]]:
+    """The first `count` pairs with different kinds, half of them with a front."""
+    first = {}
+    for kind, colour in pairs:
+        first.setdefault(kind, colour)
+    fronted = [pair for pair in first.items() if pair[0] in world.KINDS_WITH_FRONT][: count // 2]
+    others = [pair for pair in first.items() if pair[0] not in world.KINDS_WITH_FRONT][: count - count // 2]
+    return fronted + others
+
+
+# Assets
+
+
+def fingerprint(pipe: HiFAPipeline) -> str:
+    """A short hash of the prior's weights, so that no asset of another prior is taken for one of this."""
+    digest = hashlib.sha256()
+    for model in (pipe.text_encoder, pipe.unet, pipe.vae):
+        for tensor in model.state_dict().values():
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def make_asset(pipe: HiFAPipeline, prior: str, prompt: Prompt, folder: Path, steps: int | None) -> HiFAAsset:
+    """The asset in `folder` if prompt, prior and settings are the same; else a new one, which is saved there."""
+    run = pipe.start(prompt.text, seed=0, num_inference_steps=steps)
+    wanted = {"prompt": prompt.text, "seed": 0, "prior_weights": prior, "config": run.config.to_dict()}
+    if folder.exists():
+        asset = HiFAAsset.from_pretrained(folder)
+        if {name: asset.facts.get(name) for name in wanted} == json.loads(json.dumps(wanted)):
+            return asset
+        shutil.rmtree(folder)
+    for _ in pipe.advance(run):
+        pass
+    asset = run.asset()
+    asset.facts["prior_weights"] = prior
+    # Renamed when complete, so that an interrupted benchmark leaves no half an asset.
+    asset.save_pretrained(folder.with_suffix(".partial")).rename(folder)
+    return asset
+
+
+class Views(NamedTuple):
+    """Renders of an asset: `(8, 3, 64, 64)` pictures in [0, 1], mean opacity, mean z-variance of opaque pixels."""
+
+    pictures: Tensor
+    opacity: float
+    z_variance: float
+
+
+def render_views(asset: HiFAAsset, number: int) -> Views:
+    """The views for the judge; `number` of the asset decides the backgrounds."""
+    rng = np.random.default_rng([BACKGROUND_SEED, number])
+    seen = [asset.render(asset.camera(azimuth, ELEVATION), SIZE, sample_background(rng)) for azimuth in AZIMUTHS]
+    opacity, z_variance = (torch.stack([getattr(view, name) for view in seen]) for name in ("opacity", "z_variance"))
+    opaque = z_variance[opacity > 0.5]
+    return Views(
+        torch.stack([view.colour.permute(2, 0, 1) for view in seen]),
+        float(opacity.mean()),
+        float(opaque.mean()) if len(opaque) else 0.0,
+    )
+
+
+# Figures
+
+
+def asset_row(prompt: Prompt, verdict: Verdict, views: Views, seconds: float) -> dict:
+    """Everything about one asset, from the judge's verdict on its views."""
+    kinds = [KINDS[i] for i in verdict.kind.tolist()]
+    colours = [COLOURS[i] for i in verdict.colour.tolist()]
+    seen = [VIEWS[i] for i in verdict.view.tolist()]
+    fronted = prompt.kind in world.KINDS_WITH_FRONT
+    faces = (seen[AZIMUTHS.index(0)], seen[AZIMUTHS.index(180)]) == ("front view", "back view")
+    return {
+        "prompt": prompt.text,
+        **prompt._asdict(),
+        "kinds": kinds,
+        "colours": colours,
+        "views": seen,
+        "kind_right": kinds.count(prompt.kind),
+        "colour_right": colours.count(prompt.colour),
+        "both_right": list(zip(kinds, colours, strict=True)).count((prompt.kind, prompt.colour)),
+        "majority": [Counter(kinds).most_common(1)[0][0], Counter(colours).most_common(1)[0][0]],
+        "same_kind": len(set(kinds)) == 1,
+        "front_and_back": faces if fronted else None,
+        "consistent": len(set(kinds)) == 1 and (faces or not fronted),
+        "opacity": round(views.opacity, 4),
+        "z_variance": round(views.z_variance, 5),
+        "diverged": not EMPTY <= views.opacity <= OPAQUE,  # also where it is not a number
+        "seconds": seconds,
+    }
+
+
+def share(values: list[float]) -> float | None:
+    """Mean; `None` of nothing."""
+    return round(float(np.mean(values)), 4) if values else None
+
+
+def view_shares(rows: list[dict]) -> dict:
+    """Shares of views, and of assets by majority, that show what the prompt says."""
+    names = {"kind": "kind_right", "colour": "colour_right", "kind_and_colour": "both_right"}
+    return {
+        "assets": len(rows),
+        **{name: share([row[key] / len(AZIMUTHS) for row in rows]) for name, key in names.items()},
+        "majority": share([row["majority"] == [row["kind"], row["colour"]] for row in rows]),
+    }
+
+
+def summarise(rows: list[dict]) -> dict:
+    """The figures that need no second set of pictures; the keys are described at the top of this file."""
+    return {
+        "trained": view_shares([row for row in rows if row["trained"]]),
+        "never_trained": view_shares([row for row in rows if not row["trained"]]),
+        "diverged": sum(row["diverged"] for row in rows),
+        "same_kind": share([row["same_kind"] for row in rows]),
+        "front_and_back": share([row["front_and_back"] for row in rows if row["front_and_back"] is not None]),
+        "consistent": share([row["consistent"] for row in rows]),
+        "z_variance": round(float(np.mean([row["z_variance"] for row in rows])), 5),
+        "seconds": round(float(np.mean([row["seconds"] for row in rows])), 1),
+    }
+
+
+def world_views(prompts: list[Prompt], seed: int) -> Tensor:
+    """World renders of the prompts from the judge's cameras: `(8 n, 3, 64, 64)` in [0, 1]."""
+    pixels = []
+    for number, prompt in enumerate(prompts):
+        for azimuth in AZIMUTHS:
+            rng = np.random.default_rng([seed, number, azimuth])
+            shape = world.make_scene(prompt.kind, prompt.colour, rng).shape
+            pose = orbit_pose(azimuth, ELEVATION, CAMERA_RADIUS)
+            pixels.append(render(shape, pose, SIZE, FOV_DEG, sample_background(rng)).colour)
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).clamp(0, 1)
+
+
+def distances(judge: Judge, prior: Path, prompts: list[Prompt], pictures: Tensor) -> dict:
+    """The kernel inception distances; `pictures` `(8 n, 3, 64, 64)` are the assets' renders."""
+    named = [(prompt, world.view_of(azimuth, ELEVATION)) for prompt in prompts for azimuth in AZIMUTHS]
+    captions = [f"{prompt.text}, {view}" for prompt, view in named]
+    samples = sample(load_pipeline(prior), captions, SAMPLE_SEED, steps=25, guidance=4.0, batch=32)
+    any_camera = render_labels(np.array([labels_of(p.kind, p.colour, view) for p, view in named]), WORLD_SEED)
+    reference, others = (features_of(judge, world_views(prompts, seed)) for seed in (WORLD_SEED, OTHER_WORLD_SEED))
+    sampled = features_of(judge, samples)
+    values = {
+        "kid": kernel_inception_distance(features_of(judge, pictures), reference),
+        "kid_prior": kernel_inception_distance(sampled, reference),
+        "kid_prior_own_cameras": kernel_inception_distance(sampled, features_of(judge, any_camera)),
+        "kid_world": kernel_inception_distance(others, reference),
+    }
+    return {name: round(value, 5) for name, value in values.items()}
+
+
+def contact_sheet(assets: list[HiFAAsset], rows: list[dict], side: int = 112) -> Image.Image:
+    """One row an asset: prompt, the judge's verdict (red where not all views are right), and the 8 views.
+
+    Args:
+        side: Pixels per side of a view.
+    """
+    text, top = 200, 22
+    sheet = Image.new("RGB", (text + len(AZIMUTHS) * side, top + len(rows) * side), "white")
+    draw, bold, plain = ImageDraw.Draw(sheet), ImageFont.load_default(15), ImageFont.load_default(12)
+    for column, azimuth in enumerate(AZIMUTHS):
+        draw.text((text + column * side + 4, 4), f"{azimuth}\N{DEGREE SIGN}", "gray", plain)
+    for index, (asset, row) in enumerate(zip(assets, rows, strict=True)):
+        y, n = top + index * side, len(AZIMUTHS)
+        draw.text((8, y + 12), row["prompt"], "black", bold)
+        draw.text((8, y + 34), "" if row["trained"] else "never trained", "royalblue", plain)
+        verdict = f"judge: {row['majority'][1]} {row['majority'][0]}, {row['both_right']} of {n}"
+        draw.text((8, y + 54), verdict, "darkgreen" if row["both_right"] == n else "firebrick", plain)
+        if row["front_and_back"] is not None:
+            words = "front and back right" if row["front_and_back"] else "front or back wrong"
+            draw.text((8, y + 72), words, "darkgreen" if row["front_and_back"] else "firebrick", plain)
+        for column, azimuth in enumerate(AZIMUTHS):
+            pixels = asset.render(asset.camera(azimuth, ELEVATION), side).colour.numpy()
+            tile = Image.fromarray((pixels * 255).round().astype(np.uint8))
+            sheet.paste(tile, (text + column * side, y))
+    return sheet
+
+
+def run(arguments: argparse.Namespace) -> dict:
+    """All measurements; writes `results.json` and the figure."""
+    judge = load_judge(arguments.judge)  # before the long part, which needs it at its end
+    pipe = HiFAPipeline.from_pretrained(arguments.prior)
+    prior, prompts = fingerprint(pipe), choose_prompts()[: arguments.limit]
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    assets, views, rows = [], [], []
+    for number, prompt in enumerate(prompts):
+        folder = arguments.output_dir / prompt.text.replace(" ", "-")
+        assets.append(make_asset(pipe, prior, prompt, folder, arguments.steps))
+        views.append(render_views(assets[-1], number))
+        rows.append(asset_row(prompt, judge.verdict(views[-1].pictures), views[-1], assets[-1].facts["seconds"]))
+        print(f"{number + 1} of {len(prompts)}: {prompt.text}, {rows[-1]['both_right']} views right", flush=True)
+    pictures = torch.cat([view.pictures for view in views])
+    result = {**summarise(rows), **distances(judge, arguments.prior, prompts, pictures), "prior_weights": prior}
+    (arguments.output_dir / "results.json").write_text(json.dumps({**result, "rows": rows}, indent=1))
+    if arguments.figure is not None:
+        arguments.figure.parent.mkdir(parents=True, exist_ok=True)
+        order = sorted(range(len(rows)), key=lambda i: not rows[i]["trained"])
+        contact_sheet([assets[i] for i in order], [rows[i] for i in order]).save(arguments.figure)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prior", type=Path, default=TOYBOX, help="folder of a Stable Diffusion pipeline")
+    parser.add_argument("--judge", type=Path, default=Path("benchmarks-cache"), help="folder of benchmarks.judge")
+    parser.add_argument("--output-dir", type=Path, default=Path("benchmarks-cache/text-to-3d"))
+    parser.add_argument("--figure", type=Path, help="write a contact sheet of all assets")
+    parser.add_argument("--limit", type=int, help="only so many prompts, for a trial")
+    parser.add_argument("--steps", type=int, help="shorter runs, for a trial; default: the preset's")
+    print(json.dumps(run(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    main()

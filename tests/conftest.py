@@ -1,0 +1,110 @@
+"""Fixtures that several test files share: tiny priors of real diffusers components, and fields with a known shape."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from hifa.field import RadianceField
+from hifa.toybox.models import MAX_TOKENS, build_scheduler, build_tokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny_prior(tmp_path_factory) -> Path:
+    """Folder of a random Stable Diffusion of 32x32 pixels that predicts epsilon, with the words of Toybox."""
+    return _save_tiny_prior(tmp_path_factory.mktemp("tiny-prior"), "epsilon")
+
+
+@pytest.fixture(scope="session")
+def tiny_v_prior(tmp_path_factory) -> Path:
+    """As `tiny_prior`, predicting v."""
+    return _save_tiny_prior(tmp_path_factory.mktemp("tiny-v-prior"), "v_prediction")
+
+
+def _save_tiny_prior(folder: Path, prediction_type: str) -> Path:
+    tokenizer = build_tokenizer()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                max_position_embeddings=MAX_TOKENS,
+                bos_token_id=1,
+                eos_token_id=2,
+                pad_token_id=2,
+            )
+        )
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=16,
+            attention_head_dim=8,
+            norm_num_groups=4,
+        )
+        vae = AutoencoderKL(
+            sample_size=32,
+            latent_channels=4,
+            block_out_channels=(8, 8, 8),
+            layers_per_block=1,
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            norm_num_groups=4,
+        )
+    StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DDIMScheduler.from_config(build_scheduler().config, prediction_type=prediction_type),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    return folder
+
+
+class AnalyticField(RadianceField):
+    """A field with a given density, to compare renders with closed forms. It keeps count of what is encoded.
+
+    Args:
+        density: `(n, 3)` points -> `(n,)` per world unit.
+        colour: `(n, 3)` points -> `(n, 3)`, or one RGB.
+        behind: RGB of the background.
+    """
+
+    def __init__(
+        self,
+        density: Callable[[torch.Tensor], torch.Tensor],
+        colour: Callable[[torch.Tensor], torch.Tensor] | tuple[float, float, float] = (0.8, 0.2, 0.1),
+        behind: tuple[float, float, float] = (0.3, 0.4, 0.5),
+    ):
+        super().__init__(levels=1, base_resolution=2, finest_resolution=2, log2_entries=5, hidden_dim=4, view_bands=1)
+        self.density_at, self.colour_at, self.behind = density, colour, behind
+        self.encoded: list[int] = []  # points in each call of `encode`
+
+    def encode(self, points):
+        self.encoded.append(len(points))
+        if callable(self.colour_at):
+            return self.density_at(points), self.colour_at(points)
+        return self.density_at(points), points.new_tensor(self.colour_at).expand(len(points), 3)
+
+    def colour_of(self, features, directions):
+        return features
+
+    def background(self, directions):
+        return directions.new_tensor(self.behind).expand(len(directions), 3)
+
+
+@pytest.fixture(scope="session")
+def analytic_field() -> type[AnalyticField]:
+    return AnalyticField
