@@ -173,7 +173,7 @@ class HiFAPipeline(DiffusionPipeline):
         if generator is None:
             generator = torch.Generator().manual_seed(0 if seed is None else seed)
         elif generator.device.type != "cpu":
-            raise ValueError(f"The generator must be on the CPU, so that runs can change device; got {generator.device}.")
+            raise ValueError(f"The generator must be on the CPU, whatever the run is on; got {generator.device}.")
         # The field's own seed is drawn, so that a given generator decides it too.
         field_seed = int(torch.randint(2**31 - 1, (), generator=generator)) if seed is None else seed
         # Tensors made in a caller's inference mode could never be optimised.

@@ -100,7 +100,13 @@ def test_output_types_and_return_dict(pipe, output_type, kind):
 
 
 def test_lists_of_prompts_equal_single_calls(pipe):
-    both = pipe(["a red ball", "a blue cube"], config=TINY, generator=[generator(0), generator(1)], num_frames=1, output_type="np")  # fmt: skip
+    both = pipe(
+        ["a red ball", "a blue cube"],
+        config=TINY,
+        generator=[generator(0), generator(1)],
+        num_frames=1,
+        output_type="np",
+    )
     alone = pipe("a blue cube", config=TINY, generator=generator(1), num_frames=1, output_type="np")
     assert np.array_equal(both.images[1], alone.images[0])
     with pytest.raises(ValueError, match="generator has 1 entries for 2 prompts"):

@@ -80,8 +80,8 @@ def build_scheduler() -> DDIMScheduler:
 def save_prior(folder: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
     """Write what `StableDiffusionPipeline.from_pretrained` reads, in shards of at most 9 MB.
 
-    The autoencoder and the UNet are stored as float16 and load as float32. The small text encoder is stored as float32,
-    since transformers would load it as it is stored, and the parts would no longer fit together.
+    Autoencoder and UNet are stored as float16 and load as float32. The small text encoder is stored as float32:
+    transformers loads a model as it is stored, and the parts would no longer fit together.
     """
     pipeline = StableDiffusionPipeline(
         vae=vae.half(),

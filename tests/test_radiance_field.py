@@ -1,0 +1,142 @@
+"""The radiance field: what it starts as, where it is defined, saving and loading; spherical harmonics."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hifa.field import RadianceField
+from hifa.field.spherical_harmonics import MAX_BANDS, spherical_harmonics
+
+
+SMALL = dict(levels=3, base_resolution=4, finest_resolution=16, log2_entries=9, hidden_dim=16)
+
+
+def directions_of(n: int, seed: int = 0) -> torch.Tensor:
+    values = torch.randn(n, 3, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(values, dim=-1)
+
+
+def points_of(n: int, bound: float = 1.0, seed: int = 0) -> torch.Tensor:
+    return (2 * torch.rand(n, 3, generator=torch.Generator().manual_seed(seed)) - 1) * bound
+
+
+def test_spherical_harmonics_are_orthonormal():
+    # Gauss-Legendre in the height and equal steps of azimuth integrate polynomials of this degree exactly.
+    heights, weights = np.polynomial.legendre.leggauss(8)
+    azimuths = np.arange(16) * 2 * np.pi / 16
+    z, a = (torch.from_numpy(v.ravel()) for v in np.meshgrid(heights, azimuths, indexing="ij"))
+    rim = (1 - z**2).sqrt()
+    basis = spherical_harmonics(torch.stack([rim * a.cos(), rim * a.sin(), z], -1), MAX_BANDS)
+    share = torch.from_numpy(np.repeat(weights, 16)) / 32  # of the sphere's area; sums to 1
+    product = 4 * math.pi * basis.T @ (share[:, None] * basis)
+    torch.testing.assert_close(product, torch.eye(MAX_BANDS**2, dtype=torch.float64), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+def test_spherical_harmonics_by_hand(bands):
+    values = spherical_harmonics(torch.tensor([[0.0, 0.0, 1.0]]), bands)[0]
+    assert values.shape == (bands**2,)
+    # At the pole only the zonal harmonic of each band is left: sqrt((2 l + 1) / 4 pi).
+    for band in range(bands):
+        row = values[band**2 : (band + 1) ** 2]
+        expected = torch.zeros(2 * band + 1)
+        expected[band] = math.sqrt((2 * band + 1) / (4 * math.pi))
+        torch.testing.assert_close(row, expected, rtol=0, atol=1e-6)
+
+
+def test_initial_density_is_the_blob():
+    # The grid starts near zero, so the density is exp(height * exp(-r^2 / 2 radius^2) - 1).
+    field = RadianceField(**SMALL, blob_density=5.0, blob_radius=0.3)
+    points = torch.tensor([[0.0, 0, 0], [0.3, 0, 0], [0, -0.6, 0], [0.9, 0.9, 0.9]])
+    heights = [5, 5 * math.exp(-0.5), 5 * math.exp(-2), 0]
+    torch.testing.assert_close(
+        field.density(points), torch.tensor([math.exp(h - 1) for h in heights]), rtol=2e-3, atol=1e-3
+    )
+
+
+def test_density_is_zero_outside_and_nowhere_negative():
+    field = RadianceField(**SMALL, bound=0.5)
+    with torch.no_grad():
+        field.grid.table.normal_(generator=torch.Generator().manual_seed(0))
+    inside, outside = points_of(200, 0.5), torch.tensor([[0.51, 0, 0], [0, 0, -3.0], [0.6, 0.6, 0.6]])
+    assert (field.density(outside) == 0).all()
+    assert (field.density(inside) > 0).all()
+    assert torch.equal(field.density(inside), field.encode(inside)[0])
+    assert field.density(torch.tensor([[0.5, 0.5, 0.5]])) > 0, "the face belongs to the cube"
+
+
+def test_colours_are_colours():
+    field, points, directions = RadianceField(**SMALL), points_of(100), directions_of(100)
+    for colour in (field.colour(points, directions), field.background(directions)):
+        assert colour.shape == (100, 3) and (colour > 0).all() and (colour < 1).all()
+    density, features = field.encode(points)
+    assert density.shape == (100,) and features.shape == (100, 15)
+    assert torch.equal(field.colour_of(features, directions), field.colour(points, directions))
+
+
+def test_one_band_means_no_view_dependence():
+    points = points_of(50)
+    flat, glossy = RadianceField(**SMALL, view_bands=1), RadianceField(**SMALL, view_bands=4)
+    assert torch.equal(flat.colour(points, directions_of(50, 1)), flat.colour(points, directions_of(50, 2)))
+    assert not torch.equal(glossy.colour(points, directions_of(50, 1)), glossy.colour(points, directions_of(50, 2)))
+
+
+@pytest.mark.parametrize("bands", [0, 5])
+def test_bands_out_of_range_are_refused(bands):
+    with pytest.raises(ValueError, match=f"view_bands must be 1 to 4, got {bands}"):
+        RadianceField(**SMALL, view_bands=bands)
+
+
+def test_seed_decides_the_parameters_and_nothing_else():
+    before = torch.get_rng_state()
+    first, again, other = (
+        RadianceField(**SMALL, seed=1),
+        RadianceField(**SMALL, seed=1),
+        RadianceField(**SMALL, seed=2),
+    )
+    assert torch.equal(torch.get_rng_state(), before), "the global random state is the user's"
+    for (name, a), b, c in zip(first.state_dict().items(), again.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b), name
+        assert not torch.equal(a, c) or (a == 0).all(), name
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"bound": 0.7, "view_bands": 2, "features": 4, "hidden_layers": 2, "seed": 3}]
+)
+def test_save_and_load(tmp_path, changes):
+    field = RadianceField(**SMALL | changes)
+    with torch.no_grad():
+        for parameter in field.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    field.save_pretrained(tmp_path)
+    loaded = RadianceField.from_pretrained(tmp_path)
+    assert dict(loaded.config) | {"_name_or_path": None} == dict(field.config) | {"_name_or_path": None}
+    assert loaded.bound == field.bound and loaded.dtype == torch.float32
+    points, directions = points_of(100, field.bound), directions_of(100)
+    assert torch.equal(loaded.density(points), field.density(points))
+    assert torch.equal(loaded.colour(points, directions), field.colour(points, directions))
+    assert torch.equal(loaded.background(directions), field.background(directions))
+
+
+def test_parameter_groups_have_every_parameter_once():
+    field = RadianceField(**SMALL)
+    grid, networks = field.parameter_groups(1e-2, 1e-3)
+    assert grid["lr"] == 1e-2 and [id(p) for p in grid["params"]] == [id(field.grid.table)]
+    assert networks["lr"] == 1e-3
+    ids = [id(p) for group in (grid, networks) for p in group["params"]]
+    assert sorted(ids) == sorted(id(p) for p in field.parameters())
+
+
+def test_gradient_of_a_huge_density_is_bounded():
+    # The density is exp(x); its gradient is exp(x) too, up to 1000. Both are finite for any x.
+    field = RadianceField(**SMALL, blob_density=1000.0)
+    density = field.density(torch.zeros(1, 3))
+    assert density.item() == pytest.approx(math.exp(12), rel=1e-5)
+    density.sum().backward()
+    assert field.density_net[-1].bias.grad[0].item() == pytest.approx(1e3)
+    moderate = RadianceField(**SMALL, blob_density=3.0)
+    density = moderate.density(torch.zeros(1, 3))
+    density.sum().backward()
+    assert moderate.density_net[-1].bias.grad[0].item() == pytest.approx(density.item())
