@@ -100,7 +100,7 @@ def sticks_out(scene: world.Scene, radius: float) -> bool:
 def test_every_kind_fits_in_the_ball(kind):
     scene = world.make_scene(kind, "red")
     assert not sticks_out(scene, world.RADIUS + 0.005)
-    assert sticks_out(scene, 0.0), "the shell of radius 0 is the centre: nothing says that it is solid"
+    assert sticks_out(scene, 0.9 * world.RADIUS), "and fills it"
 
 
 def test_sampled_scenes_fit_in_the_ball_that_is_rendered():
