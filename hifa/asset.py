@@ -22,7 +22,7 @@ from .rendering.rays import RaySampling
 
 
 FACTS = "asset.json"
-GRID_RESOLUTION = 96
+GRID_RESOLUTION = 64
 WHITE = (1.0, 1.0, 1.0)
 
 
@@ -70,7 +70,7 @@ class HiFAAsset:
         if self._grid is None:
             self._grid = DensityGrid(GRID_RESOLUTION, self.radiance_field.bound).to(self.radiance_field.device)
             self._grid.refresh(self.radiance_field)
-        return RaySampling(n_coarse=96, n_fine=32, grid=self._grid, min_opacity=0.005)
+        return RaySampling(n_coarse=64, n_fine=24, grid=self._grid, min_opacity=0.01)
 
     def turntable(self, num_frames: int = 48, size: int = 256, elevation_deg: float = 15.0) -> Tensor:
         """Colour of a full turn from the front: `(num_frames, size, size, 3)` in [0, 1]."""
@@ -118,7 +118,7 @@ class HiFAAsset:
 
         return density, colour
 
-    def export_video(self, path: str | Path, num_frames: int = 60, size: int = 256, fps: int = 24) -> Path:
+    def export_video(self, path: str | Path, num_frames: int = 48, size: int = 192, fps: int = 20) -> Path:
         """Write a turntable as MP4 (H.264, yuv420p): colour beside normals."""
         base = self.camera()
         frames = []

@@ -74,8 +74,22 @@ class HiFAPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path = TOYBOX, **kwargs: Any) -> "HiFAPipeline":
-        """Load a prior: a hub id or a folder in Stable Diffusion's layout; the embedded Toybox by default."""
-        return super().from_pretrained(str(pretrained_model_name_or_path), **kwargs)
+        """Load a prior: a hub id or a folder in Stable Diffusion's layout; the embedded Toybox by default.
+
+        Args:
+            kwargs: As for `DiffusionPipeline.from_pretrained`: `dtype`, `variant`, `token`, ...
+
+        Raises:
+            ValueError: If the model is of another kind.
+            OSError: If there is no such model.
+        """
+        try:
+            return super().from_pretrained(str(pretrained_model_name_or_path), **kwargs)
+        except (ValueError, AttributeError) as error:
+            raise ValueError(
+                f"{str(pretrained_model_name_or_path)!r} is not a model in Stable Diffusion's layout (vae, text_encoder, "
+                f"tokenizer, unet, scheduler): {error}"
+            ) from error
 
     @property
     def image_size(self) -> int:

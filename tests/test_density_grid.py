@@ -8,7 +8,7 @@ from hifa.rendering.density_grid import DensityGrid
 
 def ramp(points):
     """Different along each axis, so that swapped axes show."""
-    return 10 + 1 * points[:, 0] + 2 * points[:, 1] + 4 * points[:, 2]
+    return 20 + 1 * points[:, 0] + 2 * points[:, 1] + 4 * points[:, 2]
 
 
 def test_cells_hold_the_density_at_their_centres(analytic_field):
@@ -16,10 +16,10 @@ def test_cells_hold_the_density_at_their_centres(analytic_field):
     grid = DensityGrid(2, 1.0)
     grid.refresh(field)
     # Centres at -0.5 and 0.5; values are indexed (z, y, x).
-    assert grid.values[0, 0, 0].item() == pytest.approx(10 - 3.5)
-    assert grid.values[0, 0, 1].item() == pytest.approx(10 + 0.5 - 1 - 2)
-    assert grid.values[1, 0, 0].item() == pytest.approx(10 - 0.5 - 1 + 2)
-    assert grid.values[1, 1, 1].item() == pytest.approx(10 + 3.5)
+    assert grid.values[0, 0, 0].item() == pytest.approx(20 - 3.5)
+    assert grid.values[0, 0, 1].item() == pytest.approx(20 + 0.5 - 1 - 2)
+    assert grid.values[1, 0, 0].item() == pytest.approx(20 - 0.5 - 1 + 2)
+    assert grid.values[1, 1, 1].item() == pytest.approx(20 + 3.5)
 
 
 @pytest.mark.parametrize("bound", [1.0, 0.5, 2.0])

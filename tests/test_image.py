@@ -148,14 +148,14 @@ def test_deferred_backpropagation_never_holds_more_than_a_chunk():
     assert max(held) <= 30 * 16 and sum(held) == 100 * (16 + 8)
 
 
-RADIUS, WIDTH = 0.5, 0.01
+RADIUS, WIDTH = 0.5, 0.03
 
 
 @pytest.fixture
 def soft_ball(analytic_field):
     """A ball with a soft rim, so that its density has a gradient everywhere near the surface."""
     return analytic_field(
-        lambda points: 300 * torch.sigmoid((RADIUS - points.norm(dim=-1)) / WIDTH), colour=(0.8, 0.2, 0.1)
+        lambda points: 60 * torch.sigmoid((RADIUS - points.norm(dim=-1)) / WIDTH), colour=(0.8, 0.2, 0.1)
     )
 
 
@@ -165,7 +165,7 @@ def test_picture_of_a_ball(soft_ball):
     rays = image_rays(camera_to_world(camera), camera.fov_deg, size)
     along = -(rays.origins * rays.directions).sum(-1)  # distance to the point nearest the middle
     impact = (rays.origins + along[:, None] * rays.directions).norm(dim=-1).view(size, size)
-    inner, outer = impact < 0.9 * RADIUS, impact > RADIUS + 10 * WIDTH
+    inner, outer = impact < 0.8 * RADIUS, impact > RADIUS + 10 * WIDTH
     assert inner.sum() > 50 and outer.sum() > 50
     hit = (along.view(size, size) - (RADIUS**2 - impact**2).clamp_min(0).sqrt())[inner]
     torch.testing.assert_close(picture.opacity[inner], torch.ones_like(hit), rtol=0, atol=1e-2)
@@ -175,7 +175,7 @@ def test_picture_of_a_ball(soft_ball):
     points = (rays.origins.view(size, size, 3) + rays.directions.view(size, size, 3) * picture.depth[..., None])[inner]
     outward = points / points.norm(dim=-1, keepdim=True)
     assert ((picture.normals[inner] * outward).sum(-1) > 0.999).all()
-    assert (picture.z_variance[inner] < 2e-3).all()
+    assert (picture.z_variance[inner] < 5e-3).all()
     torch.testing.assert_close(
         picture.colour[inner], torch.tensor([0.8, 0.2, 0.1]).expand(len(hit), 3), atol=0.01, rtol=0
     )

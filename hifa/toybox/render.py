@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from ..cameras import Camera, camera_to_world
 from .shapes import Shape, distance
 
 
@@ -108,11 +109,8 @@ def _render(kind, operation, size, centre, rotation, colours, pose, focal, pixel
 
 
 def orbit_pose(azimuth_deg: float, elevation_deg: float, radius: float) -> np.ndarray:
-    """Camera-to-world `(3, 4)` of a camera that looks at the origin; OpenCV axes (x right, y down, z forward)."""
-    a, e = np.radians(azimuth_deg), np.radians(elevation_deg)
-    out = np.array([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)])
-    right = np.array([-np.sin(a), np.cos(a), 0.0])
-    return np.stack([right, np.cross(-out, right), -out, radius * out], axis=1)
+    """`cameras.camera_to_world` as an array: `(3, 4)` of a camera that looks at the origin, OpenCV axes."""
+    return camera_to_world(Camera(azimuth_deg, elevation_deg, radius)).numpy()
 
 
 def render(

@@ -4,6 +4,7 @@
 
 Needs the autoencoder of `train_autoencoder` in the same output folder. Seeded; resumed from `diffusion.safetensors`
 when run again. `--export DIR` gets the moving average as a Stable Diffusion folder every `--export-every` steps.
+`--init-from hifa/toybox/weights` starts from published weights, autoencoder included, in place of random ones.
 """
 
 import argparse
@@ -12,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 from . import world
 from .dataset import Pictures, load_dataset, scene_of
@@ -72,12 +73,16 @@ def diffusion_loss(
 
 def train(arguments: argparse.Namespace) -> None:
     pictures, folder = load_dataset(arguments.data), arguments.output_dir
-    vae = AutoencoderKL.from_pretrained(folder / "vae")
+    vae = AutoencoderKL.from_pretrained((arguments.init_from or folder) / "vae")
+    folder.mkdir(parents=True, exist_ok=True)
     latents = encode_pictures(vae, pictures, folder / "latents.npy")
     tokenizer, scheduler = build_tokenizer(), build_scheduler()
     with torch.random.fork_rng():
         torch.manual_seed(arguments.seed)
         model = nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder()})
+    if arguments.init_from is not None:
+        for name, part in (("unet", UNet2DConditionModel), ("text_encoder", CLIPTextModel)):
+            model[name].load_state_dict(part.from_pretrained(arguments.init_from / name).state_dict())
     average = Average(model, decay=0.9985)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-3)
     checkpoint = folder / "diffusion.safetensors"
@@ -117,6 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("toybox-data"))
     parser.add_argument("--output-dir", type=Path, default=Path("toybox-training"))
+    parser.add_argument("--init-from", type=Path, help="folder of an exported prior to start from")
     parser.add_argument("--export", type=Path, default=Path("toybox-training/prior"))
     parser.add_argument("--export-every", type=int, default=500)
     parser.add_argument("--steps", type=int, default=4500)

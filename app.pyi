@@ -1,0 +1,274 @@
+"""HiFA as a Gradio app: a prompt goes in, the optimisation streams by, a 3D asset comes out. `python app.py`."""
+
+import random
+import re
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import PIL.Image
+
+from hifa import HiFAPipeline, HiFARun
+from hifa.export import EmptyFieldError
+from hifa.toybox.vocabulary import COLOURS, KIND_WORDS
+
+HEADER = """# HiFA: text to 3D
+Type a prompt and watch a radiance field take shape. Stop whenever you like: what is there becomes the asset."""
+EXAMPLES = (
+    "a red mushroom", "a yellow duck", "a blue car", "a brown teddy bear", "a green sailboat",
+    "a red ball on a blue cube",
+)  # fmt: skip
+PREVIEW_SECONDS = 0.6  # between previews; a step and the preview itself come on top, and a second must not pass
+PREVIEW_SIZE, PREVIEW_SHOWN = 128, 512  # pixels rendered, and sent to the browser
+TURN_DEG_PER_SECOND = 9.0
+# A stopped run has to be on the screen in two seconds, so its mesh is lighter.
+MESH = {"resolution": 128, "max_faces": 20_000, "texture_size": 1024}
+STOPPED_MESH = {"resolution": 64, "max_faces": 6_000, "texture_size": 512}
+TURNTABLE = {"num_frames": 48, "size": 192, "fps": 16}
+MAX_SEED = 2**31 - 1  # a browser's numbers stay exact
+HOUR = 3600
+
+class StopSignal(threading.Event):
+    """Set by Stop. Each run has its own, made before it enters the queue, so that it can be stopped there too."""
+
+    taken = False  # a run listens to it already
+
+from gradio.events import Dependency
+
+class RunProgress(gr.HTML):
+    """A bar and a line of text; its value is `{"step", "steps", "loss", "elapsed", "left", "text"}`."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(
+            value={"text": "Ready."},
+            html_template=(
+                "<div role='status'><progress max='${value.steps || 1}' value='${value.step || 0}' "
+                "aria-label='Finished steps'></progress><p>${value.text}</p></div>"
+            ),
+            css_template=(
+                "progress { width: 100%; height: 10px; accent-color: var(--color-accent); } "
+                "p { margin: 2px 0 0; color: var(--body-text-color); font-variant-numeric: tabular-nums; }"
+            ),
+            **kwargs,
+        )
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "object", "description": "step, steps, loss, seconds elapsed and left, text"}
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+@dataclass(frozen=True)
+class Shown:
+    """What the result panel shows at one moment, in the order of `ResultPanel.outputs`."""
+
+    progress: dict[str, Any]
+    preview: PIL.Image.Image | None = None
+    model: Path | None = None
+    turntable: Path | None = None
+    files: list[Path] | None = None
+
+class ResultPanel:
+    """Progress, then the live preview, which gives way to the 3D model, the turntable and the files."""
+
+    def __init__(self):
+        self.progress = RunProgress(elem_id="progress")
+        with gr.Column() as self.stage:
+            self.preview = gr.Image(
+                label="Preview", alt_text="Preview of the object as it takes shape", format="jpeg",
+                height=PREVIEW_SHOWN, interactive=False, buttons=["fullscreen"], elem_id="preview",
+            )  # fmt: skip
+        with gr.Column(visible=False) as self.results:
+            # Front +Z, which is at alpha 90; the gray is that of the preview.
+            self.model = gr.Model3D(
+                label="3D model", clear_color=(0.8, 0.8, 0.8, 1.0), camera_position=(90, 75, None), height=440,
+                interactive=False, elem_id="model",
+            )  # fmt: skip
+            self.turntable = gr.Video(
+                label="Turntable: colour and normals", autoplay=True, loop=True, interactive=False, elem_id="turntable"
+            )
+            self.files = gr.File(label="Downloads", file_count="multiple", interactive=False, elem_id="files")
+
+    @property
+    def outputs(self) -> list[gr.blocks.Block]:
+        return [self.progress, self.preview, self.model, self.turntable, self.files, self.stage, self.results]
+
+    @staticmethod
+    def values(shown: Shown) -> tuple:
+        """One value for each of `outputs`. Columns are no part of the API, so its values stay plain."""
+        return *vars(shown).values(), gr.Column(visible=not shown.model), gr.Column(visible=bool(shown.model))
+
+def build_demo(pipe: HiFAPipeline) -> gr.Blocks:
+    """The app around a loaded pipeline; it keeps nothing of its users outside of their sessions."""
+    # A fast tokenizer must not be entered by two threads, and prompts are checked while others optimise.
+    tokenizing = threading.Lock()
+    default_steps = pipe.default_config().num_inference_steps
+
+    def checked(call, *args, **kwargs):
+        try:
+            with tokenizing:
+                return call(*args, **kwargs)
+        except ValueError as error:
+            raise gr.Error(str(error), title="Nothing was started", duration=20, print_exception=False) from error
+
+    def prepare(prompt: str, seed: int | None, randomise: bool, pending: StopSignal | None):
+        if pending is not None:
+            raise gr.Error("A run is going on. Stop it first, or wait.", title="One at a time", print_exception=False)
+        checked(pipe.check_inputs, prompt)
+        seed = random.randrange(MAX_SEED + 1) if randomise or seed is None else seed
+        waiting = {"text": "Waiting for a free place …"}
+        return seed, StopSignal(), waiting, gr.Button(interactive=False), gr.Button(interactive=True)
+
+    def text_to_3d(prompt: str, seed: int, steps: int, signal: StopSignal | None):
+        """Optimise a 3D asset for a prompt, streaming previews; ends with a GLB, a PLY and a turntable MP4.
+
+        Args:
+            prompt: What to make, such as "a red mushroom".
+            seed: The same seed gives the same asset.
+            steps: Optimisation steps.
+        """
+        if signal is None or signal.taken:  # called through the API, where nothing was prepared
+            signal = StopSignal()
+        signal.taken = True
+        run = checked(pipe.start, prompt, seed=int(seed), num_inference_steps=int(steps))
+        # Gradio copies what is yielded into its cache, so the folder can go when the run has ended, however it ends.
+        with tempfile.TemporaryDirectory(prefix="hifa-") as folder:
+            for shown in run_to_asset(pipe, run, signal, Path(folder)):
+                yield *panel.values(shown), signal
+
+    def stop_run(signal: StopSignal | None):
+        """Stop the optimisation of this session; what there is becomes the asset."""
+        if signal is not None:
+            signal.set()
+        return gr.Button("Stopping …", interactive=False)
+
+    def rest():
+        return None, gr.Button(interactive=True), gr.Button("Stop", interactive=False)
+
+    with gr.Blocks(title="HiFA: text to 3D", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as demo:
+        signal = gr.State()
+        gr.Markdown(HEADER)
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320), gr.Tabs(), gr.Tab("Text to 3D"):
+                prompt = gr.Textbox(
+                    label="Prompt", placeholder="a red mushroom", max_length=500, autofocus=True, elem_id="prompt"
+                )
+                with gr.Row():
+                    generate = gr.Button("Generate", variant="primary", elem_id="generate")
+                    stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop")
+                gr.Examples([[text] for text in EXAMPLES], inputs=[prompt], label="Try one of these")
+                steps = gr.Slider(
+                    10, 5 * default_steps, default_steps, step=10, label="Steps", elem_id="steps",
+                    info="More steps take longer and look finer.",
+                )  # fmt: skip
+                with gr.Row(equal_height=True):
+                    seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id="seed")
+                    randomise = gr.Checkbox(True, label="New seed each time", container=True, elem_id="randomise")
+                with gr.Accordion("Words it knows", open=False):
+                    gr.HTML(vocabulary_help())
+            with gr.Column(scale=3, min_width=320):
+                panel = ResultPanel()
+
+        submitted = gr.on(
+            [generate.click, prompt.submit], prepare, [prompt, seed, randomise, signal],
+            [seed, signal, panel.progress, generate, stop],
+            queue=False, show_progress="hidden", api_visibility="private",
+        )  # fmt: skip
+        optimised = submitted.success(
+            text_to_3d, [prompt, seed, steps, signal], [*panel.outputs, signal], api_name="text_to_3d",
+            show_progress="minimal", show_progress_on=panel.progress, scroll_to_output=True,
+        )  # fmt: skip
+        optimised.then(
+            rest, None, [signal, generate, stop], queue=False, show_progress="hidden", api_visibility="private"
+        )
+        stop.click(stop_run, signal, stop, queue=False, show_progress="hidden", api_name="stop")
+    return demo.queue(max_size=16, default_concurrency_limit=1)
+
+def run_to_asset(pipe: HiFAPipeline, run: HiFARun, signal: StopSignal, folder: Path) -> Iterator[Shown]:
+    """Optimise to the end or to the signal, then export into `folder`, yielding what to show on the way."""
+    if signal.is_set():
+        yield Shown({"text": "Stopped before the first step."})
+        return
+    started = shown_at = time.perf_counter()
+    times = deque([started], maxlen=20)
+    preview = look(run, 0.0)
+    yield Shown(progress(run, times, started), preview)
+    for _ in pipe.advance(run):
+        times.append(time.perf_counter())
+        if times[-1] - shown_at > PREVIEW_SECONDS:
+            preview = look(run, (times[-1] - started) * TURN_DEG_PER_SECOND)
+            yield Shown(progress(run, times, started), preview)
+            shown_at = time.perf_counter()
+        if signal.is_set():
+            break
+    yield from export(run, folder, preview)
+
+def look(run: HiFARun, azimuth_deg: float) -> PIL.Image.Image:
+    pixels = run.preview(run.front_camera(azimuth_deg), PREVIEW_SIZE)
+    image = PIL.Image.fromarray((pixels * 255).round().byte().cpu().numpy())
+    return image.resize((PREVIEW_SHOWN, PREVIEW_SHOWN), PIL.Image.Resampling.BICUBIC)
+
+def progress(run: HiFARun, times: deque[float], started: float) -> dict[str, Any]:
+    """Where the run is. The time left is that of the last steps, previews included, times the steps left."""
+    total = run.config.num_inference_steps
+    state = {"step": run.step, "steps": total, "elapsed": round(times[-1] - started, 1)}
+    if len(times) < 3:
+        return state | {"text": f"Step {run.step} of {total}"}
+    left = (times[-1] - times[0]) / (len(times) - 1) * (total - run.step)
+    loss = run.losses[-1]["loss"]
+    text = f"Step {run.step} of {total} · loss {loss:.3f} · {clock(state['elapsed'])} · about {clock(left)} left"
+    return state | {"loss": loss, "left": round(left, 1), "text": text}
+
+def export(run: HiFARun, folder: Path, preview: PIL.Image.Image) -> Iterator[Shown]:
+    """The mesh first, as soon as it is there; then the other files."""
+    done = f"{'Finished' if run.finished else 'Stopped'} at step {run.step} of {run.config.num_inference_steps}"
+    done += f" after {clock(run.seconds)}"
+    state = {"step": run.step, "steps": run.config.num_inference_steps}
+    name = re.sub(r"[^a-z0-9]+", "-", run.prompt.lower()).strip("-")[:60] or "asset"
+    glb, ply, mp4 = (folder / f"{name}.{suffix}" for suffix in ("glb", "ply", "mp4"))
+    yield Shown(state | {"text": f"{done}. Making the mesh …"}, preview)
+    asset, quality = run.asset(), MESH if run.finished else STOPPED_MESH
+    try:
+        asset.export_mesh(glb, **quality)
+    except EmptyFieldError as error:
+        gr.Warning(str(error), title="There is no surface yet", duration=20)
+        yield Shown(state | {"text": f"{done}. There is no surface yet: try more steps."}, preview)
+        return
+    yield Shown(state | {"text": f"{done}. Making the turntable …"}, preview, glb, None, [glb])
+    asset.export_mesh(ply, **quality)
+    asset.export_video(mp4, **TURNTABLE)
+    yield Shown(state | {"text": f"{done}."}, preview, glb, mp4, [glb, ply, mp4])
+
+def clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+def vocabulary_help() -> str:
+    """Kinds with their synonyms and colours with their shade, for the prior that knows only these."""
+    kinds = ", ".join(
+        kind + (f" <i>({', '.join(others)})</i>" if (others := [w for w in words if w != kind]) else "")
+        for kind, words in KIND_WORDS.items()
+    )
+    colours = ", ".join(
+        "<span style='display:inline-block;width:.8em;height:.8em;border-radius:50%;border:1px solid #8888;"
+        f"background:rgb({','.join(str(round(255 * value)) for value in rgb)})'></span>&nbsp;{colour}"
+        for colour, rgb in COLOURS.items()
+    )
+    return (
+        "<p>The embedded Toybox prior was trained on a small world: an object in one colour, or one on another, as in "
+        f"“a red ball on a blue cube”.</p><p><b>Objects:</b> {kinds}</p><p><b>Colours:</b> {colours}</p>"
+    )
+
+def main() -> None:
+    build_demo(HiFAPipeline.from_pretrained()).launch(show_error=True)
+
+if __name__ == "__main__":
+    main()
