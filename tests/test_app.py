@@ -26,7 +26,7 @@ CHROMIUM_FLAGS = [
     "--no-sandbox", "--disable-background-networking", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
 ]  # fmt: skip
 TOO_MANY = 2000  # steps, for a run that only Stop ends
-QUICKLY = 60_000  # milliseconds for anything in the browser, on a busy machine
+PATIENCE = 300  # seconds; all of this takes a few on a free machine
 
 
 class Served:
@@ -84,7 +84,7 @@ def free_port() -> int:
 
 def test_a_run_streams_previews_and_ends_with_the_files(served):
     job = served.client().submit("a red mushroom", 3, 40, api_name="/text_to_3d")
-    progress, preview, model, turntable, files = job.result(timeout=60)
+    progress, preview, model, turntable, files = job.result(timeout=PATIENCE)
     stream = [state[0] for state in job.outputs()]
     assert stream[0]["step"] == 0  # there is something to see before the first step
     previews = [state for state in stream if "left" in state]
@@ -104,7 +104,7 @@ def test_stop_ends_the_own_run_only_and_exports_it(served):
     seen = len(job.outputs())
     wait_for(lambda: len(job.outputs()) > seen + 1)
     client.predict(api_name="/stop")
-    progress, _, model, _, files = job.result(timeout=60)
+    progress, _, model, _, files = job.result(timeout=PATIENCE)
     assert progress["text"].startswith("Stopped at step") and 0 < progress["step"] < TOO_MANY
     assert Path(model).suffix == ".glb" and len(files) == 3
     assert_idle(served)
@@ -148,8 +148,8 @@ def test_in_a_browser(served):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
         page = browser.new_page(viewport={"width": 390, "height": 844})
-        page.set_default_timeout(QUICKLY)
-        expect.set_options(timeout=QUICKLY)
+        page.set_default_timeout(1000 * PATIENCE)
+        expect.set_options(timeout=1000 * PATIENCE)
         page.goto(served.url)
         no_sideways_scrolling(page)
         page.get_by_label("Prompt").fill("a red xylophone")
@@ -171,7 +171,7 @@ def test_in_a_browser(served):
         browser.close()
 
 
-def wait_for(condition, seconds: float = 60) -> None:
+def wait_for(condition, seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "nothing happened"
