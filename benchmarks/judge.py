@@ -38,7 +38,7 @@ HAS_FRONT = torch.tensor([kind in world.KINDS_WITH_FRONT for kind in KINDS])  # 
 
 # First numbers of the seeds. The prior's pictures have seeds of a single number below 1,000,000.
 TRAINING_SEED, FRESH_SEED = 7_000_000, 8_000_000
-TRAINING_SCENES, FRESH_SCENES = 10 * len(COMBINATIONS), 2 * len(COMBINATIONS)
+TRAINING_SCENES, FRESH_SCENES = 20 * len(COMBINATIONS), 2 * len(COMBINATIONS)
 SHARD = 96  # scenes a file
 WEIGHTS = "judge.safetensors"
 
@@ -201,8 +201,12 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def verdict(self, images: torch.Tensor) -> Verdict:
-        """The likeliest kind, colour and view of `(B, 3, 64, 64)` pictures in [0, 1]."""
-        return Verdict(*(torch.cat(heads).argmax(1) for heads in zip(*map(self, images.split(256)), strict=True)))
+        """The likeliest kind, colour and view, given `(B, 3, 64, 64)` pictures in [0, 1] and their mirror images."""
+        answers = []
+        for part in images.split(256):
+            both = zip(self(part), self(part.flip(3)), strict=True)
+            answers.append([(seen.log_softmax(1) + mirrored.log_softmax(1)).argmax(1) for seen, mirrored in both])
+        return Verdict(*map(torch.cat, zip(*answers, strict=True)))
 
 
 def view_loss(logits: torch.Tensor, kind: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
@@ -323,7 +327,7 @@ def load_judge(folder: Path) -> Judge:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("benchmarks-cache"))
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2, help="processes that render")
     parser.add_argument("--seed", type=int, default=0)

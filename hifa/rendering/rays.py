@@ -14,6 +14,7 @@ from .volume import accumulate, depth_moments, weights_from_density
 
 
 NEGLIGIBLE_WEIGHT = 1e-4  # samples below are not coloured
+MAX_CELL_OPTICAL_DEPTH = 0.35  # of a coarse cell read from the density grid: 30 % opaque
 SPENT_OPTICAL_DEPTH = 12.0  # a ray ends where its transmittance is e^-12
 
 
@@ -98,8 +99,10 @@ def _both_passes(field, rays, edges, sampling, behind, offset) -> RayOutput:
 def _fine_pass(field, rays, edges, sampling, behind, offset) -> RayOutput:
     """Composite fine samples only, placed by the density grid, on the rays that meet something in it."""
     z_coarse = 0.5 * (edges[:, 1:] + edges[:, :-1])
-    coarse = sampling.grid.density(_points(rays, z_coarse))
-    weights = weights_from_density(edges, coarse)
+    length = edges[:, 1:] - edges[:, :-1]
+    # A cell of the grid that a surface only touches must not hide what lies behind it: no cell takes all the samples.
+    optical_depth = (sampling.grid.density(_points(rays, z_coarse)) * length).clamp(max=MAX_CELL_OPTICAL_DEPTH)
+    weights = weights_from_density(edges, optical_depth / length.clamp_min(1e-9))
     live = torch.nonzero(weights.sum(-1) > sampling.min_opacity)[:, 0]
     z = importance_samples(edges[live], weights[live], sampling.n_fine, sampling.kernel, offset[live])
     density, features = _encode(field, rays[live], z)
