@@ -71,7 +71,7 @@ class Shown:
     preview: PIL.Image.Image | None = None
     model: Path | None = None
     turntable: Path | None = None
-    files: list[Path] | None = None
+    files: list[str] | None = None
 
 
 class ResultPanel:
@@ -245,10 +245,10 @@ def export(run: HiFARun, folder: Path, preview: PIL.Image.Image) -> Iterator[Sho
         gr.Warning(str(error), title="There is no surface yet", duration=20)
         yield Shown(state | {"text": f"{done}. There is no surface yet: try more steps."}, preview)
         return
-    yield Shown(state | {"text": f"{done}. Making the turntable …"}, preview, glb, None, [glb])
+    yield Shown(state | {"text": f"{done}. Making the turntable …"}, preview, glb, None, [str(glb)])
     asset.export_mesh(ply, **quality)
     asset.export_video(mp4, **TURNTABLE)
-    yield Shown(state | {"text": f"{done}."}, preview, glb, mp4, [glb, ply, mp4])
+    yield Shown(state | {"text": f"{done}."}, preview, glb, mp4, [str(glb), str(ply), str(mp4)])
 
 
 def clock(seconds: float) -> str:

@@ -34,7 +34,7 @@ class HiFAConfig:
     lambda_zvar: float = 3.0
     lambda_opacity: float = 0.0
     lambda_entropy: float = 0.0
-    zvar_warmup: float = 0.0  # share of the run over which lambda_zvar rises from 0
+    regulariser_warmup: float = 0.0  # share of the run over which the last three rise from 0
     # Rendering
     render_size: int = 512  # pixels, at the end of the run
     start_render_size: int = 512  # pixels, at the start
@@ -100,7 +100,7 @@ class HiFAConfig:
         settings: dict[str, Any] = dict(
             num_inference_steps=1_500, render_size=192, start_render_size=64, growth_end=0.6,
             n_coarse=64, n_fine=48, density_grid=96, finest_resolution=512, levels=12, log2_entries=17,
-            guidance_scale=50.0, denoising_stride=0.5, eta=0.0, network_lr=5e-3, zvar_warmup=0.5,
+            guidance_scale=50.0, denoising_stride=0.5, eta=0.0, network_lr=5e-3, regulariser_warmup=0.5,
         )  # fmt: skip
         return cls(**(settings | changes))
 
@@ -110,10 +110,10 @@ class HiFAConfig:
         settings: dict[str, Any] = dict(
             num_inference_steps=300, grid_lr=1e-2, network_lr=5e-3,
             guidance_scale=10.0, guidance_rescale=0.5, denoising_stride=0.3, eta=0.0,
-            sds_weight=2e-3, zvar_warmup=1.0, render_size=64, start_render_size=32, growth_end=0.6,
+            sds_weight=2e-3, regulariser_warmup=0.6, render_size=64, start_render_size=32, growth_end=0.6,
             n_coarse=48, n_fine=16, density_grid=48, grid_period=16, rays_per_chunk=2**13,
             camera_radius=(2.4, 2.6), camera_fov_deg=(40.0, 40.0), camera_elevation_deg=(-10.0, 75.0),
-            random_background=0.9, background_range=(0.66, 0.9), lambda_entropy=0.3, lambda_opacity=0.1,
+            random_background=0.9, background_range=(0.64, 0.8), lambda_entropy=0.2, lambda_opacity=0.03,
             levels=8, base_resolution=8, finest_resolution=128, log2_entries=15, hidden_dim=32, view_bands=1,
             blob_density=3.0, blob_radius=0.35,
         )  # fmt: skip
@@ -137,7 +137,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("guidance_scale", 0, 1000), ("guidance_rescale", 0, 1), ("denoising_stride", 0.001, 1), ("eta", 0, 1),
     ("t_max", 0, 0.999), ("t_min", 0, 0.999),
     ("sds_weight", 0, 1e6), ("lambda_latent", 0, 1e6), ("lambda_rgb", 0, 1e6), ("lambda_zvar", 0, 1e6),
-    ("lambda_opacity", 0, 1e6), ("lambda_entropy", 0, 1e6), ("zvar_warmup", 0, 1),
+    ("lambda_opacity", 0, 1e6), ("lambda_entropy", 0, 1e6), ("regulariser_warmup", 0, 1),
     ("render_size", 8, 4096), ("start_render_size", 8, 4096), ("growth_end", 0, 1),
     ("n_coarse", 2, 4096), ("n_fine", 2, 4096), ("density_grid", 0, 512), ("grid_period", 1, 10_000),
     ("min_opacity", 0, 1), ("rays_per_chunk", 1, 2**24), ("random_background", 0, 1),

@@ -115,12 +115,12 @@ def loss_terms(
             lambda_rgb=config.lambda_rgb,
         )
     }
+    progress = run.step / config.num_inference_steps
+    ramp = min(1.0, progress / config.regulariser_warmup) if config.regulariser_warmup else 1.0
     if config.lambda_zvar:
-        progress = run.step / config.num_inference_steps
-        ramp = min(1.0, progress / config.zvar_warmup) if config.zvar_warmup else 1.0
         terms["z_variance"] = config.lambda_zvar * ramp * z_variance_loss(seen.z_variance, seen.opacity)
     if config.lambda_opacity:
-        terms["opacity"] = config.lambda_opacity * opacity_loss(seen.opacity)
+        terms["opacity"] = config.lambda_opacity * ramp * opacity_loss(seen.opacity)
     if config.lambda_entropy:
-        terms["entropy"] = config.lambda_entropy * opacity_entropy_loss(seen.opacity)
+        terms["entropy"] = config.lambda_entropy * ramp * opacity_entropy_loss(seen.opacity)
     return terms

@@ -130,7 +130,7 @@ def test_paper_preset_has_the_numbers_of_appendix_a1():
     assert c.lambda_rgb == 0.1 and c.lambda_zvar == 3 and c.lambda_latent == 1
     assert c.guidance_scale == 100 and c.guidance_rescale == 0
     # Sections 4.1 and 4.2: annealing by the square root, K = [1, 1, 1], z-variance from the start; nothing besides.
-    assert c.annealing == "sqrt" and c.kernel == (1, 1, 1) and c.zvar_warmup == 0
+    assert c.annealing == "sqrt" and c.kernel == (1, 1, 1) and c.regulariser_warmup == 0
     assert c.lambda_opacity == c.lambda_entropy == 0 and c.density_grid == 0
 
 
