@@ -39,8 +39,6 @@ class StopSignal(threading.Event):
 
     taken = False  # a run listens to it already
 
-from gradio.events import Dependency
-
 class RunProgress(gr.HTML):
     """A bar and a line of text; its value is `{"step", "steps", "loss", "elapsed", "left", "text"}`."""
 
@@ -60,8 +58,10 @@ class RunProgress(gr.HTML):
 
     def api_info(self) -> dict[str, Any]:
         return {"type": "object", "description": "step, steps, loss, seconds elapsed and left, text"}
-    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from typing import TYPE_CHECKING, Any, Callable, Literal, Sequence
+
     from gradio.blocks import Block
+
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component

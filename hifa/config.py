@@ -69,16 +69,14 @@ class HiFAConfig:
             value = getattr(self, field.name)
             if isinstance(value, list):  # JSON has no tuples
                 object.__setattr__(self, field.name, value := tuple(value))
-            numbers = value if isinstance(value, tuple) else (value,)
-            if any(isinstance(n, float) and not math.isfinite(n) for n in numbers):
-                raise ValueError(f"{field.name} must be finite, got {value}.")
+            _check_type(field.name, field.type, value)
         for name, low, high in _RANGES:
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} must be between {low} and {high}, got {getattr(self, name)}.")
-        for name in ("camera_radius", "camera_fov_deg", "camera_elevation_deg", "background_range"):
+        for name, low, high in _PAIRS:
             pair = getattr(self, name)
-            if len(pair) != 2 or pair[0] > pair[1]:
-                raise ValueError(f"{name} must be a pair (low, high) with low <= high, got {pair}.")
+            if len(pair) != 2 or not low <= pair[0] <= pair[1] <= high:
+                raise ValueError(f"{name} must be a pair (a, b) with {low} <= a <= b <= {high}, got {pair}.")
         if self.t_min > self.t_max:
             raise ValueError(f"t_min must not exceed t_max, got t_min={self.t_min} and t_max={self.t_max}.")
         if self.annealing not in ANNEALINGS:
@@ -130,6 +128,23 @@ class HiFAConfig:
         share = math.floor(share * 8) / 8
         return round(self.start_render_size + share * (self.render_size - self.start_render_size))
 
+
+def _check_type(name: str, expected: type, value: Any) -> None:
+    """Refuse text for numbers, fractions for counts, and what is not finite."""
+    if expected is str:
+        return
+    numbers = value if isinstance(value, tuple) else (value,)
+    for number in numbers:
+        if isinstance(number, float) and not math.isfinite(number):
+            raise ValueError(f"{name} must be finite, got {value}.")
+        if isinstance(number, bool) or not isinstance(number, int if expected is int else int | float):
+            kind = "a whole number" if expected is int else "a number"
+            raise ValueError(f"{name} must be {kind}, got {value!r}.")
+
+
+_PAIRS: tuple[tuple[str, float, float], ...] = (
+    ("camera_radius", 0, 1e6), ("camera_fov_deg", 1, 170), ("camera_elevation_deg", -90, 90), ("background_range", 0, 1),
+)  # fmt: skip
 
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("num_inference_steps", 1, 1_000_000),

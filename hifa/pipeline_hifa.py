@@ -87,8 +87,8 @@ class HiFAPipeline(DiffusionPipeline):
             return super().from_pretrained(str(pretrained_model_name_or_path), **kwargs)
         except (ValueError, AttributeError) as error:
             raise ValueError(
-                f"{str(pretrained_model_name_or_path)!r} is not a model in Stable Diffusion's layout (vae, text_encoder, "
-                f"tokenizer, unet, scheduler): {error}"
+                f"{str(pretrained_model_name_or_path)!r} is not a model in Stable Diffusion's layout (vae, unet, "
+                f"text_encoder, tokenizer, scheduler): {error}"
             ) from error
 
     @property

@@ -25,7 +25,9 @@ def bear() -> HiFAAsset:
     """A field fitted to true pictures of a teddy bear, as good as a run gets, in a few seconds."""
     scene, generator = world.make_scene("teddy bear", "blue"), torch.Generator().manual_seed(0)
     config = HiFAConfig.fast(num_inference_steps=160)
-    run = HiFARun.begin("a blue teddy bear", "", config, 0, "truth", torch.zeros(5, 4, 8), generator, torch.device("cpu"))
+    run = HiFARun.begin(
+        "a blue teddy bear", "", config, 0, "truth", torch.zeros(5, 4, 8), generator, torch.device("cpu")
+    )
     for step in range(160):
         if step % 8 == 0:
             run.grid.refresh(run.radiance_field)

@@ -157,7 +157,7 @@ def denoise(
         if stride >= 1:
             return z_hat
         last = step - jump <= 0
-        after = final_alpha_cumprod if step - jump < 0 else float(alphas_cumprod[step - jump])
+        after = final_alpha_cumprod if last else float(alphas_cumprod[step - jump])
         sigma = 0.0 if last else eta * ((1 - after) / (1 - now) * (1 - now / after)) ** 0.5
         z_t = after**0.5 * z_hat + (1 - after - sigma**2) ** 0.5 * epsilon
         if sigma > 0:

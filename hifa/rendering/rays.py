@@ -13,7 +13,7 @@ from .sampling import BOXCAR, box_intersection, cells_around, importance_samples
 from .volume import accumulate, depth_moments, weights_from_density
 
 
-NEGLIGIBLE_WEIGHT = 1e-4  # samples below are not coloured
+NEGLIGIBLE_SHARE = 1 / 512  # of full brightness: what a ray may lose by samples too faint to be coloured
 MAX_CELL_OPTICAL_DEPTH = 0.35  # of a coarse cell read from the density grid: 30 % opaque
 SPENT_OPTICAL_DEPTH = 12.0  # a ray ends where its transmittance is e^-12
 
@@ -127,7 +127,7 @@ def _composite(field, rays, z, density, features, behind) -> RayOutput:
     edges = cells_around(z)
     weights = weights_from_density(edges, density * _visible(edges, density))
     # Colour only what shows: behind a surface, and in clear air, most samples have no weight.
-    seen = torch.nonzero(weights.detach() > NEGLIGIBLE_WEIGHT, as_tuple=True)
+    seen = torch.nonzero(weights.detach() > NEGLIGIBLE_SHARE / z.shape[1], as_tuple=True)
     colours = field.colour_of(features[seen], rays.directions[seen[0]])
     colour = torch.zeros(*z.shape, 3, device=z.device).index_put(seen, colours)
     opacity = accumulate(weights)

@@ -26,7 +26,8 @@ __all__ = [
     "combinations", "is_held_out", "make_pair", "make_scene", "sample_scene", "view_of",
 ]  # fmt: skip
 
-RADIUS = 0.75  # world units; every scene fits in this ball
+RADIUS = 0.8  # world units; every scene fits in this ball
+FITTED_RADIUS = 0.75  # that a scene is scaled to, on a grid too coarse to see its outermost corners
 PAIR_TOPS = ("ball", "cube", "mushroom", "duck", "rabbit", "mug")
 PAIR_BOTTOMS = ("cube", "table", "ball")
 
@@ -71,7 +72,7 @@ def make_scene(kind: str, colour: str, rng: np.random.Generator | None = None) -
     Raises:
         ValueError: If `kind` or `colour` does not exist.
     """
-    parts = _centred(_object_parts(kind, colour, rng), RADIUS)
+    parts = _centred(_object_parts(kind, colour, rng), FITTED_RADIUS)
     return Scene(kind, colour, None, None, pack(parts))
 
 
@@ -83,7 +84,7 @@ def make_pair(kind: str, colour: str, on_kind: str, on_colour: str, rng: np.rand
     height = solid_points(bottom)[:, 2].max() - solid_points(top, reach=0.6)[:, 2].min() - 0.03
     # The upper object comes first: a cut in it must not reach the one below.
     parts = transform(top, 1.0, np.array([0, 0, height])) + bottom
-    return Scene(kind, colour, on_kind, on_colour, pack(_centred(parts, RADIUS)))
+    return Scene(kind, colour, on_kind, on_colour, pack(_centred(parts, FITTED_RADIUS)))
 
 
 def sample_scene(rng: np.random.Generator, pair_share: float = 0.12) -> Scene:
