@@ -107,7 +107,7 @@ def load_pipeline(folder: Path) -> StableDiffusionPipeline:
     """
     if not (folder / "model_index.json").exists():
         raise FileNotFoundError(f"No diffusers pipeline in {folder}; train one as hifa.toybox.train_diffusion says.")
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -186,8 +186,13 @@ def run(arguments: argparse.Namespace) -> dict:
 
 
 @torch.no_grad()
-def features_of(judge: torch.nn.Module, pictures: torch.Tensor) -> torch.Tensor:
-    return torch.cat([judge.features(part) for part in pictures.split(256)])
+def features_of(judge: Judge, pictures: torch.Tensor) -> torch.Tensor:
+    """Features `(n, 192)` of `(n, 3, 64, 64)` pictures, each row scaled to a mean square of 1.
+
+    With that scale the cubic kernel lies between 1 and 8, so that no single picture can rule the distance.
+    """
+    features = torch.cat([judge.features(part) for part in pictures.split(256)])
+    return features / features.square().mean(1, keepdim=True).sqrt()
 
 
 def main() -> None:

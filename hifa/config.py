@@ -143,8 +143,11 @@ def _check_type(name: str, expected: type, value: Any) -> None:
 
 
 _PAIRS: tuple[tuple[str, float, float], ...] = (
-    ("camera_radius", 0, 1e6), ("camera_fov_deg", 1, 170), ("camera_elevation_deg", -90, 90), ("background_range", 0, 1),
-)  # fmt: skip
+    ("camera_radius", 0, 1e6),
+    ("camera_fov_deg", 1, 170),
+    ("camera_elevation_deg", -90, 90),
+    ("background_range", 0, 1),
+)
 
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("num_inference_steps", 1, 1_000_000),

@@ -84,7 +84,8 @@ def test_memory_reads_a_status_file():
 @pytest.mark.skipif(not memory.STATUS.exists(), reason="needs /proc")
 def test_memory_measures_the_paper_preset():
     result = memory.measure(size=16, prior_size=64, steps=1)
-    assert result["samples_a_ray"] == 192 and result["above_mb"] == result["peak_mb"] - result["baseline_mb"] > 0
+    assert result["samples_a_ray"] == 192 and result["above_mb"] > 0
+    assert result["above_mb"] == pytest.approx(result["peak_mb"] - result["baseline_mb"], abs=1)  # each is rounded
 
 
 def test_prompts_are_half_never_trained_and_of_distinct_kinds():

@@ -146,8 +146,8 @@ def test_runs_inside_inference_mode(pipe):
 def test_losses_are_reported_with_their_sum(pipe):
     run = pipe.start("a red ball", config=TINY, generator=generator())
     losses = next(pipe.advance(run)).losses
-    assert set(losses) == {"sds", "z_variance", "loss"}
-    assert losses["loss"] == pytest.approx(losses["sds"] + losses["z_variance"], rel=1e-5)
+    assert set(losses) == {"sds", "z_variance", "opacity", "entropy", "loss"}
+    assert losses["loss"] == pytest.approx(sum(losses.values()) - losses["loss"], rel=1e-5)
 
 
 def test_prompt_embeddings_are_negative_then_views(pipe):
