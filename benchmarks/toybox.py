@@ -35,6 +35,7 @@ from .judge import (
     COLOURS,
     KINDS,
     VIEWS,
+    Judge,
     kernel_inception_distance,
     labels_of,
     load_judge,

@@ -113,7 +113,8 @@ def train(arguments: argparse.Namespace) -> None:
 def export(folder: Path, vae: AutoencoderKL, average: Average) -> None:
     model = nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder()})
     model.load_state_dict(average.values)
-    copy = AutoencoderKL.from_config(vae.config)
+    # Names with an underscore are where and how it was loaded here.
+    copy = AutoencoderKL.from_config({key: value for key, value in vae.config.items() if not key.startswith("_")})
     copy.load_state_dict(vae.state_dict())
     save_prior(folder, copy, model["unet"], model["text_encoder"])
 
