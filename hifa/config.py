@@ -45,7 +45,7 @@ class HiFAConfig:
     density_grid: int = 0  # cells per axis; 0 runs the coarse pass on the field itself
     grid_period: int = 16  # steps between refreshes of the density grid
     min_opacity: float = 0.01  # rays below this in the density grid see the background only
-    rays_per_chunk: int = 2**14  # rays that are held with their graph at a time
+    rays_per_chunk: int = 2**12  # rays that are held with their graph at a time
     # Cameras
     camera_radius: tuple[float, float] = (3.0, 3.5)
     camera_fov_deg: tuple[float, float] = (10.0, 30.0)
