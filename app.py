@@ -30,7 +30,7 @@ PREVIEW_SIZE, PREVIEW_SHOWN = 128, 512  # pixels rendered, and sent to the brows
 TURN_DEG_PER_SECOND = 9.0
 # A stopped run has to be on the screen in two seconds, so its mesh is lighter.
 MESH = {"resolution": 128, "max_faces": 20_000, "texture_size": 1024}
-STOPPED_MESH = {"resolution": 64, "max_faces": 6_000, "texture_size": 512}
+STOPPED_MESH = {"resolution": 64, "max_faces": 5_000, "texture_size": 512}
 TURNTABLE = {"num_frames": 48, "size": 192, "fps": 16}
 MAX_SEED = 2**31 - 1  # a browser's numbers stay exact
 HOUR = 3600

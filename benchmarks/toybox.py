@@ -11,7 +11,8 @@ The last line printed is one JSON object:
     trained_renders, held_out_renders
                           the same shares for renders of the same captions: what a perfect prior would get
     kid, kid_of_renders   kernel inception distance, in features of the judge, of the trained samples to renders of the
-                          same captions, and of two sets of such renders to each other
+                          same captions, and of other such renders to them: what a perfect prior would get. It lies a
+                          little below 0, since sets with the same captions are more alike than independent ones
     seconds_per_sample    wall clock of the trained samples; the only number that depends on the machine
 
 Every draw has a fixed seed, one a picture, so the samples do not depend on `--batch`.
