@@ -53,9 +53,15 @@ class RunProgress(gr.HTML):
                 "aria-label='Finished steps'></progress><p>${value.text}</p></div>"
             ),
             css_template=(
-                "progress { width: 100%; height: 10px; accent-color: var(--color-accent); } "
-                "p { margin: 2px 0 0; color: var(--body-text-color); font-variant-numeric: tabular-nums; }"
+                "progress { appearance: none; display: block; width: 100%; height: 8px; border: 0; border-radius: 4px; "
+                "overflow: hidden; background: var(--border-color-primary); } "
+                "progress::-webkit-progress-bar { background: var(--border-color-primary); } "
+                "progress::-webkit-progress-value { background: var(--color-accent); } "
+                "progress::-moz-progress-bar { background: var(--color-accent); } "
+                "p { margin: 6px 0 0; color: var(--body-text-color); font-variant-numeric: tabular-nums; }"
             ),
+            container=True,
+            padding=True,
             **kwargs,
         )
 
@@ -84,7 +90,7 @@ class ResultPanel:
                 label="Preview", alt_text="Preview of the object as it takes shape", format="jpeg",
                 height=PREVIEW_SHOWN, interactive=False, buttons=["fullscreen"], elem_id="preview",
             )  # fmt: skip
-        with gr.Column(visible=False) as self.results:
+        with gr.Column() as self.results:
             # Front +Z, which is at alpha 90; the gray is that of the preview.
             self.model = gr.Model3D(
                 label="3D model", clear_color=(0.8, 0.8, 0.8, 1.0), camera_position=(90, 75, None), height=440,
@@ -102,7 +108,7 @@ class ResultPanel:
     @staticmethod
     def values(shown: Shown) -> tuple:
         """One value for each of `outputs`. Columns are no part of the API, so its values stay plain."""
-        return *vars(shown).values(), gr.Column(visible=not shown.model), gr.Column(visible=bool(shown.model))
+        return *vars(shown).values(), gr.Column(visible=not shown.model), gr.Column()
 
 
 def build_demo(pipe: HiFAPipeline) -> gr.Blocks:
@@ -176,10 +182,12 @@ def build_demo(pipe: HiFAPipeline) -> gr.Blocks:
             with gr.Column(scale=3, min_width=320):
                 panel = ResultPanel()
 
+        # Through the queue, though at once: without it the browser is not told why a prompt is refused. The refusal
+        # is shown on the button, that is in a message only, because on the outputs it would be a bare "Error" on each.
         submitted = gr.on(
             [generate.click, prompt.submit], prepare, [prompt, seed, randomise, signal],
             [seed, signal, panel.progress, generate, stop],
-            queue=False, show_progress="hidden", api_visibility="private",
+            concurrency_limit=None, show_progress="hidden", show_progress_on=generate, api_visibility="private",
         )  # fmt: skip
         optimised = submitted.success(
             text_to_3d, [prompt, seed, steps, signal], [*panel.outputs, signal], api_name="text_to_3d",

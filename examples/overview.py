@@ -1,6 +1,6 @@
 """One picture of several assets, as on top of the README: six views and two of the normals in each row.
 
-python examples/overview.py outputs/*/asset --output examples/pictures/overview.png
+python -m examples.overview outputs/*/asset --output examples/pictures/overview.png
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The Python API in ten lines: python examples/text_to_3d.py "a blue car" """
+"""The Python API in ten lines: python -m examples.text_to_3d "a blue car" """
 
 import sys
 
