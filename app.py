@@ -53,7 +53,8 @@ class RunProgress(gr.HTML):
                 "aria-label='Finished steps'></progress><p>${value.text}</p></div>"
             ),
             css_template=(
-                "progress { appearance: none; display: block; width: 100%; height: 8px; border: 0; border-radius: 4px; "
+                "progress { appearance: none; display: block; width: 100%; height: 8px; border: 0; "
+                "border-radius: 4px; "
                 "overflow: hidden; background: var(--border-color-primary); } "
                 "progress::-webkit-progress-bar { background: var(--border-color-primary); } "
                 "progress::-webkit-progress-value { background: var(--color-accent); } "
