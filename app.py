@@ -25,13 +25,14 @@ EXAMPLES = (
     "a red mushroom", "a yellow duck", "a blue car", "a brown teddy bear", "a green sailboat",
     "a red ball on a blue cube",
 )  # fmt: skip
-PREVIEW_SECONDS = 0.6  # between previews; a step and the preview itself come on top, and a second must not pass
-PREVIEW_SIZE, PREVIEW_SHOWN = 128, 512  # pixels rendered, and sent to the browser
+PREVIEW_SECONDS = 0.5  # between previews; a step and the preview itself come on top, and a second must not pass
+PREVIEW_SIZE, PREVIEW_SHOWN = 96, 384  # pixels rendered, and sent to the browser
 TURN_DEG_PER_SECOND = 9.0
-# A stopped run has to be on the screen in two seconds, so its mesh is lighter.
-MESH = {"resolution": 128, "max_faces": 20_000, "texture_size": 1024}
-STOPPED_MESH = {"resolution": 64, "max_faces": 5_000, "texture_size": 512}
+MESH = {"resolution": 128, "max_faces": 10_000, "texture_size": 1024}
 TURNTABLE = {"num_frames": 48, "size": 192, "fps": 16}
+# A stopped run has to be on the screen in two seconds, so what is made of it is lighter.
+STOPPED_MESH = {"resolution": 64, "max_faces": 5_000, "texture_size": 512}
+STOPPED_TURNTABLE = {"num_frames": 24, "size": 128, "fps": 8}
 MAX_SEED = 2**31 - 1  # a browser's numbers stay exact
 HOUR = 3600
 
@@ -54,15 +55,13 @@ class RunProgress(gr.HTML):
             ),
             css_template=(
                 "progress { appearance: none; display: block; width: 100%; height: 8px; border: 0; "
-                "border-radius: 4px; "
-                "overflow: hidden; background: var(--border-color-primary); } "
+                "border-radius: 4px; overflow: hidden; background: var(--border-color-primary); } "
                 "progress::-webkit-progress-bar { background: var(--border-color-primary); } "
                 "progress::-webkit-progress-value { background: var(--color-accent); } "
                 "progress::-moz-progress-bar { background: var(--color-accent); } "
                 "p { margin: 6px 0 0; color: var(--body-text-color); font-variant-numeric: tabular-nums; }"
             ),
             container=True,
-            padding=True,
             **kwargs,
         )
 
@@ -72,44 +71,51 @@ class RunProgress(gr.HTML):
 
 @dataclass(frozen=True)
 class Shown:
-    """What the result panel shows at one moment, in the order of `ResultPanel.outputs`."""
+    """What the result panel shows at one moment."""
 
     progress: dict[str, Any]
     preview: PIL.Image.Image | None = None
     model: Path | None = None
     turntable: Path | None = None
-    files: list[str] | None = None
+    ply: Path | None = None
 
 
 class ResultPanel:
-    """Progress, then the live preview, which gives way to the 3D model, the turntable and the files."""
+    """Progress with Stop, live preview, 3D model; below them, when they are there, the turntable and the downloads."""
 
     def __init__(self):
-        self.progress = RunProgress(elem_id="progress")
-        with gr.Column() as self.stage:
+        with gr.Row(equal_height=True):
+            self.progress = RunProgress(elem_id="progress", scale=4, min_width=240)
+            # Here, and not beside Generate, so that it is in sight of the preview on a phone too.
+            self.stop = gr.Button("Stop", variant="stop", interactive=False, min_width=120, elem_id="stop")
+        with gr.Row():
             self.preview = gr.Image(
-                label="Preview", alt_text="Preview of the object as it takes shape", format="jpeg",
-                height=PREVIEW_SHOWN, interactive=False, buttons=["fullscreen"], elem_id="preview",
+                label="Preview", alt_text="Preview of the object as it takes shape", format="jpeg", height=390,
+                min_width=280, interactive=False, buttons=["fullscreen"], elem_id="preview",
             )  # fmt: skip
-        with gr.Column() as self.results:
-            # Front +Z, which is at alpha 90; the gray is that of the preview.
+            # Front +Z, which is at alpha 90; the gray is that of the preview. It is never hidden, because gradio's
+            # viewer stays blank when its model arrives before it is on the page.
             self.model = gr.Model3D(
-                label="3D model", clear_color=(0.8, 0.8, 0.8, 1.0), camera_position=(90, 75, None), height=440,
-                interactive=False, elem_id="model",
+                label="3D model", clear_color=(0.5, 0.5, 0.5, 1.0), camera_position=(90, 75, None), height=390,
+                min_width=280, interactive=False, elem_id="model",
             )  # fmt: skip
+        with gr.Column(visible=False) as self.results:
             self.turntable = gr.Video(
                 label="Turntable: colour and normals", autoplay=True, loop=True, interactive=False, elem_id="turntable"
             )
-            self.files = gr.File(label="Downloads", file_count="multiple", interactive=False, elem_id="files")
+            with gr.Row():
+                self.downloads = [gr.DownloadButton(f"Download {name}") for name in ("GLB", "PLY", "MP4")]
 
     @property
     def outputs(self) -> list[gr.blocks.Block]:
-        return [self.progress, self.preview, self.model, self.turntable, self.files, self.stage, self.results]
+        return [self.progress, self.preview, self.model, self.turntable, *self.downloads, self.results]
 
     @staticmethod
     def values(shown: Shown) -> tuple:
-        """One value for each of `outputs`. Columns are no part of the API, so its values stay plain."""
-        return *vars(shown).values(), gr.Column(visible=not shown.model), gr.Column()
+        """One value for each of `outputs`. A column is no part of the API, so what callers get is plain values."""
+        files = (shown.model, shown.ply, shown.turntable) if shown.turntable else (None, None, None)
+        head = (shown.progress, shown.preview, shown.model, shown.turntable)
+        return *head, *files, gr.Column(visible=shown.turntable is not None)
 
 
 def build_demo(pipe: HiFAPipeline) -> gr.Blocks:
@@ -123,11 +129,11 @@ def build_demo(pipe: HiFAPipeline) -> gr.Blocks:
             with tokenizing:
                 return call(*args, **kwargs)
         except ValueError as error:
-            raise gr.Error(str(error), title="Nothing was started", duration=20, print_exception=False) from error
+            raise gr.Error(str(error), duration=20, print_exception=False) from error
 
     def prepare(prompt: str, seed: int | None, randomise: bool, pending: StopSignal | None):
         if pending is not None:
-            raise gr.Error("A run is going on. Stop it first, or wait.", title="One at a time", print_exception=False)
+            raise gr.Error("A run is going on. Stop it first, or wait.", print_exception=False)
         checked(pipe.check_inputs, prompt)
         seed = random.randrange(MAX_SEED + 1) if randomise or seed is None else seed
         waiting = {"text": "Waiting for a free place …"}
@@ -163,13 +169,11 @@ def build_demo(pipe: HiFAPipeline) -> gr.Blocks:
         signal = gr.State()
         gr.Markdown(HEADER)
         with gr.Row():
-            with gr.Column(scale=2, min_width=320), gr.Tabs(), gr.Tab("Text to 3D"):
+            with gr.Column(scale=1, min_width=320), gr.Tabs(), gr.Tab("Text to 3D"):
                 prompt = gr.Textbox(
                     label="Prompt", placeholder="a red mushroom", max_length=500, autofocus=True, elem_id="prompt"
                 )
-                with gr.Row():
-                    generate = gr.Button("Generate", variant="primary", elem_id="generate")
-                    stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="stop")
+                generate = gr.Button("Generate", variant="primary", elem_id="generate")
                 gr.Examples([[text] for text in EXAMPLES], inputs=[prompt], label="Try one of these")
                 steps = gr.Slider(
                     10, 5 * default_steps, default_steps, step=10, label="Steps", elem_id="steps",
@@ -180,14 +184,14 @@ def build_demo(pipe: HiFAPipeline) -> gr.Blocks:
                     randomise = gr.Checkbox(True, label="New seed each time", container=True, elem_id="randomise")
                 with gr.Accordion("Words it knows", open=False):
                     gr.HTML(vocabulary_help())
-            with gr.Column(scale=3, min_width=320):
+            with gr.Column(scale=2, min_width=320):
                 panel = ResultPanel()
 
         # Through the queue, though at once: without it the browser is not told why a prompt is refused. The refusal
         # is shown on the button, that is in a message only, because on the outputs it would be a bare "Error" on each.
         submitted = gr.on(
             [generate.click, prompt.submit], prepare, [prompt, seed, randomise, signal],
-            [seed, signal, panel.progress, generate, stop],
+            [seed, signal, panel.progress, generate, panel.stop],
             concurrency_limit=None, show_progress="hidden", show_progress_on=generate, api_visibility="private",
         )  # fmt: skip
         optimised = submitted.success(
@@ -195,9 +199,9 @@ def build_demo(pipe: HiFAPipeline) -> gr.Blocks:
             show_progress="minimal", show_progress_on=panel.progress, scroll_to_output=True,
         )  # fmt: skip
         optimised.then(
-            rest, None, [signal, generate, stop], queue=False, show_progress="hidden", api_visibility="private"
+            rest, None, [signal, generate, panel.stop], queue=False, show_progress="hidden", api_visibility="private"
         )
-        stop.click(stop_run, signal, stop, queue=False, show_progress="hidden", api_name="stop")
+        panel.stop.click(stop_run, signal, panel.stop, queue=False, show_progress="hidden", api_name="stop")
     return demo.queue(max_size=16, default_concurrency_limit=1)
 
 
@@ -218,7 +222,7 @@ def run_to_asset(pipe: HiFAPipeline, run: HiFARun, signal: StopSignal, folder: P
             shown_at = time.perf_counter()
         if signal.is_set():
             break
-    yield from export(run, folder, preview)
+    yield from export(run, folder, preview, times[-1] - started)
 
 
 def look(run: HiFARun, azimuth_deg: float) -> PIL.Image.Image:
@@ -239,25 +243,27 @@ def progress(run: HiFARun, times: deque[float], started: float) -> dict[str, Any
     return state | {"loss": loss, "left": round(left, 1), "text": text}
 
 
-def export(run: HiFARun, folder: Path, preview: PIL.Image.Image) -> Iterator[Shown]:
+def export(run: HiFARun, folder: Path, preview: PIL.Image.Image, seconds: float) -> Iterator[Shown]:
     """The mesh first, as soon as it is there; then the other files."""
-    done = f"{'Finished' if run.finished else 'Stopped'} at step {run.step} of {run.config.num_inference_steps}"
-    done += f" after {clock(run.seconds)}"
-    state = {"step": run.step, "steps": run.config.num_inference_steps}
+    total = run.config.num_inference_steps
+    done = f"Finished {total} steps" if run.finished else f"Stopped at step {run.step} of {total}"
+    done += f" after {clock(seconds)}"
+    state = {"step": run.step, "steps": total}
     name = re.sub(r"[^a-z0-9]+", "-", run.prompt.lower()).strip("-")[:60] or "asset"
     glb, ply, mp4 = (folder / f"{name}.{suffix}" for suffix in ("glb", "ply", "mp4"))
     yield Shown(state | {"text": f"{done}. Making the mesh …"}, preview)
-    asset, quality = run.asset(), MESH if run.finished else STOPPED_MESH
+    quality, turn = (MESH, TURNTABLE) if run.finished else (STOPPED_MESH, STOPPED_TURNTABLE)
+    asset = run.asset()
     try:
         asset.export_mesh(glb, **quality)
     except EmptyFieldError as error:
         gr.Warning(str(error), title="There is no surface yet", duration=20)
         yield Shown(state | {"text": f"{done}. There is no surface yet: try more steps."}, preview)
         return
-    yield Shown(state | {"text": f"{done}. Making the turntable …"}, preview, glb, None, [str(glb)])
+    yield Shown(state | {"text": f"{done}. Making the turntable …"}, preview, glb)
     asset.export_mesh(ply, **quality)
-    asset.export_video(mp4, **TURNTABLE)
-    yield Shown(state | {"text": f"{done}."}, preview, glb, mp4, [str(glb), str(ply), str(mp4)])
+    asset.export_video(mp4, **turn)
+    yield Shown(state | {"text": f"{done}."}, preview, glb, mp4, ply)
 
 
 def clock(seconds: float) -> str:
