@@ -70,9 +70,9 @@ class HiFARun:
         return RaySampling(c.n_coarse, c.n_fine, c.kernel, self.grid, c.min_opacity if self.grid is not None else 0.0)
 
     def preview(self, camera: Camera | None = None, size: int = 128) -> Tensor:
-        """What the field looks like now: `(size, size, 3)` RGB in [0, 1] on a light background."""
+        """What the field looks like now: `(size, size, 3)` RGB in [0, 1] on a middle gray."""
         camera = camera or self.front_camera()
-        background = torch.full((3,), 0.8, device=self.radiance_field.device)
+        background = torch.full((3,), 0.5, device=self.radiance_field.device)
         return render_picture(self.radiance_field, camera, size, self.sampling, background).colour
 
     def front_camera(self, azimuth_deg: float = 0.0) -> Camera:

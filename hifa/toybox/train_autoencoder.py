@@ -2,7 +2,8 @@
 
     python -m hifa.toybox.train_autoencoder --data toybox-data --output-dir toybox-training
 
-Seeded, and resumed from `autoencoder.safetensors` in the output folder when run again.
+Seeded, and resumed from `autoencoder.safetensors` in the output folder when run again. `--init-from` starts from a
+published autoencoder in place of random weights.
 """
 
 import argparse
@@ -59,12 +60,20 @@ def psnr(model: AutoencoderKL, pixels: torch.Tensor) -> float:
 
 
 def train(
-    pictures: Pictures, folder: Path, steps: int, batch: int = 32, seed: int = 0, bf16: bool = True
+    pictures: Pictures,
+    folder: Path,
+    steps: int,
+    batch: int = 32,
+    seed: int = 0,
+    bf16: bool = True,
+    init_from: Path | None = None,
 ) -> AutoencoderKL:
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = build_autoencoder()
+    if init_from is not None:
+        model.load_state_dict(AutoencoderKL.from_pretrained(init_from, dtype=torch.float32).state_dict())
     average = Average(model, decay=0.998)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
     checkpoint = folder / "autoencoder.safetensors"
@@ -108,8 +117,10 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, default=Path("toybox-training"))
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--init-from", type=Path, help="folder of an autoencoder to start from")
     arguments = parser.parse_args()
-    model = train(load_dataset(arguments.data), arguments.output_dir, arguments.steps, seed=arguments.seed)
+    pictures = load_dataset(arguments.data)
+    model = train(pictures, arguments.output_dir, arguments.steps, seed=arguments.seed, init_from=arguments.init_from)
     model.save_pretrained(arguments.output_dir / "vae")
 
 

@@ -4,7 +4,7 @@
 
 Needs the autoencoder of `train_autoencoder` in the same output folder. Seeded; resumed from `diffusion.safetensors`
 when run again. `--export DIR` gets the moving average as a Stable Diffusion folder every `--export-every` steps.
-`--init-from hifa/toybox/weights` starts from published weights, autoencoder included, in place of random ones.
+`--init-from hifa/toybox/weights` starts from a published UNet and text encoder in place of random ones.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import nn
+from torch.nn import functional as F
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 from . import world
@@ -25,6 +26,8 @@ from .training import Average, batch_rng, learning_rate, load_checkpoint, save_c
 
 
 EMPTY_SHARE, NO_VIEW_SHARE = 0.10, 0.15
+CAPTION_WEIGHT, READ_TOKENS = 0.05, 8  # of the caption loss; padding tokens that it reads
+HEADS = (len(world.KINDS), len(world.COLOURS), len(world.VIEWS))
 
 
 @torch.no_grad()
@@ -41,13 +44,18 @@ def encode_pictures(vae: AutoencoderKL, pictures: Pictures, cache: Path) -> torc
     return latents
 
 
-def caption_for(labels: np.ndarray, rng: np.random.Generator) -> str:
-    """A caption for one picture; sometimes empty (for classifier-free guidance), sometimes without its view."""
+def caption_for(labels: np.ndarray, rng: np.random.Generator) -> tuple[str, tuple[int, int, int]]:
+    """A caption for one picture; sometimes empty (for classifier-free guidance), sometimes without its view.
+
+    Returns:
+        The caption, and the kind, colour and view that it tells, -1 for what it does not.
+    """
     share = rng.random()
     if share < EMPTY_SHARE:
-        return ""
+        return "", (-1, -1, -1)
     view = None if share < EMPTY_SHARE + NO_VIEW_SHARE else world.VIEWS[labels[4]]
-    return world.caption(scene_of(labels), rng, view)
+    told = (int(labels[0]), int(labels[1]), -1 if view is None else int(labels[4]))
+    return world.caption(scene_of(labels), rng, view), told
 
 
 def token_ids(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> torch.Tensor:
@@ -60,29 +68,50 @@ def diffusion_loss(
     latents: torch.Tensor,
     noise: torch.Tensor,
     t: torch.Tensor,
-    ids: torch.Tensor,
+    context: torch.Tensor,
 ) -> torch.Tensor:
-    """Squared error of v, weighted by min(SNR, 5) / (SNR + 1) (Hang et al. 2023, "Min-SNR weighting", eq. 5 for v)."""
-    context = model["text_encoder"](ids).last_hidden_state
+    """Mean squared error of v (Salimans and Ho 2022, "Progressive Distillation", appendix D), all timesteps alike.
+
+    Min-SNR weighting leaves .007 of the weight at t = 961, and that is where the view words have to be learnt: lower
+    down the noisy picture shows the view by itself, and the words are ignored.
+    """
     noisy, target = scheduler.add_noise(latents, noise, t), scheduler.get_velocity(latents, noise, t)
-    error = model["unet"](noisy, t, context).sample - target
-    alpha_bar = scheduler.alphas_cumprod[t]
-    snr = alpha_bar / (1 - alpha_bar)
-    return (snr.clamp(max=5) / (snr + 1) * (error**2).mean((1, 2, 3))).mean()
+    return F.mse_loss(model["unet"](noisy, t, context).sample, target)
+
+
+def caption_loss(model: nn.ModuleDict, context: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy, in nats, of reading kind, colour and view off the padding after a caption.
+
+    The UNet looks mostly at the padding, which comes after all words and is most of the tokens, and by itself the text
+    encoder hardly passes the view on to it: the words and the attention to them would have to change at once.
+
+    Args:
+        context: `(B, tokens, dim)` last hidden states.
+        told: `(B, 3)` from `caption_for`.
+    """
+    kind, colour, view = model["reader"](context[:, -READ_TOKENS:].mean(1)).split(HEADS, dim=1)
+    wrong = [
+        F.cross_entropy(logits, told[:, i], ignore_index=-1, reduction="sum")
+        for i, logits in enumerate((kind, colour, view))
+    ]
+    return torch.stack(wrong).sum() / len(told)
 
 
 def train(arguments: argparse.Namespace) -> None:
     pictures, folder = load_dataset(arguments.data), arguments.output_dir
-    vae = AutoencoderKL.from_pretrained((arguments.init_from or folder) / "vae")
+    vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32)
     folder.mkdir(parents=True, exist_ok=True)
     latents = encode_pictures(vae, pictures, folder / "latents.npy")
     tokenizer, scheduler = build_tokenizer(), build_scheduler()
     with torch.random.fork_rng():
         torch.manual_seed(arguments.seed)
-        model = nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder()})
+        text_encoder = build_text_encoder()
+        reader = nn.Linear(text_encoder.config.hidden_size, sum(HEADS))  # only for training; never exported
+        model = nn.ModuleDict({"unet": build_unet(), "text_encoder": text_encoder, "reader": reader})
     if arguments.init_from is not None:
         for name, part in (("unet", UNet2DConditionModel), ("text_encoder", CLIPTextModel)):
-            model[name].load_state_dict(part.from_pretrained(arguments.init_from / name).state_dict())
+            published = part.from_pretrained(arguments.init_from / name, dtype=torch.float32)
+            model[name].load_state_dict(published.state_dict())
     average = Average(model, decay=0.9985)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-3)
     checkpoint = folder / "diffusion.safetensors"
@@ -90,13 +119,15 @@ def train(arguments: argparse.Namespace) -> None:
     for step in range(start, arguments.steps):
         rng = batch_rng(arguments.seed + 1, step)
         chosen = rng.integers(len(latents), size=arguments.batch)
-        ids = token_ids(tokenizer, [caption_for(pictures.labels[i], rng) for i in chosen])
+        captions, told = zip(*(caption_for(pictures.labels[i], rng) for i in chosen), strict=True)
+        context = model["text_encoder"](token_ids(tokenizer, list(captions))).last_hidden_state
         noise = torch.from_numpy(rng.standard_normal((arguments.batch, 4, 16, 16), "float32"))
         t = torch.from_numpy(rng.integers(0, 1000, size=arguments.batch))
         optimizer.param_groups[0]["lr"] = learning_rate(step, arguments.steps, peak=1e-3)
-        loss = diffusion_loss(model, scheduler, latents[torch.from_numpy(chosen)].float(), noise, t, ids)
+        loss = diffusion_loss(model, scheduler, latents[torch.from_numpy(chosen)].float(), noise, t, context)
+        reading = caption_loss(model, context, torch.tensor(told))
         optimizer.zero_grad()
-        loss.backward()
+        (loss + CAPTION_WEIGHT * reading).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         average.update(model, step)
@@ -105,14 +136,16 @@ def train(arguments: argparse.Namespace) -> None:
         if done % 100 == 0 or done == arguments.steps:
             save_checkpoint(checkpoint, done, model, average, optimizer)
             seconds = (time.time() - clock) / (done - start)
-            print(f"step {done} loss {np.mean(losses[-100:]):.4f} {seconds:.2f} s/step", flush=True)
+            mean = np.mean(losses[-100:])
+            print(f"step {done} loss {mean:.4f} caption {reading.item():.4f} {seconds:.2f} s/step", flush=True)
         if done % arguments.export_every == 0 or done == arguments.steps:
             export(arguments.export, vae, average)
 
 
 def export(folder: Path, vae: AutoencoderKL, average: Average) -> None:
     model = nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder()})
-    model.load_state_dict(average.values)
+    exported = {name: value for name, value in average.values.items() if not name.startswith("reader.")}
+    model.load_state_dict(exported)
     # Names with an underscore are where and how it was loaded here.
     copy = AutoencoderKL.from_config({key: value for key, value in vae.config.items() if not key.startswith("_")})
     copy.load_state_dict(vae.state_dict())

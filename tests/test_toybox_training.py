@@ -1,0 +1,81 @@
+"""The two Toybox trainers on a few pictures: they resume exactly, and export what diffusers loads."""
+
+import argparse
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+from torch import nn
+
+from hifa.toybox import dataset, train_autoencoder, train_diffusion, world
+
+
+@pytest.fixture(scope="module")
+def pictures() -> dataset.Pictures:
+    pixels, labels = zip(*(dataset.render_scene(seed, views=4) for seed in range(40)), strict=True)
+    return dataset.Pictures(np.concatenate(pixels), np.concatenate(labels))
+
+
+@pytest.fixture(scope="module")
+def trained(pictures, tmp_path_factory) -> Path:
+    """A folder with the pictures, in `data`, and an autoencoder of one step, in `vae`."""
+    folder = tmp_path_factory.mktemp("toybox")
+    (folder / "data").mkdir()
+    np.savez(folder / "data/000000.npz", pixels=pictures.pixels, labels=pictures.labels)
+    train_autoencoder.train(pictures, folder, steps=1, batch=2).save_pretrained(folder / "vae")
+    return folder
+
+
+def train_diffusion_in(folder: Path, trained: Path, *steps: int) -> dict[str, torch.Tensor]:
+    """The checkpoint after a run to each of `steps` in turn; warm-up makes their learning rates the same."""
+    folder.mkdir()
+    (folder / "vae").symlink_to(trained / "vae")
+    for last in steps:
+        train_diffusion.train(
+            argparse.Namespace(
+                data=trained / "data", output_dir=folder, init_from=None, export=folder / "prior", export_every=1000,
+                steps=last, batch=2, seed=0,
+            )
+        )  # fmt: skip
+    return load_file(folder / "diffusion.safetensors")
+
+
+def test_an_interrupted_training_ends_as_one_in_a_go(trained, tmp_path):
+    straight = train_diffusion_in(tmp_path / "straight", trained, 4)
+    resumed = train_diffusion_in(tmp_path / "resumed", trained, 2, 4)
+    assert straight.keys() == resumed.keys()
+    # Up to rounding: in four steps a parameter moves by about 1e-4.
+    torch.testing.assert_close(resumed, straight, rtol=1e-4, atol=1e-6)
+    # The caption reader serves the training only.
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "resumed/prior")
+    assert pipe("a red car", num_inference_steps=1, output_type="np").images.shape == (1, 64, 64, 3)
+
+
+def test_an_interrupted_autoencoder_ends_as_one_in_a_go(pictures, tmp_path):
+    straight = train_autoencoder.train(pictures, tmp_path / "a", steps=3, batch=2)
+    train_autoencoder.train(pictures, tmp_path / "b", steps=2, batch=2)
+    resumed = train_autoencoder.train(pictures, tmp_path / "b", steps=3, batch=2)
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in straight.state_dict().items())
+
+
+def test_captions_tell_what_their_labels_say():
+    labels, rng = dataset.render_scene(3, views=1)[1][0], np.random.default_rng(0)
+    drawn = [train_diffusion.caption_for(labels, rng) for _ in range(300)]
+    for text, told in drawn:
+        view = world.VIEWS[labels[4]]
+        assert told == ((labels[0], labels[1], labels[4] if view in text else -1) if text else (-1, -1, -1))
+    assert 0.05 < np.mean([text == "" for text, _ in drawn]) < 0.16
+
+
+def test_caption_loss_of_a_guess_and_of_nothing_told():
+    reader = nn.Linear(5, sum(train_diffusion.HEADS))
+    nn.init.zeros_(reader.weight), nn.init.zeros_(reader.bias)
+    model, context = nn.ModuleDict({"reader": reader}), torch.randn(2, 24, 5)
+    told = torch.tensor([[3, 1, 2], [0, 5, -1]])
+    expected = (2 * math.log(24) + 2 * math.log(12) + math.log(4)) / 2
+    assert train_diffusion.caption_loss(model, context, told).item() == pytest.approx(expected, rel=1e-5)
+    assert train_diffusion.caption_loss(model, context, torch.full((2, 3), -1)).item() == 0
