@@ -1,4 +1,4 @@
-"""The two Toybox trainers on a few pictures: they resume exactly, and export what diffusers loads."""
+"""The two Toybox trainers on a few pictures: they resume as if never interrupted, and export what diffusers loads."""
 
 import argparse
 import math
@@ -53,6 +53,12 @@ def test_an_interrupted_training_ends_as_one_in_a_go(trained, tmp_path):
     # The caption reader serves the training only.
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "resumed/prior")
     assert pipe("a red car", num_inference_steps=1, output_type="np").images.shape == (1, 64, 64, 3)
+
+
+def test_without_an_autoencoder_it_says_how_to_make_one(trained, tmp_path):
+    arguments = argparse.Namespace(data=trained / "data", output_dir=tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="nothing.*train_autoencoder"):
+        train_diffusion.train(arguments)
 
 
 def test_an_interrupted_autoencoder_ends_as_one_in_a_go(pictures, tmp_path):

@@ -99,8 +99,11 @@ def caption_loss(model: nn.ModuleDict, context: torch.Tensor, told: torch.Tensor
 
 def train(arguments: argparse.Namespace) -> None:
     pictures, folder = load_dataset(arguments.data), arguments.output_dir
+    if not (folder / "vae").is_dir():  # diffusers would look for the name on the Hub
+        raise FileNotFoundError(
+            f"No autoencoder in {folder / 'vae'}. Train it: python -m hifa.toybox.train_autoencoder"
+        )
     vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32)
-    folder.mkdir(parents=True, exist_ok=True)
     latents = encode_pictures(vae, pictures, folder / "latents.npy")
     tokenizer, scheduler = build_tokenizer(), build_scheduler()
     with torch.random.fork_rng():
