@@ -66,7 +66,7 @@ def labels_of(kind: str, colour: str, view: str) -> tuple[int, int, int, int, in
 
 
 def judge_background(rng: np.random.Generator) -> tuple[float, float, float]:
-    """Half of the time the pale gray of the world, else any colour, so that nothing can be read off the background."""
+    """Half of the time the gray of the world, else any colour, so that nothing can be read off the background."""
     return sample_background(rng) if rng.random() < 0.5 else tuple(rng.random(3).tolist())
 
 

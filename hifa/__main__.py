@@ -117,20 +117,20 @@ def optimise(pipe, run, folder: Path, save_every: int) -> None:
     """Advance to the end, saving on the way; Ctrl-C ends after the current step, and what there is is kept."""
     from tqdm.auto import tqdm
 
+    from .asset import save_image
+
     stopped = []
     previous = signal.signal(signal.SIGINT, lambda *_: stopped.append(True))
-    start, clock = run.step, time.perf_counter()
+    clock = time.perf_counter()
     try:
+        save_image(folder / "preview.png", run.preview().cpu().numpy())
         with tqdm(total=run.config.num_inference_steps, initial=run.step, desc=run.prompt) as bar:
             for step in pipe.advance(run):
                 bar.update()
                 bar.set_postfix(loss=f"{step.losses['loss']:.3f}", t=step.timestep)
-                if run.step == start + 1:
-                    from .asset import save_image
-
-                    save_image(folder / "preview.png", run.preview().cpu().numpy())
                 if run.step % save_every == 0:
                     run.save(folder / "run")
+                    save_image(folder / "preview.png", run.preview().cpu().numpy())
                 if stopped:
                     break
     finally:

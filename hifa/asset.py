@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from .cameras import Camera, orbit
-from .export.files import export_mesh
-from .export.hub import model_card, push_folder
-from .export.mesh import Mesh, extract_mesh
-from .export.video import depth_to_rgb, normal_to_rgb, write_video
 from .field import RadianceField
 from .rendering.density_grid import DensityGrid
 from .rendering.image import Picture, render_picture
 from .rendering.rays import RaySampling
 
+
+if TYPE_CHECKING:
+    from .export.mesh import Mesh
+
+# `export` and the mesh libraries behind it take a second to import. They are loaded where they are needed, so that a
+# run shows its first preview sooner.
 
 FACTS = "asset.json"
 GRID_RESOLUTION = 64
@@ -78,7 +80,7 @@ class HiFAAsset:
         cameras = orbit(num_frames, elevation_deg=elevation_deg, radius=base.radius, fov_deg=base.fov_deg)
         return torch.stack([self.render(camera, size).colour for camera in cameras])
 
-    def mesh(self, resolution: int = 128, max_faces: int | None = 20_000) -> Mesh:
+    def mesh(self, resolution: int = 128, max_faces: int | None = 20_000) -> "Mesh":
         """Surface of the field, in world axes.
 
         Args:
@@ -88,6 +90,8 @@ class HiFAAsset:
         Raises:
             EmptyFieldError: If there is no surface.
         """
+        from .export.mesh import extract_mesh
+
         density, colour = self._functions()
         return extract_mesh(density, colour, self.radiance_field.bound, resolution=resolution, max_faces=max_faces)
 
@@ -100,6 +104,8 @@ class HiFAAsset:
             ValueError: For another suffix.
             EmptyFieldError: If there is no surface.
         """
+        from .export.files import export_mesh
+
         density, colour = self._functions()
         bound = self.radiance_field.bound
         return export_mesh(
@@ -120,6 +126,8 @@ class HiFAAsset:
 
     def export_video(self, path: str | Path, num_frames: int = 48, size: int = 192, fps: int = 20) -> Path:
         """Write a turntable as MP4 (H.264, yuv420p): colour beside normals."""
+        from .export.video import normal_to_rgb, write_video
+
         base = self.camera()
         frames = []
         for camera in orbit(num_frames, radius=base.radius, fov_deg=base.fov_deg):
@@ -131,6 +139,8 @@ class HiFAAsset:
 
     def depth_image(self, camera: Camera | None = None, size: int = 256) -> np.ndarray:
         """Depth as a picture `(size, size, 3)` in [0, 1]; near is bright."""
+        from .export.video import depth_to_rgb
+
         picture = self.render(camera, size)
         return depth_to_rgb(picture.depth.cpu().numpy(), picture.opacity.cpu().numpy())
 
@@ -140,6 +150,8 @@ class HiFAAsset:
         Raises:
             AssetError: If the folder cannot be written.
         """
+        from .export.hub import model_card
+
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -176,6 +188,8 @@ class HiFAAsset:
         self, repo_id: str, *, private: bool = True, token: str | None = None, endpoint: str | None = None
     ) -> str:
         """Upload the asset with its card, turntable and GLB to a model repository; returns its address."""
+        from .export.hub import push_folder
+
         return push_folder(repo_id, self.write_files, private=private, token=token, endpoint=endpoint)
 
     def write_files(self, folder: Path) -> None:

@@ -196,6 +196,8 @@ class HiFARun:
         groups = radiance_field.parameter_groups(config.grid_lr, config.network_lr)
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
         grid = DensityGrid(config.density_grid, config.bound).to(device) if config.density_grid else None
+        if grid is not None:
+            grid.refresh(radiance_field)  # so that there is a preview before the first step
         return cls(
             prompt, negative_prompt, config, seed, prior, prompt_embeds, radiance_field, optimizer, grid, generator
         )

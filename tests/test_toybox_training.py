@@ -85,3 +85,10 @@ def test_caption_loss_of_a_guess_and_of_nothing_told():
     expected = (2 * math.log(24) + 2 * math.log(12) + math.log(4)) / 2
     assert train_diffusion.caption_loss(model, context, told).item() == pytest.approx(expected, rel=1e-5)
     assert train_diffusion.caption_loss(model, context, torch.full((2, 3), -1)).item() == 0
+
+
+def test_timesteps_cover_all_and_prefer_the_noisy_quarter():
+    t = train_diffusion.draw_timesteps(np.random.default_rng(0), 20_000)
+    assert t.min() == 0 and t.max() == 999
+    # Half are drawn from there, and a quarter of the other half fall there: .5 + .5 / 4.
+    assert abs((t >= 750).double().mean() - 0.625) < 0.01

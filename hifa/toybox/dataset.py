@@ -40,8 +40,8 @@ def sample_camera(rng: np.random.Generator) -> tuple[float, float]:
 
 
 def sample_background(rng: np.random.Generator) -> tuple[float, float, float]:
-    """A pale, slightly tinted gray, from a narrow range: the prior should spend itself on the object."""
-    return tuple((rng.uniform(0.66, 0.9) + rng.uniform(-0.04, 0.04, 3)).tolist())
+    """A slightly tinted, darker than middle gray: white and cream parts have to stand out from what is behind them."""
+    return tuple((rng.uniform(0.3, 0.6) + rng.uniform(-0.05, 0.05, 3)).tolist())
 
 
 def render_scene(seed: int, views: int = VIEWS_PER_SCENE) -> tuple[np.ndarray, np.ndarray]:

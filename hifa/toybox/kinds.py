@@ -134,7 +134,9 @@ def rocket(c: Colour, j: Jitter) -> list[Part]:
     return [
         Part(CYLINDER, (0.25, h, 0.02), (0, 0, 0), c),
         Part(CONE, (0.25, 0.02, 0.2), (0, 0, h + 0.2), WHITE),
-        Part(ELLIPSOID, (0.07, 0.12, 0.12), (0.23, 0, 0.14), GLASS),
+        # A window with a frame, large enough that the front can be told from the back at 64 pixels.
+        Part(ELLIPSOID, (0.07, 0.17, 0.17), (0.22, 0, 0.14), INK),
+        Part(ELLIPSOID, (0.08, 0.13, 0.13), (0.23, 0, 0.14), GLASS),
         Part(CONE, (0.18, 0.1, 0.08), (0, 0, -h - 0.06), INK),
         *fins,
     ]
