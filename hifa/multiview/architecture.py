@@ -26,9 +26,14 @@ class ClipSize:
 
 @dataclass(frozen=True)
 class VolumeSize:
-    """Of the volume networks; see `MultiViewVolume`."""
+    """Cameras and sizes of the volume networks; see `MultiViewVolume`."""
 
     num_views: int = 16
+    elevation_deg: float = 30.0
+    radius: float = 1.5
+    focal_length: float = 35 / 32
+    half_extent: float = 0.5
+    frustum_half_depth: float = 0.86603
     encoder_dim: int = 16
     time_dim: int = 256
     volume_size: int = 32

@@ -1,8 +1,8 @@
 """The volumes that keep the views of SyncDreamer consistent (Liu et al. 2023, arXiv 2309.03453, section 3.3).
 
-Every step, the noisy latents of all views are encoded and unprojected into one cubic volume of the object; a 3D network
-makes a spatial volume of it; a view frustum is cut out of that for each view and becomes features at every resolution
-of the UNet. `depth_attention.py` reads them.
+Every step, the noisy latents of all views are encoded and unprojected into one cubic volume of the object. A 3D
+network makes a spatial volume of it; a view frustum is cut out of that for each view and becomes features at every
+resolution of the UNet. `depth_attention.py` reads them.
 """
 
 import torch
