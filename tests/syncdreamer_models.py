@@ -1,4 +1,4 @@
-"""Models for the tests of `hifa.multiview`: a tiny SyncDreamer, and a reduced one with weights made from their names."""
+"""Models for the tests of `hifa.multiview`: a tiny SyncDreamer, and a reduced one with weights made of names."""
 
 import json
 import zlib

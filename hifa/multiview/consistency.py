@@ -200,10 +200,10 @@ def input_agreement(
     hull = visual_hull(images, ring, half_extent)
     camera = Camera(0.0, elevation_deg, ring.radius, ring.fov_deg)
     outlines, surfaces = hull_depth(hull, world_to_camera(camera)[None])
-    mask = F.interpolate(foreground(image[None])[:, None], (IMAGE_SIZE, IMAGE_SIZE), mode="area")[0]
-    colour = F.interpolate(image[None].float().cpu().movedim(-1, 1), (IMAGE_SIZE, IMAGE_SIZE), mode="area")[0]
-    picture = _fitted(torch.cat([mask, colour]), mask[0])
-    seen = _fitted(torch.cat([outlines, surfaces[0].movedim(-1, 0)]), outlines[0])
+    mask = foreground(image[None])
+    picture = _fitted(torch.cat([mask, image.float().cpu().movedim(-1, 0)]), mask[0], oversampling=4)
+    # Not smoothed: a mean of points on both sides of an edge lies on no surface.
+    seen = _fitted(torch.cat([outlines, surfaces[0].movedim(-1, 0)]), outlines[0], oversampling=1)
     if picture is None or seen is None:
         return 0.0
     poses = ring.world_to_camera()
@@ -214,18 +214,18 @@ def input_agreement(
     return _overlap(seen[0], picture[0]) * _colour_score(difference)
 
 
-def _fitted(layers: Tensor, mask: Tensor) -> Tensor | None:
-    """`(C, S, S)` cut to a centred square around a mask and scaled back to S; None for an empty mask."""
+def _fitted(layers: Tensor, mask: Tensor, oversampling: int) -> Tensor | None:
+    """`(C, H, H)` cut to a centred square around a mask and scaled to IMAGE_SIZE; None for an empty mask."""
     rows, columns = torch.nonzero(mask > 0.5, as_tuple=True)
     if not len(rows):
         return None
     low = torch.stack([columns.amin(), rows.amin()]).float()
     high = torch.stack([columns.amax(), rows.amax()]).float() + 1
-    side, centre = (high - low).max() * 1.1, (low + high) / 2
-    line = (torch.arange(IMAGE_SIZE) + 0.5) / IMAGE_SIZE - 0.5
+    side, centre, samples = (high - low).max() * 1.1, (low + high) / 2, oversampling * IMAGE_SIZE
+    line = (torch.arange(samples) + 0.5) / samples - 0.5
     v, u = torch.meshgrid(line, line, indexing="ij")
     pixels = torch.stack([u, v], -1).reshape(1, -1, 2) * side + centre
-    return _lookup(layers[None], pixels)[0].reshape(len(layers), IMAGE_SIZE, IMAGE_SIZE)
+    return F.avg_pool2d(_lookup(layers[None], pixels).reshape(1, -1, samples, samples), oversampling)[0]
 
 
 def _check_sheet(images: Tensor, ring: ViewRing) -> None:

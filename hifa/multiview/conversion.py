@@ -5,7 +5,7 @@ directions read the same table, so that one undoes the other.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -285,21 +285,17 @@ def to_published(models: dict[str, nn.Module], layout: dict[str, tuple[int, ...]
             matrices.
     """
     parts: dict[str, dict[int, Tensor]] = {}
-    for model, name, source in _rows(models):
-        tensor = models[model].state_dict()[name]
-        parts.setdefault(source.key, {})[source.part or 0] = tensor.T if source.transposed else tensor
+    for model, names in sources(models).items():
+        state = models[model].state_dict()
+        for name, source in names.items():
+            tensor = state[name].T if source.transposed else state[name]
+            parts.setdefault(source.key, {})[source.part or 0] = tensor
     published = {
-        key: torch.cat([row[i] for i in sorted(row)]) if len(row) > 1 else row[0] for key, row in parts.items()
+        key: torch.cat([row[part] for part in sorted(row)]) if len(row) > 1 else row[0] for key, row in parts.items()
     }
     if layout is None:
         return published
     return {key: tensor.reshape(tuple(layout[key])) for key, tensor in published.items()}
-
-
-def _rows(models: dict[str, nn.Module]) -> Iterator[tuple[str, str, Source]]:
-    for model, names in sources(models).items():
-        for name, source in names.items():
-            yield model, name, source
 
 
 def read_checkpoint(path: str | Path, architecture: Architecture | None = None) -> dict[str, nn.Module]:
