@@ -9,11 +9,11 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from torch.nn import functional as F
 
 from hifa.multiview.architecture import build_models
+from hifa.multiview.checkpoint import read_checkpoint
 from hifa.multiview.conversion import (
     UNUSED,
     check_cameras,
     load_published,
-    read_checkpoint,
     sources,
     to_published,
 )

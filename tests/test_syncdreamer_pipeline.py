@@ -162,7 +162,7 @@ def test_from_single_file(pipe, images, tmp_path, monkeypatch):
         asked.append((repo, file, options))
         return path
 
-    monkeypatch.setattr("hifa.multiview.pipeline_syncdreamer.hf_hub_download", download)
+    monkeypatch.setattr("hifa.multiview.checkpoint.hf_hub_download", download)
     half = SyncDreamerPipeline.from_single_file(
         "spaces/me/my-space/ckpt/a.ckpt", architecture=TINY, dtype=torch.bfloat16, revision="v1"
     )

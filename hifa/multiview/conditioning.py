@@ -1,6 +1,7 @@
 """What tells the multi-view model of its input image: CLIP's embedding, the latent, and where the image was taken."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, ModelMixin
@@ -15,6 +16,20 @@ from .cameras import ViewRing
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Condition(NamedTuple):
+    """What the model is told of the picture and the views.
+
+    Args:
+        picture: `(1, C, h, w)` latent of the picture, from `image_latent`.
+        image_embeds: `(1, dim)` its CLIP embedding.
+        v_embed: `(1, num_views, 4)` from `view_embedding`.
+    """
+
+    picture: Tensor
+    image_embeds: Tensor
+    v_embed: Tensor
 
 
 class ViewConditioner(ModelMixin, ConfigMixin):

@@ -6,14 +6,11 @@ directions read the same table, so that one undoes the other.
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
 
-from .architecture import Architecture, build_models
 from .cameras import ViewRing
 
 
@@ -296,21 +293,3 @@ def to_published(models: dict[str, nn.Module], layout: dict[str, tuple[int, ...]
     if layout is None:
         return published
     return {key: tensor.reshape(tuple(layout[key])) for key, tensor in published.items()}
-
-
-def read_checkpoint(path: str | Path, architecture: Architecture | None = None) -> dict[str, nn.Module]:
-    """The models of a published checkpoint file, in evaluation mode.
-
-    The file is mapped into memory and only tensors are unpickled: weights are read when they are used.
-
-    Raises:
-        ValueError: If the file holds something else.
-    """
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    if not isinstance(content, dict) or "state_dict" not in content:
-        raise ValueError(f"{str(path)!r} has no 'state_dict'; it is not syncdreamer-pretrain.ckpt.")
-    # Buffers that no file holds, such as CLIP's position ids, are made for real.
-    with init_empty_weights(include_buffers=False):
-        models = build_models(architecture)
-    load_published(models, content["state_dict"])
-    return {name: model.eval() for name, model in models.items()}

@@ -12,22 +12,20 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 
 from .architecture import Architecture, build_scheduler
 from .cameras import ViewRing
-from .conditioning import ViewConditioner, clip_embedding, image_latent, view_embedding
-from .conversion import read_checkpoint
+from .checkpoint import PUBLISHED, find_checkpoint, read_checkpoint
+from .conditioning import Condition, ViewConditioner, clip_embedding, image_latent, view_embedding
 from .denoiser import VolumeDenoiser, predict
 from .depth_attention import DepthAttention
 from .input_image import prepare_image
 from .volume import MultiViewVolume
 
 
-# The author's own copy of the published weights (5.57 GB, float32), in the repository of a Space.
-PUBLISHED = "spaces/liuyuan-pal/SyncDreamer/ckpt/syncdreamer-pretrain.ckpt"
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
@@ -103,7 +101,7 @@ class SyncDreamerPipeline(DiffusionPipeline):
                 allow_patterns=["*.json", "*.safetensors"],
                 **{name: kwargs.pop(name) for name in hub if name in kwargs},
             )
-        return super().from_pretrained(str(pretrained_model_name_or_path), use_safetensors=True, **kwargs)
+        return super().from_pretrained(str(pretrained_model_name_or_path), **{"use_safetensors": True} | kwargs)
 
     @classmethod
     def from_single_file(
@@ -126,7 +124,7 @@ class SyncDreamerPipeline(DiffusionPipeline):
         Raises:
             ValueError: If there is no such file, or it is of another model.
         """
-        models = read_checkpoint(_download(path_or_id, **hub), architecture)
+        models = read_checkpoint(find_checkpoint(path_or_id, **hub), architecture)
         prediction_type = (architecture or Architecture()).prediction_type
         pipe = cls(**models, scheduler=build_scheduler(prediction_type))
         return pipe if dtype is None else pipe.to(dtype)
@@ -188,7 +186,7 @@ class SyncDreamerPipeline(DiffusionPipeline):
         denoiser: VolumeDenoiser,
         latents: Tensor,
         timestep: Tensor,
-        condition: tuple[Tensor, Tensor, Tensor],
+        condition: Condition,
         guidance_scale: float,
         view_chunk: int,
     ) -> Tensor:
@@ -200,21 +198,19 @@ class SyncDreamerPipeline(DiffusionPipeline):
         Args:
             latents: `(views, C, h, w)` float32.
             timestep: 0-d.
-            condition: Latent of the picture `(1, C, h, w)`, its CLIP embedding `(1, dim)`, view embeddings
-                `(1, views, 4)`.
+            condition: From `encode_image`.
         """
-        picture, image_embeds, v_embed = condition
-        t_embed = self.conditioner.embed_time(timestep.reshape(1).to(latents.device)).to(self.volume.dtype)
-        v_embed = v_embed.to(self.volume.dtype)
-        volume = self.volume.spatial_volume(latents[None].to(self.volume.dtype), t_embed, v_embed)
+        dtype = self.volume.dtype
+        t_embed = self.conditioner.embed_time(timestep.reshape(1).to(latents.device)).to(dtype)
+        v_embed = condition.v_embed.to(dtype)
+        volume = self.volume.spatial_volume(latents[None].to(dtype), t_embed, v_embed)
         outputs = []
         for views in torch.arange(len(latents), device=latents.device).split(view_chunk):
             frustums = self.volume.frustums(volume, t_embed, v_embed, views[None])
-            context = self.conditioner.embed_context(image_embeds, v_embed[:, views])
-            pictures = picture.expand(len(views), -1, -1, -1)
-            outputs.append(
-                predict(denoiser, latents[views], pictures, timestep, context, frustums, guidance_scale).float()
-            )
+            context = self.conditioner.embed_context(condition.image_embeds, condition.v_embed[:, views])
+            pictures = condition.picture.expand(len(views), -1, -1, -1)
+            output = predict(denoiser, latents[views], pictures, timestep, context, frustums, guidance_scale)
+            outputs.append(output.float())
         return torch.cat(outputs)
 
     def decode_views(self, latents: Tensor, view_chunk: int = 4) -> Tensor:
@@ -296,9 +292,7 @@ class SyncDreamerPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return SyncDreamerPipelineOutput(images=images) if return_dict else (images,)
 
-    def encode_image(
-        self, prepared: Tensor, elevation_deg: float, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def encode_image(self, prepared: Tensor, elevation_deg: float, generator: torch.Generator) -> Condition:
         """What `predict_views` is told of the picture.
 
         Args:
@@ -309,7 +303,7 @@ class SyncDreamerPipeline(DiffusionPipeline):
         # The posterior's noise is drawn before that of the views: a seed on the CPU gives upstream's numbers.
         picture = image_latent(self.vae, pixels, generator)
         image_embeds = clip_embedding(self.image_encoder, pixels)
-        return picture, image_embeds, view_embedding(elevation_deg, self.ring).to(device)
+        return Condition(picture, image_embeds, view_embedding(elevation_deg, self.ring).to(device))
 
     def prepare_latents(self, generator: torch.Generator) -> Tensor:
         """Pure noise `(views, C, h, w)`, float32 whatever the models are."""
@@ -353,18 +347,6 @@ def _check_fit(
     for name, value, other, expected in pairs:
         if value != expected:
             raise ValueError(f"{name} is {value}, but {other} is {expected}: the parts are of different models.")
-
-
-def _download(path_or_id: str | Path, **hub: Any) -> Path:
-    """A local file, or one from the hub."""
-    if Path(path_or_id).is_file():
-        return Path(path_or_id)
-    name = str(path_or_id)
-    repo_type = "space" if name.startswith("spaces/") else "model"
-    parts = name.removeprefix("spaces/").split("/", 2)
-    if len(parts) < 3 or name.startswith("/"):
-        raise ValueError(f"{name!r} is neither a file nor owner/name/path/to/file.ckpt on the hub.")
-    return Path(hf_hub_download("/".join(parts[:2]), parts[2], repo_type=repo_type, **hub))
 
 
 def _format(images: Tensor, output_type: str) -> Any:
