@@ -11,7 +11,9 @@ Colour: the hull gives each foreground pixel a depth. The surface point there is
 side; where they see it too (their own depth is that of the point), the colours should be equal. With d the mean
 absolute difference of those, `colour` is exp(-d / 0.1): a tenth of the full range costs a factor of e.
 
-Hollows are not in a hull, so that even perfect views score below 1. Compare scores of the same input only.
+Hollows are not in a hull, so that even perfect views score below 1. Compare scores of the same input only. Measured
+on SyncDreamer's chicken: its true renders 0.81, the published sheet 0.71, that with one view mirrored 0.69 or in wrong
+colours 0.62, the input sixteen times 0.53, views in reversed order 0.46, shuffled 0.39.
 """
 
 from dataclasses import dataclass

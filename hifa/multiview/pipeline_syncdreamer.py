@@ -59,7 +59,7 @@ class SyncDreamerPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "vae->image_encoder->unet"
-    # Called from within the UNet, or by other methods than `forward`; a sixth of a gigabyte in half precision.
+    # Called from within the UNet, or by other methods than `forward`; 0.2 GB in half precision.
     _exclude_from_cpu_offload = ["volume", "depth_attention", "conditioner"]
     _callback_tensor_inputs = ["latents"]
 
