@@ -1,0 +1,121 @@
+"""What tells the multi-view model of its input image: CLIP's embedding, the latent, and where the image was taken."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from diffusers import AutoencoderKL, ModelMixin
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.embeddings import get_timestep_embedding
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPVisionModelWithProjection
+
+from .cameras import ViewRing
+
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Condition(NamedTuple):
+    """What the model is told of the picture and the views.
+
+    Args:
+        picture: `(1, C, h, w)` latent of the picture, from `image_latent`.
+        image_embeds: `(1, dim)` its CLIP embedding.
+        v_embed: `(1, num_views, 4)` from `view_embedding`.
+    """
+
+    picture: Tensor
+    image_embeds: Tensor
+    v_embed: Tensor
+
+
+class ViewConditioner(ModelMixin, ConfigMixin):
+    """The small learnt parts of the conditioning. Defaults are SyncDreamer's.
+
+    Args:
+        image_embed_dim: Size of CLIP's image embedding.
+        view_dim: Size of a view embedding.
+        cross_attention_dim: Size of the UNet's context.
+        time_dim: Size of the time embedding of the volumes, which is not the UNet's own.
+    """
+
+    @register_to_config
+    def __init__(
+        self, image_embed_dim: int = 768, view_dim: int = 4, cross_attention_dim: int = 768, time_dim: int = 256
+    ):
+        super().__init__()
+        self.context_proj = nn.Linear(image_embed_dim + view_dim, cross_attention_dim)
+        self.time_mlp = nn.Sequential(nn.Linear(time_dim, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
+
+    def embed_time(self, timesteps: Tensor) -> Tensor:
+        """Time embedding of the volume networks: `(B,)` -> `(B, time_dim)`."""
+        waves = get_timestep_embedding(
+            timesteps, self.config.time_dim, flip_sin_to_cos=True, downscale_freq_shift=0
+        )  # float32
+        return self.time_mlp(waves.to(self.dtype))
+
+    def embed_context(self, image_embeds: Tensor, v_embed: Tensor) -> Tensor:
+        """One token of context for each view.
+
+        Args:
+            image_embeds: `(B, image_embed_dim)`.
+            v_embed: `(B, n, view_dim)`.
+
+        Returns:
+            `(B * n, 1, cross_attention_dim)`.
+        """
+        image_embeds = image_embeds[:, None].expand(-1, v_embed.shape[1], -1)
+        joined = torch.cat([image_embeds.to(self.dtype), v_embed.to(self.dtype)], dim=-1)
+        return self.context_proj(joined.flatten(0, 1))[:, None]
+
+
+def view_embedding(elevation_deg: float | Tensor, ring: ViewRing) -> Tensor:
+    """Where the views of a ring are, as seen from the input image.
+
+    Zero123 counts elevation downwards, so the difference is input minus ring. The azimuth is counted from the input's,
+    which is that of view 0.
+
+    Args:
+        elevation_deg: Of the camera of the input image, degrees; a number or `(B,)`.
+
+    Returns:
+        `(B, num_views, 4)` float32: difference of elevation in radians, sine and cosine of the azimuth, 0.
+    """
+    elevation = torch.as_tensor(elevation_deg, dtype=torch.float32).reshape(-1, 1)
+    azimuth = torch.deg2rad(torch.tensor(ring.azimuths_deg, dtype=torch.float64)).float()
+    difference = (elevation - ring.elevation_deg) * (math.pi / 180)
+    batch = len(elevation)
+    columns = [difference.expand(-1, ring.num_views), azimuth.sin().expand(batch, -1), azimuth.cos().expand(batch, -1)]
+    return torch.stack([*columns, torch.zeros(batch, ring.num_views)], dim=-1)
+
+
+def clip_embedding(image_encoder: CLIPVisionModelWithProjection, image: Tensor) -> Tensor:
+    """CLIP's embedding of the input image as Zero123 takes it: bicubic to CLIP's size, without smoothing or clamping.
+
+    Args:
+        image: `(B, 3, H, H)` in [-1, 1].
+
+    Returns:
+        `(B, image_embed_dim)`.
+    """
+    size = image_encoder.config.image_size
+    pixels = F.interpolate(image.float(), (size, size), mode="bicubic", align_corners=True) / 2 + 0.5
+    mean, std = (pixels.new_tensor(value).view(3, 1, 1) for value in (CLIP_MEAN, CLIP_STD))
+    return image_encoder(((pixels - mean) / std).to(image_encoder.dtype)).image_embeds
+
+
+def image_latent(vae: AutoencoderKL, image: Tensor, generator: torch.Generator | None) -> Tensor:
+    """The latent that is shown to the UNet beside the noisy ones: a sample of the posterior, not scaled.
+
+    Zero123 left the scaling out, and its weights know no other; the views themselves are scaled as usual.
+
+    Args:
+        image: `(B, 3, H, H)` in [-1, 1].
+
+    Returns:
+        `(B, latent_channels, h, h)` float32.
+    """
+    return vae.encode(image.to(vae.dtype)).latent_dist.sample(generator).float()

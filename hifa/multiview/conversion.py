@@ -1,0 +1,295 @@
+"""Between the published checkpoint, `syncdreamer-pretrain.ckpt`, and the models of the pipeline, both ways.
+
+Every parameter of our models has a `Source`: the published tensor, or the part of one, that it comes from. Both
+directions read the same table, so that one undoes the other.
+"""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .cameras import ViewRing
+
+
+UNET, VAE, CLIP = "model.diffusion_model.", "first_stage_model.", "clip_image_encoder.model."
+VISUAL = f"{CLIP}visual."
+
+# In the published file and of no use here. The cameras are checked against ours before they are left out.
+UNUSED_SCHEDULE = (
+    "betas", "alphas", "alphas_cumprod", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
+    "posterior_variance", "posterior_log_variance_clipped",
+)  # fmt: skip
+UNUSED_CAMERAS = ("poses", "Ks", "azimuth")
+UNUSED_TEXT = tuple(
+    CLIP + name
+    for name in (
+        "positional_embedding", "text_projection", "logit_scale", "token_embedding.weight", "ln_final.weight",
+        "ln_final.bias",
+    )
+)  # fmt: skip
+UNUSED = UNUSED_SCHEDULE + UNUSED_CAMERAS + UNUSED_TEXT
+
+
+class Source(NamedTuple):
+    """Where a parameter comes from.
+
+    Args:
+        key: Name in the published file.
+        part: Which third of it along the first axis, where query, key and value are one tensor.
+        transposed: Whether it is stored the other way round.
+    """
+
+    key: str
+    part: int | None = None
+    transposed: bool = False
+
+
+def _replaced(name: str, rules: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+RESNET = (
+    ("norm1", "in_layers.0"),
+    ("conv1", "in_layers.2"),
+    ("time_emb_proj", "emb_layers.1"),
+    ("norm2", "out_layers.0"),
+    ("conv2", "out_layers.3"),
+    ("conv_shortcut", "skip_connection"),
+)
+UNET_ENDS = (
+    (r"^conv_in", "input_blocks.0.0"),
+    (r"^time_embedding\.linear_1", "time_embed.0"),
+    (r"^time_embedding\.linear_2", "time_embed.2"),
+    (r"^conv_norm_out", "out.0"),
+    (r"^conv_out", "out.2"),
+)
+
+
+def unet_source(name: str, layers: int, has_attention: Callable[[int], bool]) -> Source:
+    """Of a parameter of `UNet2DConditionModel`, in latent-diffusion's numbering of blocks.
+
+    Args:
+        layers: `layers_per_block`. A down block counts one more for its downsampler; an up block has one more layer.
+        has_attention: Whether an up block has cross-attention, after which its upsampler is counted.
+    """
+    match = re.match(r"(down|up|mid)_block(?:s\.(\d+))?\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.", name)
+    if match is None:
+        return Source(UNET + _replaced(name, UNET_ENDS))
+    side, kind, layer = match[1], match[3], int(match[4])
+    block, rest = int(match[2] or 0), name[match.end() :]
+    if kind == "resnets":
+        rest = _replaced(rest, RESNET)
+    if side == "mid":
+        return Source(f"{UNET}middle_block.{2 * layer + (kind == 'attentions')}.{rest}")
+    if kind == "downsamplers":
+        return Source(f"{UNET}input_blocks.{(block + 1) * (layers + 1)}.0.{rest.replace('conv', 'op')}")
+    if kind == "upsamplers":
+        return Source(f"{UNET}output_blocks.{block * (layers + 1) + layers}.{1 + has_attention(block)}.{rest}")
+    index = block * (layers + 1) + layer + (side == "down")
+    return Source(f"{UNET}{'input' if side == 'down' else 'output'}_blocks.{index}.{int(kind == 'attentions')}.{rest}")
+
+
+def vae_source(name: str, levels: int) -> Source:
+    """Of a parameter of `AutoencoderKL` with `levels` resolutions; up blocks are numbered the other way round."""
+    name = re.sub(r"up_blocks\.(\d+)", lambda match: f"up.{levels - 1 - int(match[1])}", name)
+    rules = (
+        (r"down_blocks\.", "down."),
+        (r"mid_block\.resnets\.(\d)", lambda match: f"mid.block_{int(match[1]) + 1}"),
+        (r"mid_block\.attentions\.0", "mid.attn_1"),
+        (r"resnets\.", "block."),
+        (r"downsamplers\.0", "downsample"),
+        (r"upsamplers\.0", "upsample"),
+        (r"conv_shortcut", "nin_shortcut"),
+        (r"group_norm", "norm"),
+        (r"to_(q|k|v)\.", r"\1."),
+        (r"to_out\.0", "proj_out"),
+        (r"conv_norm_out", "norm_out"),
+    )
+    return Source(VAE + _replaced(name, rules))
+
+
+def clip_source(name: str) -> Source:
+    """Of a parameter of `CLIPVisionModelWithProjection`, in OpenAI's names."""
+    if name == "visual_projection.weight":
+        return Source(f"{VISUAL}proj", transposed=True)
+    projection = re.search(r"self_attn\.([qkv])_proj\.(weight|bias)$", name)
+    if projection:
+        layer = re.search(r"layers\.(\d+)", name)[1]
+        key = f"{VISUAL}transformer.resblocks.{layer}.attn.in_proj_{projection[2]}"
+        return Source(key, part="qkv".index(projection[1]))
+    rules = (
+        (r"^vision_model\.(embeddings\.)?", ""),
+        (r"^patch_embedding", "conv1"),
+        (r"^position_embedding\.weight", "positional_embedding"),
+        (r"^pre_layrnorm", "ln_pre"),
+        (r"^post_layernorm", "ln_post"),
+        (r"^encoder\.layers", "transformer.resblocks"),
+        (r"self_attn", "attn"),
+        (r"layer_norm(\d)", r"ln_\1"),
+        (r"fc1", "c_fc"),
+        (r"fc2", "c_proj"),
+    )
+    return Source(VISUAL + _replaced(name, rules))
+
+
+def depth_attention_source(name: str) -> Source:
+    """Of a parameter of `DepthAttention`: the middle one, then those of the up blocks in order."""
+    _, index, rest = name.split(".", 2)
+    rules = (
+        (r"^proj_in", "proj_in.0"),
+        (r"^norm_in", "proj_in.1"),
+        (r"^proj_context", "proj_context.0"),
+        (r"^norm_context", "proj_context.1"),
+        (r"^to_", "depth_attn.to_"),
+        (r"^norm1", "proj_out.0"),
+        (r"^conv1", "proj_out.2"),
+        (r"^norm2", "proj_out.3"),
+        (r"^conv2", "proj_out.5"),
+    )
+    place = "middle_conditions" if index == "0" else f"output_conditions.{int(index) - 1}"
+    return Source(f"{UNET}{place}.{_replaced(rest, rules)}")
+
+
+ENCODER_BLOCK = (
+    (r"^conv_in", "init_conv"),
+    (r"^norm_out", "final_out.0"),
+    (r"^conv_out", "final_out.2"),
+    (r"\.time_proj", ".time_embed"),
+    (r"\.view_proj", ".view_embed"),
+    (r"\.norm1", ".conv.0"),
+    (r"\.conv1", ".conv.2"),
+    (r"\.norm2", ".conv.3"),
+    (r"\.conv2", ".conv.5"),
+    (r"^blocks\.(\d)", r"out_conv\1"),
+)
+VOLUME_BLOCK = ((r"time_proj", "t_conv"), (r"view_proj", "v_conv"))
+
+
+def _spatial_block(level: int, index: int) -> str:
+    """Level 0 has conv0; level i its strided conv{2 i - 1} and then conv{2 i}_0 and conv{2 i}_1."""
+    if level == 0:
+        return "conv0"
+    return f"conv{2 * level - 1}" if index == 0 else f"conv{2 * level}_{index - 1}"
+
+
+def volume_source(name: str, levels: int) -> Source:
+    """Of a parameter of `MultiViewVolume` whose volumes have `levels` resolutions."""
+    net, rest = name.split(".", 1)
+    if net == "encoder":
+        return Source(f"spatial_volume.target_encoder.{_replaced(rest, ENCODER_BLOCK)}")
+    spatial = net == "spatial_net"
+    prefix = "spatial_volume.spatial_volume_feats." if spatial else "spatial_volume.frustum_volume_feats."
+    match = re.match(r"(down|up)\.(\d+)\.(?:(\d+)\.)?", rest)
+    if match is None:
+        return Source(prefix + rest.replace("conv_in", "init_conv" if spatial else "conv0"))
+    level, parameter = int(match[2]), _replaced(rest[match.end() :], VOLUME_BLOCK)
+    if match[1] == "up":
+        # Numbered from the coarsest, and in the spatial network on from the blocks before: conv7, conv8, conv9.
+        step = levels - 2 - level
+        block = f"conv{2 * levels - 1 + step}" if spatial else f"up{step}"
+        return Source(f"{prefix}{block}.{parameter}")
+    block = _spatial_block(level, int(match[3])) if spatial else f"conv{2 * level - 1 + int(match[3])}"
+    return Source(f"{prefix}{block}.{re.sub(r'^norm', 'bn', parameter)}")
+
+
+def conditioner_source(name: str) -> Source:
+    return Source(name.replace("context_proj", "cc_projection").replace("time_mlp", "time_embed"))
+
+
+def _rule(part: str, model: nn.Module) -> Callable[[str], Source]:
+    if part == "unet":
+        kinds = model.config.up_block_types
+        return lambda name: unet_source(name, model.config.layers_per_block, lambda block: "CrossAttn" in kinds[block])
+    if part == "vae":
+        return lambda name: vae_source(name, len(model.config.block_out_channels))
+    if part == "volume":
+        return lambda name: volume_source(name, len(model.config.volume_dims))
+    return {
+        "image_encoder": clip_source,
+        "depth_attention": depth_attention_source,
+        "conditioner": conditioner_source,
+    }[part]
+
+
+def sources(models: dict[str, nn.Module]) -> dict[str, dict[str, Source]]:
+    """For each model, under its name in the pipeline, and each tensor of its state dict: where it comes from."""
+    return {part: {name: _rule(part, model)(name) for name in model.state_dict()} for part, model in models.items()}
+
+
+def _take(tensor: Tensor, source: Source, shape: torch.Size) -> Tensor:
+    """The parameter that a published tensor holds. 1x1 convolutions and linear layers differ in their shape only."""
+    if source.part is not None:
+        tensor = tensor.chunk(3)[source.part].clone()  # no shared memory, which safetensors could not save
+    if source.transposed:
+        tensor = tensor.T.contiguous()
+    if tensor.numel() != shape.numel() or tensor.shape[:1] != shape[:1]:
+        raise ValueError(f"{source.key} has shape {tuple(tensor.shape)}; the model needs {tuple(shape)}.")
+    return tensor.reshape(shape)
+
+
+def _check_keys(published: dict[str, Tensor], table: dict[str, dict[str, Source]]) -> None:
+    wanted = {source.key for names in table.values() for source in names.values()}
+    missing, left = sorted(wanted - published.keys()), sorted(published.keys() - wanted - set(UNUSED))
+    if missing or left:
+        raise ValueError(
+            f"This is not a SyncDreamer checkpoint of this size: {len(missing)} tensors are missing "
+            f"({', '.join(missing[:3])}) and {len(left)} are unknown ({', '.join(left[:3])})."
+        )
+
+
+def check_cameras(published: dict[str, Tensor], ring: ViewRing) -> None:
+    """The cameras that a checkpoint carries are the ones that its weights know.
+
+    Raises:
+        ValueError: If they are not those of the ring.
+    """
+    if "poses" not in published:
+        return
+    poses, ours = published["poses"].float(), ring.world_to_camera()
+    if poses.shape != ours.shape or not torch.allclose(poses, ours, atol=1e-3):
+        raise ValueError(
+            f"The checkpoint was made for other cameras than {ring.num_views} at elevation "
+            f"{ring.elevation_deg:g} degrees and radius {ring.radius:g}."
+        )
+
+
+def load_published(models: dict[str, nn.Module], published: dict[str, Tensor]) -> None:
+    """Give models, which may be on the meta device, the weights of a published checkpoint, without copies.
+
+    Raises:
+        ValueError: For a missing, unknown or misshaped tensor, or for other cameras.
+    """
+    table = sources(models)
+    _check_keys(published, table)
+    if "volume" in models:
+        check_cameras(published, models["volume"].ring)
+    for part, model in models.items():
+        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        state = {name: _take(published[src.key], src, shapes[name]) for name, src in table[part].items()}
+        model.load_state_dict(state, strict=True, assign=True)
+
+
+def to_published(models: dict[str, nn.Module], layout: dict[str, tuple[int, ...]] | None = None) -> dict[str, Tensor]:
+    """The weights of models under the published names: all but `UNUSED`.
+
+    Args:
+        layout: Shapes of the published tensors; without it, 1x1 convolutions that are linear layers here stay
+            matrices.
+    """
+    parts: dict[str, dict[int, Tensor]] = {}
+    for model, names in sources(models).items():
+        state = models[model].state_dict()
+        for name, source in names.items():
+            tensor = state[name].T if source.transposed else state[name]
+            parts.setdefault(source.key, {})[source.part or 0] = tensor
+    published = {
+        key: torch.cat([row[part] for part in sorted(row)]) if len(row) > 1 else row[0] for key, row in parts.items()
+    }
+    if layout is None:
+        return published
+    return {key: tensor.reshape(tuple(layout[key])) for key, tensor in published.items()}
