@@ -1,7 +1,5 @@
 """Agreement with numbers computed by the public SyncDreamer (see tests/golden/README.md), stage by stage."""
 
-import os
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -126,10 +124,3 @@ def test_one_update(stages):
 def test_input_preparation():
     image = PIL.Image.open(GOLDEN_FOLDER / "chicken.png")
     check("prepare_chicken_-1_s8", prepare_image(image).movedim(0, -1)[4::8, 4::8])
-
-
-@pytest.mark.skipif("SYNCDREAMER_IMAGES" not in os.environ, reason="the picture's licence is not known")
-def test_input_preparation_with_a_crop():
-    """Set SYNCDREAMER_IMAGES to a folder with TripoSR's examples/hamburger.png."""
-    image = PIL.Image.open(Path(os.environ["SYNCDREAMER_IMAGES"]) / "hamburger.png")
-    check("prepare_hamburger_200_s8", prepare_image(image, crop_size=200).movedim(0, -1)[4::8, 4::8])
