@@ -56,3 +56,59 @@ def opacity_entropy_loss(opacity: Tensor) -> Tensor:
     """Mean binary entropy of the opacity of a ray, in nats: a ray should hit the object or miss it."""
     p = opacity.clamp(1e-4, 1 - 1e-4)
     return -(p * p.log() + (1 - p) * (1 - p).log()).mean()
+
+
+def image_reconstruction_loss(x: Tensor, x_view: Tensor, mask: Tensor, outside: float = 1.0) -> Tensor:
+    """Image reconstruction on given views (HiFA section 5.4): mean of [m + outside (1 - m)] |x - x_view|^2.
+
+    Args:
+        x, x_view: `(n_rays, 3)` rendered and given RGB in [0, 1], on the same background.
+        mask: m `(n_rays,)` in [0, 1], 1 on the object.
+        outside: Weight of the pixels outside of the object. With 1 the background counts in full, which is right when
+            it is known; 0 leaves it to `mask_loss`.
+    """
+    weight = mask + outside * (1 - mask)
+    return (weight[:, None] * (x - x_view) ** 2).mean()
+
+
+def mask_loss(opacity: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared difference of the opacity of rays and the mask of the given views, `(n_rays,)` in [0, 1]."""
+    return ((opacity - mask) ** 2).mean()
+
+
+def latent_reconstruction_loss(z: Tensor, z_view: Tensor) -> Tensor:
+    """Latent reconstruction on a given view (HiFA section 5.4): mean |E(x) - E(x_view)|^2.
+
+    Args:
+        z: `(B, C, h, w)` latents of the rendered view; gradients go through the encoder to it.
+        z_view: Those of the given view, a constant.
+    """
+    return ((z - z_view.detach()) ** 2).mean()
+
+
+def disparity_loss(disparity: Tensor, predicted: Tensor, mask: Tensor) -> Tensor:
+    """Regression of the disparity of rays on that of a dense-prediction model (HiFA appendix A.1), which knows it up
+    to scale and shift only.
+
+    Both are brought to mean 0 and variance 1 over the object, and half of their mean squared difference is taken:
+    1 - rho, with rho their correlation. The scale is positive, so an inverted relief costs 2, the most there is; a
+    least-squares scale, as the public code has, may turn negative and then finds nothing wrong with it.
+
+    Args:
+        disparity: d `(n_rays,)` of the rendered view (equation 6).
+        predicted: `(n_rays,)` by the model, larger is nearer; a constant.
+        mask: `(n_rays,)` bool or {0, 1}: where there is an object.
+
+    Returns:
+        A scalar in [0, 2]; 0 for a mask of fewer than two rays. A flat relief, which has no correlation, costs 1/2.
+    """
+    mask = mask.detach().bool()
+    if mask.sum() < 2:
+        return disparity.new_zeros(())
+    ours, theirs = _standardised(disparity[mask]), _standardised(predicted.detach()[mask])
+    return 0.5 * ((ours - theirs) ** 2).mean()
+
+
+def _standardised(values: Tensor) -> Tensor:
+    centred = values - values.mean()
+    return centred / (centred**2).mean().add(1e-12).sqrt()

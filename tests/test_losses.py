@@ -5,7 +5,16 @@ import math
 import pytest
 import torch
 
-from hifa.losses import opacity_entropy_loss, opacity_loss, sds_plus_loss, z_variance_loss
+from hifa.losses import (
+    disparity_loss,
+    image_reconstruction_loss,
+    latent_reconstruction_loss,
+    mask_loss,
+    opacity_entropy_loss,
+    opacity_loss,
+    sds_plus_loss,
+    z_variance_loss,
+)
 
 
 def randn(*shape, seed):
@@ -93,3 +102,69 @@ def test_entropy_pushes_away_from_one_half():
     opacity = torch.tensor([0.3, 0.7], requires_grad=True)
     opacity_entropy_loss(opacity).backward()
     assert opacity.grad[0] > 0 > opacity.grad[1], "descending makes 0.3 smaller and 0.7 larger"
+
+
+def test_image_reconstruction_by_hand():
+    x = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.5]], requires_grad=True)
+    x_view = torch.tensor([[0.0, 0.0, 0.0], [0.5, 0.5, 0.2]])
+    mask = torch.tensor([1.0, 0.0])
+    # Squared errors 1 and 0.09 over six values; the second pixel lies outside of the object.
+    assert image_reconstruction_loss(x, x_view, mask).item() == pytest.approx(1.09 / 6)
+    assert image_reconstruction_loss(x, x_view, mask, outside=0.5).item() == pytest.approx((1 + 0.045) / 6)
+    loss = image_reconstruction_loss(x, x_view, mask, outside=0.0)
+    loss.backward()
+    assert loss.item() == pytest.approx(1 / 6)
+    assert x.grad[0, 0].item() == pytest.approx(2 / 6) and not x.grad[1].any(), "masked pixels have no gradient"
+
+
+def test_mask_loss_by_hand():
+    opacity = torch.tensor([1.0, 0.5], requires_grad=True)
+    loss = mask_loss(opacity, torch.tensor([1.0, 0.0]))
+    loss.backward()
+    assert loss.item() == pytest.approx(0.125) and opacity.grad.tolist() == [0, 0.5]
+
+
+def test_latent_reconstruction_has_a_gradient_through_the_encoder_only():
+    x, z_view = torch.tensor([2.0], requires_grad=True), torch.tensor([5.0], requires_grad=True)
+    latent_reconstruction_loss(3 * x, z_view).backward()
+    assert x.grad.item() == pytest.approx(2 * 3 * (6 - 5)) and z_view.grad is None
+
+
+def relief(seed: int = 0) -> torch.Tensor:
+    return torch.rand(200, generator=torch.Generator().manual_seed(seed))
+
+
+def test_disparity_is_known_up_to_a_positive_scale_and_a_shift():
+    d, everywhere = relief(), torch.ones(200)
+    assert disparity_loss(d, d, everywhere).item() == pytest.approx(0, abs=1e-6)
+    assert disparity_loss(d, 7 * d - 3, everywhere).item() == pytest.approx(0, abs=1e-6)
+    assert disparity_loss(d, relief(1), everywhere).item() == pytest.approx(1, abs=0.2)  # uncorrelated
+
+
+def test_an_inverted_relief_is_the_worst_there_is():
+    d, everywhere = relief().requires_grad_(), torch.ones(200)
+    loss = disparity_loss(d, 1 - d.detach(), everywhere)
+    assert loss.item() == pytest.approx(2, abs=1e-5)
+    # A little less inverted must be better, and from there descending leads to the right relief.
+    d = (relief() + 0.3 * relief(1)).requires_grad_()
+    target = 1 - relief()
+    for _ in range(200):
+        (grad,) = torch.autograd.grad(disparity_loss(d, target, everywhere), d)
+        d = (d - 5 * grad).detach().requires_grad_()
+    assert disparity_loss(d, target, everywhere).item() < 0.05
+
+
+def test_disparity_looks_at_the_object_only():
+    d, mask = relief().requires_grad_(), torch.arange(200) < 100
+    predicted = torch.where(mask, d.detach(), -d.detach())
+    assert disparity_loss(d, predicted, mask).item() == pytest.approx(0, abs=1e-6)
+    disparity_loss(d, relief(1), mask).backward()
+    assert d.grad[:100].any() and not d.grad[100:].any()
+
+
+def test_disparity_of_flat_and_empty_reliefs_is_finite():
+    flat = torch.ones(10, requires_grad=True)
+    loss = disparity_loss(flat, relief()[:10], torch.ones(10))
+    loss.backward()
+    assert loss.item() == pytest.approx(0.5) and torch.isfinite(flat.grad).all()
+    assert disparity_loss(relief(), relief(1), torch.zeros(200)).item() == 0
