@@ -80,12 +80,30 @@ def image_rays(pose: Tensor, fov_deg: float, size: int) -> Rays:
     Returns:
         `size * size` rays on the device of `pose`.
     """
-    focal = 0.5 * size / torch.tan(torch.deg2rad(torch.tensor(fov_deg, dtype=torch.float32)) / 2).item()
-    centres = (torch.arange(size, device=pose.device, dtype=pose.dtype) + 0.5 - size / 2) / focal
+    centres = (torch.arange(size, device=pose.device, dtype=pose.dtype) + 0.5 - size / 2) / focal_length(fov_deg, size)
     v, u = torch.meshgrid(centres, centres, indexing="ij")
     directions = torch.stack([u, v, torch.ones_like(u)], -1).reshape(-1, 3) @ pose[:, :3].T
     directions = torch.nn.functional.normalize(directions, dim=-1)
     return Rays(pose[:, 3].expand_as(directions).contiguous(), directions)
+
+
+def pixel_rays(poses: Tensor, focal: Tensor, pixels: Tensor, size: int) -> Rays:
+    """Rays through pixel centres, each with a camera of its own.
+
+    Args:
+        poses: `(n, 3, 4)` camera-to-world.
+        focal: `(n,)` focal lengths in pixels.
+        pixels: `(n, 2)` row and column of each ray.
+        size: Height and width of the images in pixels.
+    """
+    v, u = ((pixels + 0.5 - size / 2) / focal[:, None]).unbind(-1)
+    directions = (poses[:, :, :3] @ torch.stack([u, v, torch.ones_like(u)], -1)[..., None])[..., 0]
+    return Rays(poses[:, :, 3].contiguous(), torch.nn.functional.normalize(directions, dim=-1))
+
+
+def focal_length(fov_deg: float, size: int) -> float:
+    """Focal length in pixels of an image of `size` x `size` with a field of view in degrees."""
+    return 0.5 * size / torch.tan(torch.deg2rad(torch.tensor(fov_deg, dtype=torch.float32)) / 2).item()
 
 
 def sample_camera(

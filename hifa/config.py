@@ -1,4 +1,4 @@
-"""All settings of a run, checked, with the presets `paper`, `preview` and `fast`."""
+"""All settings of a run, checked, with the presets `paper`, `preview`, `fast` and `reconstruction`."""
 
 import math
 from dataclasses import asdict, dataclass, fields
@@ -19,6 +19,7 @@ class HiFAConfig:
     num_inference_steps: int = 10_000  # total_iter
     grid_lr: float = 1e-2
     network_lr: float = 1e-3
+    lr_end: float = 1.0  # share of the learning rates that is left at the end; they fall exponentially
     # Guidance
     guidance_scale: float = 100.0
     guidance_rescale: float = 0.0
@@ -35,6 +36,14 @@ class HiFAConfig:
     lambda_opacity: float = 0.0
     lambda_entropy: float = 0.0
     regulariser_warmup: float = 0.0  # share of the run over which the last three rise from 0
+    # Given views (section 5.4, appendix A.5); without any, nothing here has an effect
+    image_guidance_end: float = 1.0  # share of the run over which their losses fade out; 1: they stay in force
+    lambda_image: float = 100.0
+    image_outside: float = 1.0  # weight of the pixels outside of the object; 0 masks them out
+    lambda_mask: float = 10.0
+    lambda_image_latent: float = 0.0  # of the prior's latents of a whole view; needs a prior
+    given_rays: int = 2**12  # random rays over all given views in a step
+    given_size: int = 256  # pixels; larger given views are reduced to this
     # Rendering
     render_size: int = 512  # pixels, at the end of the run
     start_render_size: int = 512  # pixels, at the start
@@ -117,8 +126,29 @@ class HiFAConfig:
         )  # fmt: skip
         return cls(**(settings | changes))
 
+    @classmethod
+    def reconstruction(cls, **changes: Any) -> "HiFAConfig":
+        """Given views at 128 to 256 pixels, on a CPU: the guidance of `fast`, a finer field and more samples."""
+        settings: dict[str, Any] = dict(
+            num_inference_steps=700, lr_end=0.05, lambda_zvar=20.0, lambda_entropy=0.0, lambda_opacity=0.0,
+            n_coarse=64, n_fine=32, density_grid=64, grid_period=16, min_opacity=0.001,
+            levels=10, base_resolution=16, finest_resolution=256, log2_entries=17, hidden_dim=64,
+        )  # fmt: skip
+        return cls.fast(**(settings | changes))
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def learning_rate_share(self, step: int) -> float:
+        """What a step takes of the learning rates: 1 at the start, exponentially falling to `lr_end`."""
+        return self.lr_end ** (step / self.num_inference_steps)
+
+    def given_views_weight(self, step: int) -> float:
+        """Weight of the losses on given views at a step (appendix A.5): from 1 linearly to 0 at `image_guidance_end`
+        of the run and 0 from there on; always 1 where that is the end of the run."""
+        if self.image_guidance_end == 1:
+            return 1.0
+        return max(0.0, 1 - step / (self.image_guidance_end * self.num_inference_steps))
 
     def render_size_at(self, step: int) -> int:
         """Pixels per side at a step: linear growth in eight stages, so that shapes repeat."""
@@ -151,11 +181,13 @@ _PAIRS: tuple[tuple[str, float, float], ...] = (
 
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("num_inference_steps", 1, 1_000_000),
-    ("grid_lr", 0, 1), ("network_lr", 0, 1),
+    ("grid_lr", 0, 1), ("network_lr", 0, 1), ("lr_end", 1e-6, 1),
     ("guidance_scale", 0, 1000), ("guidance_rescale", 0, 1), ("denoising_stride", 0.001, 1), ("eta", 0, 1),
     ("t_max", 0, 0.999), ("t_min", 0, 0.999),
     ("sds_weight", 0, 1e6), ("lambda_latent", 0, 1e6), ("lambda_rgb", 0, 1e6), ("lambda_zvar", 0, 1e6),
     ("lambda_opacity", 0, 1e6), ("lambda_entropy", 0, 1e6), ("regulariser_warmup", 0, 1),
+    ("image_guidance_end", 1e-6, 1), ("lambda_image", 0, 1e6), ("image_outside", 0, 1), ("lambda_mask", 0, 1e6),
+    ("lambda_image_latent", 0, 1e6), ("given_rays", 1, 2**24), ("given_size", 8, 4096),
     ("render_size", 8, 4096), ("start_render_size", 8, 4096), ("growth_end", 0, 1),
     ("n_coarse", 2, 4096), ("n_fine", 2, 4096), ("density_grid", 0, 512), ("grid_period", 1, 10_000),
     ("min_opacity", 0, 1), ("rays_per_chunk", 1, 2**24), ("random_background", 0, 1),

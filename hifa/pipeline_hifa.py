@@ -9,13 +9,16 @@ from typing import Any
 import PIL.Image
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
-from diffusers.utils import BaseOutput
+from diffusers.utils import BaseOutput, logging
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .asset import HiFAAsset
 from .cameras import VIEWS
 from .config import HiFAConfig
+from .given_views import read_views
+from .hallucination import check_photo_inputs, hallucinate_views
+from .multiview import SyncDreamerPipeline
 from .optimisation import HiFAStep, optimisation_step
 from .priors.latent_diffusion import LatentDiffusionPrior
 from .run import HiFARun
@@ -24,6 +27,12 @@ from .toybox.vocabulary import explain_unknown_word
 
 TOYBOX = Path(__file__).parent / "toybox" / "weights"
 OUTPUT_TYPES = ("pil", "np", "pt")
+
+logger = logging.get_logger(__name__)
+
+
+class PromptError(ValueError):
+    """A prompt that the prior cannot read: too long, or with words that it does not know."""
 
 
 @dataclass
@@ -105,9 +114,15 @@ class HiFAPipeline(DiffusionPipeline):
         """Steps of the run that is going on."""
         return self._num_timesteps
 
-    def default_config(self) -> HiFAConfig:
-        """`fast` for a prior of up to 64 pixels, as Toybox is, and `preview` for a larger one."""
-        return HiFAConfig.fast() if self.image_size <= 64 else HiFAConfig.preview()
+    def default_config(self, views: bool = False) -> HiFAConfig:
+        """`fast` for a prior of up to 64 pixels, as Toybox is, and `preview` for a larger one.
+
+        Args:
+            views: With given views, `reconstruction` in place of `fast`.
+        """
+        if self.image_size > 64:
+            return HiFAConfig.preview()
+        return HiFAConfig.reconstruction() if views else HiFAConfig.fast()
 
     def check_inputs(
         self,
@@ -118,10 +133,15 @@ class HiFAPipeline(DiffusionPipeline):
     ) -> None:
         """Check what a run needs before any work starts.
 
+        Args:
+            prompt: `None` is right with given views only, which `start` knows.
+
         Raises:
             TypeError: If a prompt is not a string.
-            ValueError: For an empty or overlong prompt, a word that the tokenizer does not know, or a bad option.
+            PromptError: For an overlong prompt, or a word that the tokenizer does not know.
+            ValueError: For an empty prompt or a bad option.
         """
+        _check_options(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         if not isinstance(prompt, str) or not isinstance(negative_prompt, str | None):
             raise TypeError(f"prompt and negative_prompt must be strings, got {prompt!r} and {negative_prompt!r}.")
         if not prompt.strip():
@@ -131,16 +151,9 @@ class HiFAPipeline(DiffusionPipeline):
             self._check_words(text)
             length, limit = len(self.tokenizer(text).input_ids), self.tokenizer.model_max_length
             if length > limit:
-                raise ValueError(
+                raise PromptError(
                     f"The prompt takes {length} tokens with its view; the prior reads {limit}: {text!r}. Shorten it."
                 )
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
-        unknown = set(callback_on_step_end_tensor_inputs or []) - set(self._callback_tensor_inputs)
-        if unknown:
-            raise ValueError(
-                f"callback_on_step_end_tensor_inputs knows {self._callback_tensor_inputs}, got {sorted(unknown)}."
-            )
 
     def _check_words(self, text: str) -> None:
         """A tokenizer of whole words marks the unknown ones; one of word pieces, such as CLIP's, knows them all."""
@@ -149,7 +162,7 @@ class HiFAPipeline(DiffusionPipeline):
             return
         for word in text.replace(",", " ").split():
             if self.tokenizer.unk_token_id in self.tokenizer(word, add_special_tokens=False).input_ids:
-                raise ValueError(explain_unknown_word(word))
+                raise PromptError(explain_unknown_word(word))
 
     @torch.no_grad()
     def encode_prompt(self, prompt: str, negative_prompt: str = "") -> Tensor:
@@ -166,69 +179,114 @@ class HiFAPipeline(DiffusionPipeline):
 
     def start(
         self,
-        prompt: str,
+        prompt: str | None,
         negative_prompt: str = "",
         *,
+        image: PIL.Image.Image | None = None,
+        elevation_deg: float | None = None,
+        multiview: SyncDreamerPipeline | None = None,
+        multiview_settings: dict[str, Any] | None = None,
+        views: Any = None,
         config: HiFAConfig | None = None,
         generator: torch.Generator | None = None,
         seed: int | None = None,
         **settings: Any,
     ) -> HiFARun:
-        """Begin a run: check, encode the prompt, make a fresh field. No optimisation yet.
+        """Begin a run: check, encode the prompt, hallucinate views of an image, make a fresh field.
 
         Args:
+            prompt: `None` with views or an image: they are reconstructed, and nothing is distilled. The same happens,
+                with a warning and a note in the run, to a prompt that the prior cannot read.
+            image, elevation_deg, multiview, multiview_settings: See `__call__`.
+            views: See `given_views.read_views`.
             config: Settings; `default_config()` without it.
             generator: Source of all randomness, on the CPU. The same state gives the same result.
             seed: In place of a generator.
             settings: Fields of `HiFAConfig` that differ from `config`, such as `num_inference_steps=200`.
         """
-        self.check_inputs(prompt, negative_prompt)
-        config = replace(config or self.default_config(), **{k: v for k, v in settings.items() if v is not None})
+        if image is not None:
+            check_photo_inputs(image, views, elevation_deg, multiview)
+        guided = image is not None or views is not None
+        note = self._check_prompt(prompt, negative_prompt, guided)
+        config = config or self.default_config(guided)
+        config = replace(config, **{k: v for k, v in settings.items() if v is not None})
+        reads = prompt is not None and not note
+        if not reads and config.image_guidance_end < 1:
+            raise ValueError(
+                f"image_guidance_end={config.image_guidance_end} leaves the rest of the run to the prompt, and there "
+                f"is none that the prior can read. {note or 'Give a prompt, or image_guidance_end=1.'}"
+            )
         if generator is None:
             generator = torch.Generator().manual_seed(0 if seed is None else seed)
         elif generator.device.type != "cpu":
             raise ValueError(f"The generator must be on the CPU, whatever the run is on; got {generator.device}.")
+        views = None if views is None else read_views(views, config.bound, config.given_size)
         # The field's own seed is drawn, so that a given generator decides it too.
         field_seed = int(torch.randint(2**31 - 1, (), generator=generator)) if seed is None else seed
+        if image is not None:
+            hallucinated = hallucinate_views(multiview, image, elevation_deg, generator, multiview_settings or {})
+            views = read_views(hallucinated, config.bound, config.given_size)
+        if note:
+            logger.warning(note)
         # Tensors made in a caller's inference mode could never be optimised.
         with torch.inference_mode(False):
-            embeds = self.encode_prompt(prompt, negative_prompt or "").float()
             return HiFARun.begin(
                 prompt,
                 negative_prompt or "",
                 config,
                 field_seed,
-                str(self.config.get("_name_or_path") or "custom"),
-                embeds,
+                str(self.config.get("_name_or_path") or "custom") if reads else None,
+                self.encode_prompt(prompt, negative_prompt or "").float() if reads else None,
                 generator,
                 self._execution_device,
+                views,
+                note,
             )
+
+    def _check_prompt(self, prompt: str | None, negative_prompt: str | None, guided: bool) -> str:
+        """Refuse a bad prompt; with views that guide, one that the prior cannot read only gives a note about that."""
+        if prompt is None and guided:
+            return ""
+        try:
+            self.check_inputs(prompt, negative_prompt)
+        except PromptError as error:
+            if not guided:
+                raise
+            return f"The views are reconstructed alone, without the prior: {error}"
+        return ""
 
     def advance(self, run: HiFARun, steps: int | None = None) -> Iterator[HiFAStep]:
         """Optimise a run, yielding after each step, until it is finished or `steps` more are done.
 
         The run is complete and can be saved between any two steps; a consumer that stops asking stops the work.
         """
-        prior = LatentDiffusionPrior(self.vae, self.unet, self.scheduler)
+        prior, image_size = None, None
+        if run.prompt_embeds is not None:
+            prior, image_size = LatentDiffusionPrior(self.vae, self.unet, self.scheduler), self.image_size
         end = run.config.num_inference_steps
         end = end if steps is None else min(end, run.step + steps)
         while run.step < end:
             clock = time.perf_counter()
             with torch.inference_mode(False), torch.enable_grad():
-                result = optimisation_step(run, prior, self.image_size)
+                result = optimisation_step(run, prior, image_size)
             run.seconds += time.perf_counter() - clock
             yield result
 
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | list[str],
+        prompt: str | list[str] | None = None,
         negative_prompt: str | list[str] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         eta: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         config: HiFAConfig | None = None,
+        image: PIL.Image.Image | None = None,
+        elevation_deg: float | None = None,
+        multiview: SyncDreamerPipeline | None = None,
+        multiview_settings: dict[str, Any] | None = None,
+        views: Any = None,
         num_frames: int = 48,
         frame_size: int = 192,
         output_type: str = "pil",
@@ -240,11 +298,17 @@ class HiFAPipeline(DiffusionPipeline):
         """Make an asset for each prompt.
 
         Args:
-            prompt: What to make; with a list, one after the other.
+            prompt: What to make; with a list, one after the other. `None` with an image or views.
             negative_prompt: Guides away from it; a list must have the length of `prompt`.
             num_inference_steps, guidance_scale, eta: Settings of `config` under diffusers' names.
             generator: One for all prompts, or a list of the length of `prompt`.
             config: Settings; `default_config()` without it.
+            image: A picture of the object to reconstruct; see `pictures.prepare_picture` for what it may be.
+            elevation_deg: Of the picture's camera above the horizon, degrees; with `image`.
+            multiview: Hallucinates sixteen views of `image`.
+            multiview_settings: Of its call: `num_inference_steps`, `guidance_scale`, ...
+            views: Sixteen views from elsewhere in place of `image`, see `given_views.read_views`. Both guide the run
+                as far as `image_guidance_end` says, a field of `HiFAConfig`.
             num_frames, frame_size: Turntable frames and their pixels per side.
             output_type: `"pil"`, `"np"` or `"pt"`.
             return_dict: `False` returns the tuple (images, assets, runs).
@@ -257,17 +321,23 @@ class HiFAPipeline(DiffusionPipeline):
             >>> pipe = HiFAPipeline.from_pretrained()
             >>> asset = pipe("a red mushroom").assets[0]
             >>> asset.export_mesh("mushroom.glb")
+            >>> sync = SyncDreamerPipeline.from_single_file()
+            >>> chicken = pipe(image=PIL.Image.open("chicken.png"), elevation_deg=30, multiview=sync).assets[0]
         """
         prompts = prompt if isinstance(prompt, list) else [prompt]
         negatives = _one_for_each(negative_prompt, prompts, "negative_prompt")
         generators = _one_for_each(generator, prompts, "generator")
+        _check_options(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        guided = image is not None or views is not None
         for text, negative in zip(prompts, negatives, strict=True):
-            self.check_inputs(text, negative or "", output_type, callback_on_step_end_tensor_inputs)
+            self._check_prompt(text, negative or "", guided)
+        given = {"image": image, "elevation_deg": elevation_deg, "multiview": multiview, "views": views}
+        given["multiview_settings"] = multiview_settings
         settings |= {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "eta": eta}
         self._interrupt = False
         output = HiFAPipelineOutput(images=[], assets=[], runs=[])
         for text, negative, source in zip(prompts, negatives, generators, strict=True):
-            run = self.start(text, negative or "", config=config, generator=source, **settings)
+            run = self.start(text, negative or "", config=config, generator=source, **given, **settings)
             self._run_to_end(run, callback_on_step_end, callback_on_step_end_tensor_inputs)
             asset = run.asset()
             output.images.append(_format(asset.turntable(num_frames, frame_size), output_type))
@@ -290,6 +360,14 @@ class HiFAPipeline(DiffusionPipeline):
                     run.prompt_embeds = (returned or {}).get("prompt_embeds", run.prompt_embeds)
                 if self.interrupt:
                     break
+
+
+def _check_options(output_type: str, tensor_names: list[str] | None, known: list[str]) -> None:
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
+    unknown = set(tensor_names or []) - set(known)
+    if unknown:
+        raise ValueError(f"callback_on_step_end_tensor_inputs knows {known}, got {sorted(unknown)}.")
 
 
 def _one_for_each(value: Any, prompts: list[str], name: str) -> list:

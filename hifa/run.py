@@ -11,6 +11,7 @@ from .asset import HiFAAsset
 from .cameras import Camera
 from .config import HiFAConfig
 from .field import RadianceField
+from .given_views import GivenViews
 from .rendering.density_grid import DensityGrid
 from .rendering.image import render_picture
 from .rendering.rays import RaySampling
@@ -30,31 +31,35 @@ class HiFARun:
     """Everything an optimisation is at one moment. Made by `HiFAPipeline.start`, moved by `HiFAPipeline.advance`.
 
     Args:
-        prompt, negative_prompt: As given.
+        prompt, negative_prompt: As given; no prompt, no distillation.
         config: Settings; they do not change during a run.
         seed: Seed of the initial field and, unless a generator was given, of everything else.
-        prior: Name of the model that guides, for the record.
+        prior: Name of the model that guides, for the record; `None` in a reconstruction without one.
         prompt_embeds: `(1 + len(VIEWS), tokens, dim)`: the negative prompt, then the prompt from each view. Kept here,
-            so that a loaded run needs no text encoder.
+            so that a loaded run needs no text encoder. `None` in a reconstruction without a prior.
         radiance_field: g(theta).
         optimizer: Adam over it.
         grid: The density grid, or `None` if the settings have none.
         generator: The source of all randomness; on the CPU, whatever device the run is on.
+        views: Given views, which guide too (section 5.4); `None` without any.
+        note: What the user should know about how the run is guided; empty if nothing.
         step: Finished steps.
         losses: One dictionary for each finished step.
         seconds: Time spent in `advance`, over all sessions.
     """
 
-    prompt: str
+    prompt: str | None
     negative_prompt: str
     config: HiFAConfig
     seed: int
-    prior: str
-    prompt_embeds: Tensor
+    prior: str | None
+    prompt_embeds: Tensor | None
     radiance_field: RadianceField
     optimizer: torch.optim.Adam
     grid: DensityGrid | None
     generator: torch.Generator
+    views: GivenViews | None = None
+    note: str = ""
     step: int = 0
     losses: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
@@ -62,6 +67,10 @@ class HiFARun:
     @property
     def finished(self) -> bool:
         return self.step >= self.config.num_inference_steps
+
+    @property
+    def device(self) -> torch.device:
+        return self.radiance_field.device
 
     @property
     def sampling(self) -> RaySampling:
@@ -84,13 +93,15 @@ class HiFARun:
         copy = RadianceField.from_config(self.radiance_field.config)
         copy.load_state_dict(self.radiance_field.state_dict())
         facts = {
-            "prompt": self.prompt,
+            "prompt": self.prompt or "",
             "seed": self.seed,
             "prior": self.prior,
             "steps": self.step,
             "seconds": round(self.seconds, 1),
             "config": self.config.to_dict(),
         }
+        if self.views is not None:
+            facts |= {"given_views": len(self.views), "note": self.note}
         return HiFAAsset(copy.to(self.radiance_field.device), facts)
 
     def save(self, folder: str | Path) -> Path:
@@ -103,9 +114,12 @@ class HiFARun:
         tensors = {
             **with_prefix("field", self.radiance_field.state_dict()),
             **with_prefix("optimizer", optimizer_tensors(self.optimizer)),
-            "prompt_embeds": self.prompt_embeds,
             "generator": self.generator.get_state(),
         }
+        if self.prompt_embeds is not None:
+            tensors["prompt_embeds"] = self.prompt_embeds
+        if self.views is not None:
+            tensors |= with_prefix("views", self.views.tensors())
         if self.grid is not None:
             tensors["grid"] = self.grid.values
         facts = {
@@ -115,6 +129,7 @@ class HiFARun:
             "config": self.config.to_dict(),
             "seed": self.seed,
             "prior": self.prior,
+            "note": self.note,
             "step": self.step,
             "losses": self.losses,
             "seconds": self.seconds,
@@ -148,7 +163,7 @@ class HiFARun:
             raise RunError(f"{str(path)!r} has format {facts.get('format')!r}, but this version reads {FORMAT!r}.")
         try:
             return cls._restore(tensors, facts, torch.device(device))
-        except (KeyError, RuntimeError, TypeError) as error:
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise RunError(
                 f"{str(path)!r} lacks parts of a run or has wrong ones ({error}). Start a new run."
             ) from error
@@ -156,9 +171,14 @@ class HiFARun:
     @classmethod
     def _restore(cls, tensors: dict[str, Tensor], facts: dict, device: torch.device) -> "HiFARun":
         config = HiFAConfig(**facts["config"])
+        embeds = tensors.get("prompt_embeds")
+        if (embeds is None) != (facts["prompt"] is None):
+            raise KeyError("prompt_embeds")
+        views = without_prefix("views", tensors)
         run = cls.begin(
             facts["prompt"], facts["negative_prompt"], config, facts["seed"], facts["prior"],
-            tensors["prompt_embeds"].to(device), torch.Generator(), device,
+            None if embeds is None else embeds.to(device), torch.Generator(), device,
+            GivenViews.from_tensors(views) if views else None, facts.get("note", ""),
         )  # fmt: skip
         run.generator.set_state(tensors["generator"])
         run.radiance_field.load_state_dict(without_prefix("field", tensors))
@@ -171,14 +191,16 @@ class HiFARun:
     @classmethod
     def begin(
         cls,
-        prompt: str,
+        prompt: str | None,
         negative_prompt: str,
         config: HiFAConfig,
         seed: int,
-        prior: str,
-        prompt_embeds: Tensor,
+        prior: str | None,
+        prompt_embeds: Tensor | None,
         generator: torch.Generator,
         device: torch.device,
+        views: GivenViews | None = None,
+        note: str = "",
     ) -> "HiFARun":
         """A run at step 0, with a fresh field in float32."""
         radiance_field = RadianceField(
@@ -199,8 +221,9 @@ class HiFARun:
         if grid is not None:
             grid.refresh(radiance_field)  # so that there is a preview before the first step
         return cls(
-            prompt, negative_prompt, config, seed, prior, prompt_embeds, radiance_field, optimizer, grid, generator
-        )
+            prompt, negative_prompt, config, seed, prior, prompt_embeds, radiance_field, optimizer, grid, generator,
+            None if views is None else views.to(device), note,
+        )  # fmt: skip
 
 
 def read_facts(folder: str | Path) -> dict:

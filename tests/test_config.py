@@ -10,6 +10,7 @@ from hifa.config import _RANGES, HiFAConfig
 
 
 PRESETS = {"paper": HiFAConfig.paper, "preview": HiFAConfig.preview, "fast": HiFAConfig.fast}
+PRESETS["reconstruction"] = HiFAConfig.reconstruction
 presets = pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 NUMBERS = [f.name for f in fields(HiFAConfig) if isinstance(f.default, int | float)]
 PAIRS = ["camera_radius", "camera_fov_deg", "camera_elevation_deg", "background_range"]

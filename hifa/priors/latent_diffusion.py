@@ -7,6 +7,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,15 @@ class LatentDiffusionPrior:
             negative, positive = output.chunk(2)
             output = rescale_guidance(negative + guidance.scale * (positive - negative), positive, guidance.rescale)
         return to_epsilon(output, latents, float(self.alphas_cumprod[t]), self.prediction_type)
+
+
+def to_prior_size(colour: Tensor, size: int, image_size: int) -> Tensor:
+    """Image x `(1, 3, image_size, image_size)` of the prior's size from rays' colours `(size * size, 3)`."""
+    x = colour.view(1, size, size, 3).permute(0, 3, 1, 2)
+    if size == image_size:
+        return x
+    antialias = size > image_size
+    return F.interpolate(x, (image_size, image_size), mode="bilinear", align_corners=False, antialias=antialias)
 
 
 def add_noise(z: Tensor, noise: Tensor, alpha_cumprod: float) -> Tensor:

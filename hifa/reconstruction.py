@@ -1,0 +1,86 @@
+"""Guidance by given views: reconstruction losses on random pixels of them (HiFA section 5.4 and appendix A.5)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .cameras import camera_to_world, image_rays
+from .losses import image_reconstruction_loss, latent_reconstruction_loss, mask_loss
+from .priors.latent_diffusion import LatentDiffusionPrior, to_prior_size
+from .rendering.image import backpropagate
+from .rendering.rays import RayOutput
+from .run import HiFARun
+
+
+def reconstruct_pixels(
+    run: HiFARun, weight: float, regularise: Callable[[RayOutput], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Add the gradients of the reconstruction losses on `given_rays` random pixels of the given views.
+
+    Rays of all views in one batch see the object from all sides in every step, for a fraction of the cost of images.
+
+    Args:
+        run: With views.
+        weight: In (0, 1], of the reconstruction losses.
+        regularise: From what rays saw to weighted terms that apply to any view.
+
+    Returns:
+        Weighted terms by name, detached.
+    """
+    config = run.config
+    batch = run.views.sample(config.given_rays, run.generator)
+    offsets = torch.rand(len(batch.rays), 2, generator=run.generator).to(batch.mask.device)
+    terms: dict[str, Tensor] = {}
+
+    def loss_of(seen: RayOutput) -> Tensor:
+        image = image_reconstruction_loss(seen.colour, batch.colour, batch.mask, config.image_outside)
+        terms["image"] = weight * config.lambda_image * image
+        if config.lambda_mask:
+            terms["mask"] = weight * config.lambda_mask * mask_loss(seen.opacity, batch.mask)
+        terms.update(regularise(seen))
+        return torch.stack(list(terms.values())).sum()
+
+    backpropagate(
+        run.radiance_field,
+        batch.rays,
+        run.sampling,
+        loss_of,
+        background=torch.ones(3, device=run.device),  # given views are on white
+        offsets=offsets,
+        chunk=config.rays_per_chunk,
+    )
+    return {name: value.detach() for name, value in terms.items()}
+
+
+def reconstruct_latents(
+    run: HiFARun, prior: LatentDiffusionPrior, image_size: int, weight: float
+) -> dict[str, Tensor]:
+    """Add the gradient of the latent reconstruction loss on one whole given view, drawn at random.
+
+    Args:
+        image_size: Pixels per side that the prior was trained on; both images are brought to it.
+        weight: In (0, 1].
+
+    Returns:
+        The weighted term by name, detached.
+    """
+    config, views = run.config, run.views
+    view = int(torch.randint(len(views), (), generator=run.generator))
+    camera, size = views.cameras[view], config.render_size_at(run.step)
+    rays = image_rays(camera_to_world(camera).to(run.device), camera.fov_deg, size)
+    offsets = torch.rand(len(rays), 2, generator=run.generator).to(run.device)
+    colour, _ = views.picture(view)
+    with torch.no_grad():
+        z_view = prior.encode(to_prior_size(colour.view(-1, 3), views.size, image_size))
+
+    def loss_of(seen: RayOutput) -> Tensor:
+        z = prior.encode(to_prior_size(seen.colour, size, image_size))
+        return weight * config.lambda_image_latent * latent_reconstruction_loss(z, z_view)
+
+    white = torch.ones(3, device=run.device)
+    loss = backpropagate(
+        run.radiance_field, rays, run.sampling, loss_of,
+        background=white, offsets=offsets, chunk=config.rays_per_chunk,
+    )  # fmt: skip
+    return {"latent": loss}

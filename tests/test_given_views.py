@@ -1,0 +1,139 @@
+"""Given views: sheets and lists, masks, and cameras that see what the field's cameras see."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from hifa.cameras import camera_to_world, image_rays
+from hifa.given_views import RING_EXTENT, GivenViews, read_views, ring_cameras
+from hifa.multiview import ViewRing, sheet
+from hifa.rendering.image import render_picture
+from hifa.rendering.rays import RaySampling
+
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def disc(size: int = 32, colour=(200, 30, 20), radius: float = 0.3, alpha: bool = True) -> PIL.Image.Image:
+    """A disc in the middle, on white; `radius` in image widths."""
+    axis = (np.arange(size) + 0.5) / size - 0.5
+    inside = axis[:, None] ** 2 + axis**2 < radius**2
+    rgb = np.where(inside[..., None], colour, 255).astype(np.uint8)
+    return PIL.Image.fromarray(np.dstack([rgb, np.where(inside, 255, 0).astype(np.uint8)]) if alpha else rgb)
+
+
+def shades(count: int = 16, **options) -> list[PIL.Image.Image]:
+    return [disc(colour=(10 * index, 30, 20), **options) for index in range(count)]
+
+
+def test_sheet_list_array_and_tensor_are_the_same_views():
+    images = [image.convert("RGB") for image in shades()]
+    first = read_views(images, bound=1.0)
+    array = np.stack([np.asarray(image) for image in images])
+    for views in (sheet(images), array, array / 255, torch.from_numpy(array) / 255, tuple(images), first):
+        other = read_views(views, bound=1.0)
+        assert torch.equal(other.colour, first.colour) and torch.equal(other.mask, first.mask)
+        assert other.cameras == first.cameras == ring_cameras(1.0)
+    assert len(first) == 16 and first.size == 32 and first.colour[3, 16, 16, 0] == 30
+
+
+def test_alpha_is_the_mask_and_colour_is_put_on_white():
+    image = PIL.Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    image.paste((100, 100, 100, 51), (2, 2, 6, 6))
+    views = read_views([image] * 16, bound=1.0)
+    assert views.mask[0, 4, 4] == 51 and views.mask[0, 0, 0] == 0
+    assert views.colour[0, 4, 4].tolist() == [224] * 3 and views.colour[0, 0, 0].tolist() == [255] * 3
+
+
+def test_without_alpha_what_is_not_white_is_the_object_highlights_included():
+    image = disc(alpha=False)
+    image.putpixel((16, 16), (255, 255, 255))
+    mask = read_views([image] * 16, bound=1.0).mask[0]
+    assert mask[16, 16] == 255 and mask[0, 0] == 0
+    assert torch.equal(mask, read_views([disc()] * 16, bound=1.0).mask[0])
+
+
+def test_large_views_are_reduced_by_the_mean():
+    image = PIL.Image.fromarray(np.kron([[0, 255], [255, 255]], np.ones((4, 4))).astype(np.uint8)).convert("RGB")
+    views = read_views([image] * 16, bound=1.0, max_size=2)
+    assert views.size == 2 and views.colour[0, :, :, 0].tolist() == [[0, 255], [255, 255]]
+    assert read_views([image] * 16, bound=1.0, max_size=1).colour[0, 0, 0, 0] == 191
+
+
+def test_cameras_are_syncdreamers_scaled_to_the_field():
+    golden = json.loads((GOLDEN / "syncdreamer_cameras.json").read_text())
+    assert golden, "the published cameras are the ring's: see test_syncdreamer_cameras"
+    for bound in (1.0, 0.5):
+        cameras, ring = ring_cameras(bound), ViewRing().cameras()
+        assert [c.azimuth_deg for c in cameras] == [22.5 * index for index in range(16)]
+        for ours, theirs in zip(cameras, ring, strict=True):
+            assert ours.radius == pytest.approx(theirs.radius * bound / RING_EXTENT)
+            assert (ours.elevation_deg, ours.fov_deg) == (theirs.elevation_deg, theirs.fov_deg)
+    assert ring_cameras(1.0)[0].radius == pytest.approx(2.5), "where the fast preset's cameras are"
+
+
+def test_given_and_distillation_cameras_agree_in_scale(analytic_field):
+    """A ball of radius 0.3 in the ring's world, photographed by the ring, is where any camera sees it in the field."""
+    radius = 0.3 / RING_EXTENT
+    field = analytic_field(lambda points: 400.0 * (points.norm(dim=-1) < radius))
+    sampling = RaySampling(n_coarse=96, n_fine=32)
+    for camera in (ring_cameras(1.0)[5], ring_cameras(1.0)[0]):
+        picture = render_picture(field, camera, 64, sampling)
+        # Its outline is the cone of tangents: tan = r / sqrt(d^2 - r^2), with d = 1.5 and r = 0.3 in the ring's world.
+        share = 0.3 / (1.5**2 - 0.3**2) ** 0.5 * ViewRing().focal_length
+        assert (picture.opacity.mean() / torch.pi) ** 0.5 == pytest.approx(share, rel=0.02)
+
+
+def test_sampled_pixels_are_rays_through_their_centres():
+    views = read_views(shades(), bound=1.0)
+    batch = views.sample(500, torch.Generator().manual_seed(0))
+    rays = [image_rays(camera_to_world(camera), camera.fov_deg, views.size) for camera in views.cameras]
+    directions = torch.cat([part.directions for part in rays])
+    nearest = (batch.rays.directions @ directions.T).argmax(1)
+    torch.testing.assert_close(batch.rays.directions, directions[nearest], rtol=0, atol=1e-6)
+    torch.testing.assert_close(batch.rays.origins, torch.cat([part.origins for part in rays])[nearest])
+    torch.testing.assert_close(batch.colour, views.colour.view(-1, 3)[nearest].float() / 255)
+    torch.testing.assert_close(batch.mask, views.mask.view(-1)[nearest].float() / 255)
+
+
+def test_the_generator_decides_what_is_sampled():
+    views = read_views(shades(), bound=1.0)
+    first, again, other = (views.sample(50, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first.rays.directions, again.rays.directions)
+    assert not torch.equal(first.rays.directions, other.rays.directions)
+
+
+def test_tensors_and_back():
+    views = read_views(shades(), bound=0.7)
+    again = GivenViews.from_tensors(views.tensors())
+    assert again.cameras == views.cameras
+    assert torch.equal(again.colour, views.colour) and torch.equal(again.mask, views.mask)
+
+
+@pytest.mark.parametrize(
+    "views, error, words",
+    [
+        (shades(15), ValueError, "views must be 16, .* got 15"),
+        (PIL.Image.new("RGB", (4000, 256)), ValueError, "4096x256 pixels; got 4000x256"),
+        ([PIL.Image.new("RGB", (32, 16))] * 16, ValueError, "square and of one size, got 32x16"),
+        ([*shades(15), disc(16)], ValueError, "of one size, got .*16x16"),
+        ([*shades(15), PIL.Image.new("RGB", (32, 32), "white")], ValueError, "view 15 shows nothing"),
+        ("sheet.png", TypeError, "got str"),
+        ([1, 2], TypeError, "got list"),
+        (np.zeros((16, 8, 8)), TypeError, r"got ndarray\[16, 8, 8\]"),
+    ],
+)
+def test_bad_views_are_refused(views, error, words):
+    with pytest.raises(error, match=words):
+        read_views(views, bound=1.0)
+
+
+def test_other_cameras_than_the_ring():
+    cameras = ring_cameras(1.0)[::2]
+    assert read_views(shades(8), bound=1.0, cameras=cameras).cameras == cameras
+    with pytest.raises(ValueError, match="views must be 8"):
+        read_views(shades(16), bound=1.0, cameras=cameras)
