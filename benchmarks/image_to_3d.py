@@ -1,0 +1,260 @@
+"""Image to 3D: the chicken of `examples/chicken` from sixteen hallucinated views, and from eight true ones.
+
+    python -m benchmarks.image_to_3d --output-dir benchmarks-cache/image-to-3d
+
+Reconstruction alone, no prior. Pictures go to the output folder: ours above the truth. PSNR in dB is of the mean
+squared error of a view on white, SSIM that of Wang et al. 2004 (Gaussian window of 11, sigma 1.5); both are means over
+views. The mesh is the exported one; Chamfer distance and volume IoU follow SyncDreamer's protocol, in units of the
+object's longest side: points that sixteen 256x256 cameras see, thinned to one in a cell of 0.01, the mean of both mean
+distances to the nearest; and occupancy on 64^3 cells over [-0.5, 0.5]^3. The last line printed is one JSON object:
+
+    hallucinated      from sixteen views at --size: `psnr`, `ssim` at the sixteen true cameras; `views_psnr`,
+                      `views_ssim` of the views themselves; `chamfer`, `volume_iou`; `seconds` of the optimisation,
+                      `render_seconds` of bare rendering forward and backward in it, and their `ratio`
+    true              from eight true views (even azimuths), 128x128: `psnr`, `ssim` at the eight between; `seconds`
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+import trimesh
+from scipy import ndimage
+from scipy.spatial import cKDTree
+from skimage.metrics import structural_similarity
+
+from hifa import HiFAAsset, HiFAConfig, HiFARun
+from hifa.cameras import camera_to_world
+from hifa.given_views import RING_EXTENT, GivenViews, read_views, ring_cameras
+from hifa.multiview import ViewRing
+from hifa.multiview.cameras import world_to_camera
+from hifa.optimisation import optimisation_step
+from hifa.rendering.image import backpropagate
+
+
+CHICKEN = Path(__file__).parents[1] / "examples" / "chicken"
+RING = ViewRing()
+MESH_SIZE = 256  # pixels of the depth from which points are taken
+SPACING, CELLS = 0.01, 64
+SURFACE_POINTS = 1_000_000
+
+
+# Pictures
+
+
+def load_pictures(kind: str) -> list[PIL.Image.Image]:
+    """Sixteen pictures of `CHICKEN / kind`, in the order of the ring."""
+    return [PIL.Image.open(CHICKEN / kind / f"{view:03d}.png") for view in range(RING.num_views)]
+
+
+def scores(images: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Mean PSNR and SSIM of `(views, H, W, 3)` in [0, 1]."""
+    psnr = [-10 * np.log10(np.mean((ours - theirs) ** 2)) for ours, theirs in zip(images, truth, strict=True)]
+    ssim = [
+        structural_similarity(
+            ours, theirs, data_range=1.0, channel_axis=-1,
+            gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+        )
+        for ours, theirs in zip(images, truth, strict=True)
+    ]  # fmt: skip
+    return {"psnr": round(float(np.mean(psnr)), 2), "ssim": round(float(np.mean(ssim)), 4)}
+
+
+def as_array(views: GivenViews) -> np.ndarray:
+    return views.colour.numpy().astype(np.float32) / 255
+
+
+def render(asset: HiFAAsset, views: GivenViews) -> np.ndarray:
+    """The asset at the cameras and the size of some views, on white."""
+    return np.stack([asset.render(camera, views.size).colour.cpu().numpy() for camera in views.cameras])
+
+
+def write_comparison(path: Path, images: np.ndarray, truth: np.ndarray, columns: int = 8) -> None:
+    """Ours above the truth."""
+    chosen = np.linspace(0, len(images), min(columns, len(images)), endpoint=False).astype(int)
+    rows = [np.concatenate(list(pictures[chosen]), 1) for pictures in (images, truth)]
+    PIL.Image.fromarray((np.concatenate(rows) * 255).round().astype(np.uint8)).save(path)
+
+
+# Reconstruction
+
+
+def reconstruct(views: GivenViews, config: HiFAConfig, clock_rendering: bool = False) -> tuple[HiFARun, float, float]:
+    """A finished run from seed 0, its seconds, and those of rendering the same number of rays by itself.
+
+    Args:
+        clock_rendering: Beside every tenth step, time forward and backward of as many rays with the plainest loss.
+    """
+    run = HiFARun.begin(None, "", config, 0, None, None, torch.Generator().manual_seed(0), torch.device("cpu"), views)
+    other, seconds, bare, timed = torch.Generator().manual_seed(1), 0.0, 0.0, 0.0
+    while not run.finished:
+        start = time.perf_counter()
+        step = optimisation_step(run, None, None)
+        seconds += (took := time.perf_counter() - start)
+        if clock_rendering and run.step % 10 == 0:
+            bare, timed = bare + bare_rendering(run, other), timed + took
+        if run.step % 100 == 0:
+            print(f"{run.step} steps, {seconds:.0f} s, loss {step.losses['loss']:.4f}", flush=True)
+    return run, seconds, bare / timed * seconds if timed else 0.0
+
+
+def bare_rendering(run: HiFARun, generator: torch.Generator) -> float:
+    """Seconds of rendering a batch of rays of the given views, and going back from the sum of their colours."""
+    batch = run.views.sample(run.config.given_rays, generator)
+    start = time.perf_counter()
+    backpropagate(
+        run.radiance_field, batch.rays, run.sampling, lambda seen: seen.colour.sum(),
+        background=torch.ones(3), chunk=run.config.rays_per_chunk,
+    )  # fmt: skip
+    run.optimizer.zero_grad(set_to_none=True)
+    return time.perf_counter() - start
+
+
+def from_hallucinated(folder: Path, size: int, changes: dict) -> dict:
+    config = HiFAConfig.reconstruction(**changes, given_size=size)
+    views = read_views(load_pictures("syncdreamer"), config.bound, size)
+    truth = read_views(load_pictures("truth"), config.bound, size)
+    run, seconds, bare = reconstruct(views, config, clock_rendering=True)
+    asset = run.asset()
+    images, given = render(asset, truth), scores(as_array(views), as_array(truth))
+    write_comparison(folder / "hallucinated.png", images, as_array(truth))
+    asset.export_mesh(path := folder / "mesh.ply", max_faces=100_000)
+    return {
+        **scores(images, as_array(truth)),
+        **{f"views_{name}": value for name, value in given.items()},
+        **compare_meshes(exported_mesh(path, config.bound), true_mesh(), true_points()),
+        "seconds": round(seconds, 1),
+        "render_seconds": round(bare, 1),
+        "ratio": round(seconds / bare, 2),
+        "steps": run.step,
+    }
+
+
+def from_true(folder: Path, changes: dict, size: int = 128) -> dict:
+    config = HiFAConfig.reconstruction(**changes, given_size=size)
+    pictures, cameras = load_pictures("truth"), ring_cameras(config.bound)
+    views = read_views(pictures[::2], config.bound, size, cameras[::2])
+    between = read_views(pictures[1::2], config.bound, size, cameras[1::2])
+    run, seconds, _ = reconstruct(views, config)
+    images = render(run.asset(), between)
+    write_comparison(folder / "true.png", images, as_array(between))
+    return {**scores(images, as_array(between)), "seconds": round(seconds, 1), "steps": run.step}
+
+
+# Meshes, in the ring's world: the object fits [-0.5, 0.5]^3, z up
+
+
+def true_mesh() -> trimesh.Trimesh:
+    """The scan where the cameras see it: see `examples/chicken/README.md`."""
+    mesh = trimesh.load(CHICKEN / "mesh.obj", force="mesh", process=False)
+    vertices = np.asarray(mesh.vertices)
+    vertices = (vertices - (vertices.min(0) + vertices.max(0)) / 2) / np.ptp(vertices, axis=0).max()
+    return trimesh.Trimesh(vertices @ [[0, 1, 0], [-1, 0, 0], [0, 0, 1]], mesh.faces, process=False)
+
+
+def exported_mesh(path: Path, bound: float) -> trimesh.Trimesh:
+    """A mesh file of ours, from the axes of glTF and the units of the field to those of the ring."""
+    mesh = trimesh.load(path, process=False, force="mesh")
+    return trimesh.Trimesh(np.asarray(mesh.vertices)[:, [2, 0, 1]] * (RING_EXTENT / bound), mesh.faces, process=False)
+
+
+def true_points() -> np.ndarray:
+    """`(n, 3)` points of the published depth of all views."""
+    depths = []
+    for view in range(RING.num_views):
+        stored = np.asarray(PIL.Image.open(CHICKEN / "truth" / f"{view:03d}-depth.png"), np.float64)
+        depth = stored / 65535 * 1.8 + 0.6
+        depths.append(np.where((depth > 0.63) & (depth < 2.37), depth, np.inf))
+    return points_of_depth(depths)
+
+
+def points_of_depth(depths: list[np.ndarray]) -> np.ndarray:
+    """World points `(n, 3)` of the finite pixels of z-depth `(H, H)` at the cameras of the ring."""
+    points = []
+    for depth, camera in zip(depths, RING.cameras(), strict=True):
+        row, column = np.nonzero(np.isfinite(depth))
+        centre, focal, z = len(depth) / 2, RING.focal_length * len(depth), depth[row, column]
+        seen = np.stack([(column + 0.5 - centre) / focal * z, (row + 0.5 - centre) / focal * z, z], 1)
+        pose = camera_to_world(camera).double().numpy()
+        points.append(seen @ pose[:, :3].T + pose[:, 3])
+    return np.concatenate(points)
+
+
+def surface_points(mesh: trimesh.Trimesh, count: int = SURFACE_POINTS) -> np.ndarray:
+    return trimesh.sample.sample_surface(mesh, count, seed=0)[0]
+
+
+def depths_of(surface: np.ndarray, size: int = MESH_SIZE) -> list[np.ndarray]:
+    """z-depth `(size, size)` at the cameras of the ring of a surface given by many points; infinite where none is."""
+    depths = []
+    for camera in RING.cameras():
+        pose = world_to_camera(camera).double().numpy()
+        seen = surface @ pose[:, :3].T + pose[:, 3]
+        pixel = np.floor(seen[:, :2] / seen[:, 2:] * (RING.focal_length * size) + size / 2).astype(int)
+        inside = ((pixel >= 0) & (pixel < size)).all(1)
+        depth = np.full((size, size), np.inf)
+        np.minimum.at(depth, (pixel[inside, 1], pixel[inside, 0]), seen[inside, 2])
+        depths.append(depth)
+    return depths
+
+
+def thinned(points: np.ndarray, spacing: float = SPACING) -> np.ndarray:
+    """The mean of the points in each cell."""
+    cells, index, count = np.unique(
+        np.floor(points / spacing).astype(int), axis=0, return_inverse=True, return_counts=True
+    )
+    sums = [np.bincount(index.ravel(), points[:, axis], len(cells)) for axis in range(3)]
+    return np.stack(sums, 1) / count[:, None]
+
+
+def chamfer_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Mean of the two mean distances from a point of one set to the nearest of the other."""
+    there, back = cKDTree(second).query(first)[0], cKDTree(first).query(second)[0]
+    return float((there.mean() + back.mean()) / 2)
+
+
+def occupancy(surface: np.ndarray, cells: int = CELLS, oversampling: int = 2) -> np.ndarray:
+    """Which centres of `cells`^3 cells over [-0.5, 0.5]^3 a surface, given by many points, encloses.
+
+    The surface need not be closed to the last triangle, as that of a scan is not: cells it passes through, on a finer
+    grid, are filled inside.
+    """
+    fine = cells * oversampling
+    shell = np.zeros((fine + 2,) * 3, bool)
+    index = np.floor((surface + 0.5) * fine).astype(int) + 1
+    shell[tuple(index.clip(0, fine + 1).T)] = True
+    filled = ndimage.binary_fill_holes(shell)[1:-1, 1:-1, 1:-1]
+    return filled[::oversampling, ::oversampling, ::oversampling]
+
+
+def compare_meshes(ours: trimesh.Trimesh, truth: trimesh.Trimesh, truth_points: np.ndarray) -> dict[str, float]:
+    surface, true_surface = surface_points(ours), surface_points(truth)
+    seen = thinned(points_of_depth(depths_of(surface)))
+    inside, true_inside = occupancy(surface), occupancy(true_surface)
+    iou = (inside & true_inside).sum() / (inside | true_inside).sum()
+    return {"chamfer": round(chamfer_distance(seen, thinned(truth_points)), 4), "volume_iou": round(float(iou), 4)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output-dir", type=Path, default=Path("benchmarks-cache/image-to-3d"))
+    parser.add_argument("--size", type=int, default=256, help="pixels of the hallucinated views; default: 256")
+    parser.add_argument("--steps", type=int, help="shorter runs, for a trial; default: the preset's")
+    parser.add_argument("--only", choices=("hallucinated", "true"), help="one of the two")
+    arguments = parser.parse_args()
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    changes = {} if arguments.steps is None else {"num_inference_steps": arguments.steps}
+    result = {}
+    if arguments.only != "true":
+        result["hallucinated"] = from_hallucinated(arguments.output_dir, arguments.size, changes)
+    if arguments.only != "hallucinated":
+        result["true"] = from_true(arguments.output_dir, changes)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
