@@ -90,7 +90,7 @@ def make(arguments: argparse.Namespace) -> int:
 
     device = pick_device(arguments.device)
     run = None if arguments.resume is None else HiFARun.load(arguments.resume, device)
-    model = arguments.model or (TOYBOX if run is None or run.prior == "custom" else run.prior)
+    model = arguments.model or (TOYBOX if run is None or run.prior in (None, "custom") else run.prior)
     dtype = torch.float16 if arguments.half else torch.float32
     pipe = HiFAPipeline.from_pretrained(model, dtype=dtype).to(device)
     folder = output_folder(arguments)
@@ -124,7 +124,7 @@ def optimise(pipe, run, folder: Path, save_every: int) -> None:
     clock = time.perf_counter()
     try:
         save_image(folder / "preview.png", run.preview().cpu().numpy())
-        with tqdm(total=run.config.num_inference_steps, initial=run.step, desc=run.prompt) as bar:
+        with tqdm(total=run.config.num_inference_steps, initial=run.step, desc=run.prompt or "reconstruction") as bar:
             for step in pipe.advance(run):
                 bar.update()
                 bar.set_postfix(loss=f"{step.losses['loss']:.3f}", t=step.timestep)

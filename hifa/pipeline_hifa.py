@@ -21,18 +21,14 @@ from .hallucination import check_photo_inputs, hallucinate_views
 from .multiview import SyncDreamerPipeline
 from .optimisation import HiFAStep, optimisation_step
 from .priors.latent_diffusion import LatentDiffusionPrior
+from .prompts import PromptError, check_prompt
 from .run import HiFARun
-from .toybox.vocabulary import explain_unknown_word
 
 
 TOYBOX = Path(__file__).parent / "toybox" / "weights"
 OUTPUT_TYPES = ("pil", "np", "pt")
 
 logger = logging.get_logger(__name__)
-
-
-class PromptError(ValueError):
-    """A prompt that the prior cannot read: too long, or with words that it does not know."""
 
 
 @dataclass
@@ -133,36 +129,11 @@ class HiFAPipeline(DiffusionPipeline):
     ) -> None:
         """Check what a run needs before any work starts.
 
-        Args:
-            prompt: `None` is right with given views only, which `start` knows.
-
         Raises:
-            TypeError: If a prompt is not a string.
-            PromptError: For an overlong prompt, or a word that the tokenizer does not know.
-            ValueError: For an empty prompt or a bad option.
+            TypeError, ValueError: For a bad prompt (`prompts.check_prompt`) or a bad option.
         """
         _check_options(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
-        if not isinstance(prompt, str) or not isinstance(negative_prompt, str | None):
-            raise TypeError(f"prompt and negative_prompt must be strings, got {prompt!r} and {negative_prompt!r}.")
-        if not prompt.strip():
-            raise ValueError(f"The prompt is empty ({prompt!r}). Say what to make, such as 'a red mushroom'.")
-        longest = max((f"{prompt}, {view}" for view in VIEWS), key=len)
-        for text in (longest, negative_prompt or ""):
-            self._check_words(text)
-            length, limit = len(self.tokenizer(text).input_ids), self.tokenizer.model_max_length
-            if length > limit:
-                raise PromptError(
-                    f"The prompt takes {length} tokens with its view; the prior reads {limit}: {text!r}. Shorten it."
-                )
-
-    def _check_words(self, text: str) -> None:
-        """A tokenizer of whole words marks the unknown ones; one of word pieces, such as CLIP's, knows them all."""
-        unknown = getattr(self.tokenizer, "unk_token", None)
-        if unknown is None or unknown == self.tokenizer.eos_token:
-            return
-        for word in text.replace(",", " ").split():
-            if self.tokenizer.unk_token_id in self.tokenizer(word, add_special_tokens=False).input_ids:
-                raise PromptError(explain_unknown_word(word))
+        check_prompt(self.tokenizer, prompt, negative_prompt)
 
     @torch.no_grad()
     def encode_prompt(self, prompt: str, negative_prompt: str = "") -> Tensor:
@@ -248,7 +219,7 @@ class HiFAPipeline(DiffusionPipeline):
         if prompt is None and guided:
             return ""
         try:
-            self.check_inputs(prompt, negative_prompt)
+            check_prompt(self.tokenizer, prompt, negative_prompt)
         except PromptError as error:
             if not guided:
                 raise

@@ -10,7 +10,8 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData
 
 def model_card(facts: dict[str, Any]) -> str:
     """README of an asset: what it is, what made it, how to load it. `facts` as in `HiFAAsset`."""
-    prompt = " ".join(str(facts.get("prompt", "")).split()) or "no prompt"
+    views = facts.get("given_views")
+    prompt = " ".join(str(facts.get("prompt", "")).split()) or ("from pictures" if views else "no prompt")
     data = ModelCardData(library_name="hifa", pipeline_tag="text-to-3d", tags=["text-to-3d", "nerf", "hifa"])
     config = facts.get("config", {})
     text = f"""---
@@ -19,12 +20,13 @@ def model_card(facts: dict[str, Any]) -> str:
 
 # {prompt}
 
-A 3D asset made with HiFA (text-to-3D by score distillation).
+A 3D asset made with HiFA ({"from given views" if views else "text-to-3D by score distillation"}).
 
 | | |
 |---|---|
 | prompt | {prompt} |
-| prior | {Path(str(facts.get("prior", "unknown"))).name} |
+| prior | {Path(str(facts.get("prior", "unknown") or "none")).name} |
+| given views | {views or "none"} |
 | seed | {facts.get("seed", "unknown")} |
 | steps | {facts.get("steps", "unknown")} of {config.get("num_inference_steps", "unknown")} |
 | guidance scale | {config.get("guidance_scale", "unknown")} |
