@@ -42,7 +42,7 @@ def test_thinning_takes_the_mean_of_each_cell():
 
 def test_occupancy_of_a_ball():
     ball = trimesh.creation.icosphere(subdivisions=4, radius=0.4)
-    inside = image_to_3d.occupancy(image_to_3d.surface_points(ball, 200_000))
+    inside = image_to_3d.occupancy(image_to_3d.surface_points(ball))
     assert inside.shape == (64, 64, 64)
     assert inside.mean() == pytest.approx(4 / 3 * np.pi * 0.4**3, rel=0.05)
 
