@@ -50,7 +50,7 @@ class BallPipeline(HiFAPipeline):
     steps_done = 0
     blob_density = 6.0
 
-    def default_config(self):
+    def default_config(self, views: bool = False):
         return HiFAConfig.fast(
             num_inference_steps=400, start_render_size=16, render_size=16, n_coarse=16, n_fine=8, grid_lr=0.0,
             network_lr=0.0, blob_density=self.blob_density,
