@@ -2,16 +2,19 @@
 
     python -m benchmarks.image_to_3d --output-dir benchmarks-cache/image-to-3d
 
-Reconstruction alone, no prior. Pictures go to the output folder: ours above the truth. PSNR in dB is of the mean
-squared error of a view on white, SSIM that of Wang et al. 2004 (Gaussian window of 11, sigma 1.5); both are means over
-views. The mesh is the exported one; Chamfer distance and volume IoU follow SyncDreamer's protocol, in units of the
-object's longest side: points that sixteen 256x256 cameras see, thinned to one in a cell of 0.01, the mean of both mean
-distances to the nearest; and occupancy on 64^3 cells over [-0.5, 0.5]^3. The last line printed is one JSON object:
+Reconstruction alone, no prior. Pictures go to the output folder: what was given (if it was hallucinated), ours, and
+the truth, from above to below. PSNR in dB is of the mean squared error of a view on white, whose pixels are means of
+2x2 rays, SSIM that of Wang et al. 2004 (Gaussian window of 11, sigma 1.5); both are means over views. The mesh is the
+exported one; Chamfer distance and volume IoU follow SyncDreamer's protocol, in units of the object's longest side:
+points that sixteen 256x256 cameras see, thinned to one in a cell of 0.01, the mean of both mean distances to the
+nearest; and occupancy on 64^3 cells over [-0.5, 0.5]^3. The last line printed is one JSON object:
 
     hallucinated      from sixteen views at --size: `psnr`, `ssim` at the sixteen true cameras; `views_psnr`,
                       `views_ssim` of the views themselves; `chamfer`, `volume_iou`; `seconds` of the optimisation,
-                      `render_seconds` of bare rendering forward and backward in it, and their `ratio`
-    true              from eight true views (even azimuths), 128x128: `psnr`, `ssim` at the eight between; `seconds`
+                      `render_seconds` of bare rendering forward and backward in it, and their `ratio`: at every
+                      tenth step the very rays of the step are rendered once more, by turns before and after it
+    true              from eight true views (even azimuths), 128x128: `psnr`, `ssim` at the eight between; `seconds`,
+                      `render_seconds` and `ratio` as above
 """
 
 import argparse
@@ -33,6 +36,7 @@ from hifa.given_views import RING_EXTENT, GivenViews, read_views, ring_cameras
 from hifa.multiview import ViewRing
 from hifa.multiview.cameras import world_to_camera
 from hifa.optimisation import optimisation_step
+from hifa.reconstruction import draw_pixels
 from hifa.rendering.image import backpropagate
 
 
@@ -69,15 +73,21 @@ def as_array(views: GivenViews) -> np.ndarray:
 
 
 def render(asset: HiFAAsset, views: GivenViews) -> np.ndarray:
-    """The asset at the cameras and the size of some views, on white."""
-    return np.stack([asset.render(camera, views.size).colour.cpu().numpy() for camera in views.cameras])
+    """The asset at the cameras and the size of some views, on white; a pixel is the mean of 2x2 rays, as a pixel of a
+    picture is the mean of an area."""
+    size, images = views.size, []
+    for camera in views.cameras:
+        fine = asset.render(camera, 2 * size).colour.cpu().numpy()
+        images.append(fine.reshape(size, 2, size, 2, 3).mean((1, 3)))
+    return np.stack(images)
 
 
-def write_comparison(path: Path, images: np.ndarray, truth: np.ndarray, columns: int = 8) -> None:
-    """Ours above the truth."""
-    chosen = np.linspace(0, len(images), min(columns, len(images)), endpoint=False).astype(int)
-    rows = [np.concatenate(list(pictures[chosen]), 1) for pictures in (images, truth)]
-    PIL.Image.fromarray((np.concatenate(rows) * 255).round().astype(np.uint8)).save(path)
+def write_comparison(path: Path, *rows: np.ndarray, columns: int = 8, side: int = 128) -> None:
+    """Rows of the same views `(views, H, W, 3)` in [0, 1], one below the other, `side` pixels each."""
+    chosen = np.linspace(0, len(rows[0]), min(columns, len(rows[0])), endpoint=False).astype(int)
+    pixels = np.concatenate([np.concatenate(list(pictures[chosen]), 1) for pictures in rows])
+    sheet = PIL.Image.fromarray((pixels * 255).round().astype(np.uint8))
+    sheet.resize((len(chosen) * side, len(rows) * side), PIL.Image.Resampling.BOX).save(path)
 
 
 # Reconstruction
@@ -87,50 +97,67 @@ def reconstruct(views: GivenViews, config: HiFAConfig, clock_rendering: bool = F
     """A finished run from seed 0, its seconds, and those of rendering the same number of rays by itself.
 
     Args:
-        clock_rendering: Beside every tenth step, time forward and backward of as many rays with the plainest loss.
+        clock_rendering: Beside every tenth step, time forward and backward of its rays with the plainest loss.
     """
     run = HiFARun.begin(None, "", config, 0, None, None, torch.Generator().manual_seed(0), torch.device("cpu"), views)
-    other, seconds, bare, timed = torch.Generator().manual_seed(1), 0.0, 0.0, 0.0
+    seconds, bare, timed = 0.0, 0.0, 0.0
     while not run.finished:
+        clocked, before = clock_rendering and run.step % 10 == 5, run.step % 20 == 5
+        state = run.generator.get_state()
+        if clocked and before:
+            bare += bare_rendering(run, state)
         start = time.perf_counter()
         step = optimisation_step(run, None, None)
         seconds += (took := time.perf_counter() - start)
-        if clock_rendering and run.step % 10 == 0:
-            bare, timed = bare + bare_rendering(run, other), timed + took
+        if clocked:
+            timed += took
+            bare += 0.0 if before else bare_rendering(run, state)
         if run.step % 100 == 0:
             print(f"{run.step} steps, {seconds:.0f} s, loss {step.losses['loss']:.4f}", flush=True)
     return run, seconds, bare / timed * seconds if timed else 0.0
 
 
-def bare_rendering(run: HiFARun, generator: torch.Generator) -> float:
-    """Seconds of rendering a batch of rays of the given views, and going back from the sum of their colours."""
-    batch = run.views.sample(run.config.given_rays, generator)
+def bare_rendering(run: HiFARun, state: torch.Tensor) -> float:
+    """Seconds of rendering the rays of a step, and going back from the sum of their colours.
+
+    Args:
+        state: Of the run's generator before a step that does not refresh the density grid.
+    """
+    generator = torch.Generator()
+    generator.set_state(state)
+    batch, offsets = draw_pixels(run.views, run.config, generator)
     start = time.perf_counter()
     backpropagate(
         run.radiance_field, batch.rays, run.sampling, lambda seen: seen.colour.sum(),
-        background=torch.ones(3), chunk=run.config.rays_per_chunk,
+        background=torch.ones(3), offsets=offsets, chunk=run.config.rays_per_chunk,
     )  # fmt: skip
     run.optimizer.zero_grad(set_to_none=True)
     return time.perf_counter() - start
 
 
 def from_hallucinated(folder: Path, size: int, changes: dict) -> dict:
-    config = HiFAConfig.reconstruction(**changes, given_size=size)
+    config = HiFAConfig.hallucinated(**changes, given_size=size)
     views = read_views(load_pictures("syncdreamer"), config.bound, size)
     truth = read_views(load_pictures("truth"), config.bound, size)
     run, seconds, bare = reconstruct(views, config, clock_rendering=True)
     asset = run.asset()
     images, given = render(asset, truth), scores(as_array(views), as_array(truth))
-    write_comparison(folder / "hallucinated.png", images, as_array(truth))
+    write_comparison(folder / "hallucinated.png", as_array(views), images, as_array(truth))
     asset.export_mesh(path := folder / "mesh.ply", max_faces=100_000)
     return {
         **scores(images, as_array(truth)),
         **{f"views_{name}": value for name, value in given.items()},
         **compare_meshes(exported_mesh(path, config.bound), true_mesh(), true_points()),
+        **times(seconds, bare),
+        "steps": run.step,
+    }
+
+
+def times(seconds: float, bare: float) -> dict:
+    return {
         "seconds": round(seconds, 1),
         "render_seconds": round(bare, 1),
-        "ratio": round(seconds / bare, 2),
-        "steps": run.step,
+        "ratio": round(seconds / bare, 2) if bare else None,  # of a trial that is too short to be timed
     }
 
 
@@ -139,10 +166,10 @@ def from_true(folder: Path, changes: dict, size: int = 128) -> dict:
     pictures, cameras = load_pictures("truth"), ring_cameras(config.bound)
     views = read_views(pictures[::2], config.bound, size, cameras[::2])
     between = read_views(pictures[1::2], config.bound, size, cameras[1::2])
-    run, seconds, _ = reconstruct(views, config)
+    run, seconds, bare = reconstruct(views, config, clock_rendering=True)
     images = render(run.asset(), between)
     write_comparison(folder / "true.png", images, as_array(between))
-    return {**scores(images, as_array(between)), "seconds": round(seconds, 1), "steps": run.step}
+    return {**scores(images, as_array(between)), **times(seconds, bare), "steps": run.step}
 
 
 # Meshes, in the ring's world: the object fits [-0.5, 0.5]^3, z up
@@ -218,7 +245,8 @@ def chamfer_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def occupancy(surface: np.ndarray, cells: int = CELLS, oversampling: int = 2) -> np.ndarray:
-    """Which centres of `cells`^3 cells over [-0.5, 0.5]^3 a surface, given by many points, encloses.
+    """Which of `cells`^3 points a surface, given by many points, encloses: one in each cell of a grid over
+    [-0.5, 0.5]^3, with an oversampling of 2 a quarter of a cell below its centre on each axis.
 
     The surface need not be closed to the last triangle, as that of a scan is not: cells it passes through, on a finer
     grid, are filled inside.

@@ -12,7 +12,6 @@ views; the other kinds look alike from the front, the side and the back, so they
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from hifa.atomic import atomically
 from hifa.state import read, write_atomically
 from hifa.toybox import world
 from hifa.toybox.dataset import CAMERA_RADIUS, FOV_DEG, SIZE, Pictures, load_dataset, sample_background, sample_camera
@@ -84,9 +84,8 @@ def _write_shard(task: tuple[Path, int, int, int]) -> None:
     if path.exists():
         return
     pixels, labels = zip(*(render_scene(seed, index) for index in range(first, last)), strict=True)
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, pixels=np.concatenate(pixels), labels=np.concatenate(labels))
-    os.replace(partial, path)
+    with atomically(path) as partial:
+        np.savez(partial, pixels=np.concatenate(pixels), labels=np.concatenate(labels))
 
 
 def make_pictures(folder: Path, seed: int, scenes: int, workers: int) -> Pictures:

@@ -1,14 +1,17 @@
 """Memory of optimisation steps with the paper's renders: 512x512 pixels, 128 + 64 samples a ray, no density grid.
 
     python -m benchmarks.memory
+    python -m benchmarks.memory --model stable-diffusion-v1-5/stable-diffusion-v1-5 --half      # on a CUDA machine
 
-A fresh process loads a tiny prior (the real classes, random weights), notes its resident memory, makes a run with the
-`paper` preset and takes two steps: the second also holds what Adam keeps. Linux only (/proc). The last line printed is
-one JSON object; memory in MB of 10^6 bytes:
+A fresh process loads a tiny prior (the real classes, random weights) or the model given, notes its memory, makes a run
+with the `paper` preset and takes two steps: the second also holds what Adam keeps. On a GPU memory is what torch has
+allocated there, elsewhere what is resident (Linux only, /proc). `benchmarks.memory_arithmetic` says what to expect.
+The last line printed is one JSON object; memory in MB of 10^6 bytes:
 
-    baseline_mb     resident after the models are loaded
-    peak_mb         largest resident since the process began
+    baseline_mb     after the models are loaded
+    peak_mb         largest of the steps on a GPU; elsewhere since the process began
     above_mb        the difference: field, optimiser, renders and graphs
+    reserved_mb     largest that torch took from the GPU, gaps included; null elsewhere
     seconds         of the steps
 """
 
@@ -35,6 +38,24 @@ def status_megabytes(text: str, field: str) -> float:
         if name == field:
             return int(value.split()[0]) * 1024 / 1e6
     raise ValueError(f"No {field} in /proc/PID/status; this benchmark needs Linux.")
+
+
+def now_megabytes(device: str) -> float:
+    """In use on the device: allocated on a GPU, resident on a CPU."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.memory_allocated(device) / 1e6
+    return status_megabytes(STATUS.read_text(), "VmRSS")
+
+
+def peak_megabytes(device: str) -> tuple[float, float | None]:
+    """Largest so far, and what torch reserved for it on a GPU."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device) / 1e6, torch.cuda.max_memory_reserved(device) / 1e6
+    return status_megabytes(STATUS.read_text(), "VmHWM"), None
 
 
 def tiny_pipeline(image_size: int):
@@ -69,28 +90,46 @@ def tiny_pipeline(image_size: int):
     return HiFAPipeline(vae, text_encoder, build_tokenizer(), unet, build_scheduler())
 
 
-def measure(size: int, prior_size: int, steps: int) -> dict:
-    """Take the steps in this process, which should have done nothing before."""
-    from hifa import HiFAConfig
+def measure(
+    size: int, prior_size: int, steps: int, model: str | None = None, half: bool = False, device: str = "cpu"
+) -> dict:
+    """Take the steps in this process, which should have done nothing before.
 
-    pipe = tiny_pipeline(prior_size)
-    baseline = status_megabytes(STATUS.read_text(), "VmRSS")
+    Args:
+        size: Pixels per side of the render.
+        prior_size: Pixels per side that the tiny prior sees.
+        model: Hub id or folder, in place of the tiny prior.
+        half: Load it in float16.
+    """
+    import torch
+
+    from hifa import HiFAConfig, HiFAPipeline
+
+    if model is None:
+        pipe = tiny_pipeline(prior_size)
+    else:
+        pipe = HiFAPipeline.from_pretrained(model, dtype=torch.float16 if half else torch.float32)
+    pipe.to(device)
+    baseline = now_megabytes(device)
     config = HiFAConfig.paper(render_size=size, start_render_size=size)
     start = time.perf_counter()
     run = pipe.start("a red mushroom", config=config, seed=0)
     for _ in pipe.advance(run, steps):
         pass
     seconds = time.perf_counter() - start
-    peak = status_megabytes(STATUS.read_text(), "VmHWM")
+    peak, reserved = peak_megabytes(device)
     return {
+        "model": model or "tiny",
+        "device": device,
         "render_size": size,
         "samples_a_ray": config.n_coarse + config.n_fine,
         "rays_per_chunk": config.rays_per_chunk,
-        "prior_size": prior_size,
+        "prior_size": pipe.image_size,
         "steps": steps,
         "baseline_mb": round(baseline),
         "peak_mb": round(peak),
         "above_mb": round(peak - baseline),
+        "reserved_mb": None if reserved is None else round(reserved),
         "seconds": round(seconds, 1),
     }
 
@@ -98,13 +137,20 @@ def measure(size: int, prior_size: int, steps: int) -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=512, help="pixels per side of the render")
-    parser.add_argument("--prior-size", type=int, default=64, help="pixels per side that the prior sees")
+    parser.add_argument("--prior-size", type=int, default=64, help="pixels per side that the tiny prior sees")
+    parser.add_argument("--model", metavar="ID_OR_DIR", help="a real prior; its prompt is 'a red mushroom'")
+    parser.add_argument("--half", action="store_true", help="load it in float16")
+    parser.add_argument("--device", help="default: a GPU for --model, if there is one; else cpu")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--here", action="store_true", help="measure in this process")
     arguments = parser.parse_args()
     if not arguments.here:
         return subprocess.run([sys.executable, "-m", "benchmarks.memory", "--here", *sys.argv[1:]]).returncode
-    print(json.dumps(measure(arguments.size, arguments.prior_size, arguments.steps)))
+    import torch
+
+    device = arguments.device or ("cuda" if arguments.model and torch.cuda.is_available() else "cpu")
+    options = (arguments.model, arguments.half, device)
+    print(json.dumps(measure(arguments.size, arguments.prior_size, arguments.steps, *options)))
     return 0
 
 

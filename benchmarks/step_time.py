@@ -85,7 +85,7 @@ def measure(pipe: HiFAPipeline, steps: int | None) -> tuple[list[float], list[li
     while not run.finished:
         recorder.calls, recorder.active = [], True
         start = time.perf_counter()
-        optimisation_step(run, prior, pipe.image_size)
+        optimisation_step(run, prior)
         step_seconds.append(time.perf_counter() - start)
         recorder.active = False
         bare_seconds.append(bare_guidance(prior, recorder.calls, image))

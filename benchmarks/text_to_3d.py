@@ -14,7 +14,10 @@ world. Every prompt and view with its verdict goes to `results.json`; the last l
     kid_prior                 of the prior's own 2D samples of the same captions to those world renders
     kid_prior_own_cameras     the same, but the world renders are from any camera that the caption's view names, as in
                               training; the other two know that the elevation is 15
-    kid_world                 of other world renders to those world renders: about 0
+    kid_world                 of other world renders to those world renders: what a perfect prior would get. It lies
+                              below 0, since sets with the same captions are more alike than independent ones
+    kid_ratio                 (kid - kid_world) / (kid_prior - kid_world): how much farther from the world than the
+                              prior's samples the assets are, with the world's own distance to itself as zero
     diverged                  assets that are empty or opaque everywhere
     same_kind                 share of assets that the judge gives one and the same kind in all views
     front_and_back            share of assets with a front whose view at azimuth 0 is a front and at 180 a back
@@ -231,7 +234,13 @@ def distances(judge: Judge, prior: Path, prompts: list[Prompt], pictures: Tensor
         "kid_prior_own_cameras": kernel_inception_distance(sampled, features_of(judge, any_camera)),
         "kid_world": kernel_inception_distance(others, reference),
     }
+    values["kid_ratio"] = ratio_above(values["kid"], values["kid_prior"], values["kid_world"])
     return {name: round(value, 5) for name, value in values.items()}
+
+
+def ratio_above(value: float, other: float, floor: float) -> float:
+    """(value - floor) / (other - floor); infinite where the other is at the floor."""
+    return (value - floor) / (other - floor) if other != floor else float("inf")
 
 
 def contact_sheet(assets: list[HiFAAsset], rows: list[dict], side: int = 112) -> Image.Image:

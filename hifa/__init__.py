@@ -1,11 +1,39 @@
 """HiFA: text to 3D by optimising a radiance field against a 2D diffusion prior."""
 
-from .asset import HiFAAsset
-from .cameras import Camera
-from .config import HiFAConfig
-from .pipeline_hifa import TOYBOX, HiFAPipeline, HiFAPipelineOutput
-from .run import HiFARun
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from .asset import HiFAAsset
+    from .cameras import Camera
+    from .components import TOYBOX
+    from .config import HiFAConfig
+    from .pipeline_hifa import HiFAPipeline, HiFAPipelineOutput
+    from .run import HiFARun
 
 
 __all__ = ["TOYBOX", "Camera", "HiFAAsset", "HiFAConfig", "HiFAPipeline", "HiFAPipelineOutput", "HiFARun"]
 __version__ = "0.1.0"
+
+# Loaded when first asked for: with torch, diffusers and transformers behind them that takes seconds, and the command
+# line has options to explain and to refuse before.
+_MODULES = {
+    "HiFAAsset": "asset",
+    "Camera": "cameras",
+    "TOYBOX": "components",
+    "HiFAConfig": "config",
+    "HiFAPipeline": "pipeline_hifa",
+    "HiFAPipelineOutput": "pipeline_hifa",
+    "HiFARun": "run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

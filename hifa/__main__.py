@@ -1,45 +1,76 @@
-"""python -m hifa "a red mushroom": a prompt goes in, a folder with a 3D asset comes out."""
+"""python -m hifa "a red mushroom", or --image photo.png: a folder with a 3D asset comes out."""
 
 import argparse
-import re
-import signal
+import gc
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .interrupt import Interrupted
+from .names import file_name
+from .options import RANGES, add_export_options, check_ranges, export_asset, load_pipeline
+from .prompts import check_toybox_prompt
+from .saved import check_may_save, find_saved, is_saved_in, read_facts
 
 
-PRESETS = ("fast", "preview", "paper")
+if TYPE_CHECKING:  # they take seconds to load, and bad arguments are refused before
+    from .pipeline_hifa import HiFAPipeline
+    from .run import HiFARun
+
+
+PRESETS = ("fast", "preview", "paper", "official", "reconstruction", "hallucinated")
+CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors")
+OF_NEW_RUNS = ("preset", "negative_prompt", "steps", "guidance_scale", "seed", "overwrite")  # a saved one has its own
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m hifa", description="Make a 3D asset from a prompt.")
+    parser = argparse.ArgumentParser(prog="python -m hifa", description="Make a 3D asset from a prompt or a picture.")
     parser.add_argument("prompt", nargs="?", help="what to make, such as 'a red mushroom'")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="continue the run saved in DIR")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: outputs/<the prompt>")
     parser.add_argument("--model", metavar="ID_OR_DIR", help="Stable Diffusion id or folder; default: embedded Toybox")
+    parser.add_argument(
+        "--disparity-model", metavar="ID_OR_DIR", help="DPT for the preset official; Toybox brings its own"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps; default: auto")
     parser.add_argument("--half", action="store_true", help="load the prior in float16 (on a GPU)")
+    picture = parser.add_argument_group("from a picture, with or without a prompt")
+    picture.add_argument(
+        "--image", type=Path, metavar="FILE", help="one picture; sixteen views of it are hallucinated"
+    )
+    picture.add_argument(
+        "--elevation", type=float, metavar="DEG", help="of its camera, 0 is level; default: estimated from six sheets"
+    )
+    picture.add_argument(
+        "--view-seeds", type=int, metavar="N", help="make so many sheets and use the best; default: 1"
+    )
+    picture.add_argument("--views", type=Path, metavar="SHEET", help="sixteen views side by side, in place of --image")
+    picture.add_argument(
+        "--image-guidance-end", type=float, metavar="SHARE", help="of the run, after which the prompt goes on alone"
+    )
+    picture.add_argument(
+        "--multiview", metavar="ID_OR_FILE", help="SyncDreamer folder, id or checkpoint; default: embedded Toybox"
+    )
     run = parser.add_argument_group("run")
-    run.add_argument("--preset", choices=PRESETS, help="default: fast for Toybox, preview for other models")
-    run.add_argument("--negative-prompt", default="")
+    run.add_argument("--preset", choices=PRESETS, help="default: by model and picture")
+    run.add_argument("--negative-prompt")
     run.add_argument("--steps", type=int, help="optimisation steps")
     run.add_argument("--guidance-scale", type=float)
-    run.add_argument("--seed", type=int, default=0)
+    run.add_argument("--seed", type=int, help="default: 0")
     run.add_argument(
         "--save-every", type=int, default=100, metavar="STEPS", help="save the run so often; default: 100"
     )
-    export = parser.add_argument_group("export")
-    export.add_argument("--formats", nargs="+", default=["glb", "ply"], choices=["glb", "obj", "zip", "ply"])
-    export.add_argument("--mesh-resolution", type=int, default=128)
-    export.add_argument("--max-faces", type=int, default=20_000)
-    export.add_argument("--texture-size", type=int, default=1024)
-    export.add_argument("--frames", type=int, default=48, help="turntable frames; default: 48")
-    export.add_argument("--frame-size", type=int, default=192)
+    run.add_argument("--overwrite", action="store_true", default=None, help="an unfinished run in the output folder")
+    add_export_options(parser, formats=("glb", "ply"))
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns 0, or 2 after bad input, which is reported in one line."""
+    """Run the command; returns 0, 2 after bad input, which is reported in one line, or 130 after an early Ctrl-C."""
     arguments = build_parser().parse_args(argv)
     try:
         check_arguments(arguments)
@@ -47,111 +78,204 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        run = run_folder(arguments)
+        rest = f"continue with: python -m hifa --resume {run}" if is_saved_in(run) else "nothing was made yet"
+        print(f"interrupted; {rest}", file=sys.stderr)
+        return 130
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
-    """Refuse what cannot work before anything slow is imported.
+    """Refuse what cannot work before anything slow is imported, and before anything is written.
 
     Raises:
         ValueError: Naming the value and what to do.
     """
-    if (arguments.prompt is None) == (arguments.resume is None):
-        raise ValueError("Give either a prompt, such as 'a red mushroom', or --resume DIR.")
-    for name, low, high in (
-        ("save_every", 1, 10**9), ("mesh_resolution", 16, 1024), ("max_faces", 100, 10**7), ("texture_size", 64, 8192),
-        ("frames", 1, 1000), ("frame_size", 16, 2048), ("seed", 0, 2**63 - 1),
-    ):  # fmt: skip
-        if not low <= getattr(arguments, name) <= high:
-            option = "--" + name.replace("_", "-")
-            raise ValueError(f"{option} must be between {low} and {high}, got {getattr(arguments, name)}.")
-    folder = output_folder(arguments)
+    pictures = [name for name in ("image", "views") if getattr(arguments, name) is not None]
+    new = arguments.prompt is not None or bool(pictures)
+    if new == (arguments.resume is not None):
+        raise ValueError("Give either a prompt, such as 'a red mushroom', or a picture, or --resume DIR.")
+    check_picture_arguments(arguments, pictures)
+    check_ranges(arguments, (("save_every", 1, 10**9), *RANGES))
+    if arguments.seed is not None:
+        check_ranges(arguments, (("seed", 0, 2**63 - 1),))
+    check_writable(output_folder(arguments))
+    if arguments.resume is not None:
+        check_resume(arguments)
+        return
+    if arguments.model is None and not pictures:  # beside pictures a prompt that cannot be read is let go
+        check_toybox_prompt(arguments.prompt, arguments.negative_prompt)
+    if not arguments.overwrite:
+        try:
+            check_may_save(run_folder(arguments))
+        except ValueError as error:
+            raise ValueError(
+                f"{error} Continue it with --resume, choose another --output-dir, or give --overwrite."
+            ) from error
+
+
+def check_resume(arguments: argparse.Namespace) -> None:
+    """Refuse what would change a saved run, or go unheard."""
+    run = find_saved(arguments.resume)
+    given = [name for name in OF_NEW_RUNS if getattr(arguments, name) is not None]
+    if given:
+        option = "--" + given[0].replace("_", "-")
+        raise ValueError(f"{option} cannot be given beside --resume: a saved run keeps its settings.")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
-    except OSError as error:
+        prior = read_facts(run)["prior"]
+    except Exception:  # damaged: `HiFARun.load` says how
+        return
+    unknown = prior == "custom" or prior is not None and Path(prior).is_absolute() and not Path(prior).exists()
+    if unknown and arguments.model is None:
+        raise ValueError(f"The prior of this run, {prior!r}, cannot be found. Give it as --model.")
+    if arguments.model not in (None, prior) and prior is not None and not unknown:
         raise ValueError(
-            f"Cannot write to {str(folder)!r} ({error.strerror}). Choose another --output-dir."
-        ) from error
+            f"--model {arguments.model!r} is not the prior of this run, {prior!r}. Leave it out; to guide by another "
+            "one, start a new run."
+        )
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse an output folder that could not be made, without making it."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "is not writable" if there.is_dir() else "is a file"
+        raise ValueError(f"Cannot write to {str(folder)!r}: {str(there)!r} {reason}. Choose another --output-dir.")
+
+
+def check_picture_arguments(arguments: argparse.Namespace, pictures: list[str]) -> None:
+    if len(pictures) == 2:
+        raise ValueError("Give either --image, of which views are hallucinated, or --views, not both.")
+    if arguments.image_guidance_end is not None and not pictures:
+        raise ValueError("--image-guidance-end needs --image or --views.")
+    for name in ("elevation", "multiview", "view_seeds"):
+        if getattr(arguments, name) is not None and arguments.image is None:
+            raise ValueError(f"--{name.replace('_', '-')} needs --image.")
+    if arguments.image is not None and arguments.model is not None and arguments.multiview is None:
+        raise ValueError("--image with --model needs --multiview: the embedded multi-view model knows Toybox only.")
 
 
 def output_folder(arguments: argparse.Namespace) -> Path:
     if arguments.output_dir is not None:
         return arguments.output_dir
     if arguments.resume is not None:
-        return arguments.resume.parent if arguments.resume.name == "run" else arguments.resume
-    return Path("outputs") / (re.sub(r"[^a-z0-9]+", "-", arguments.prompt.lower()).strip("-")[:60] or "asset")
+        run = run_folder(arguments)
+        return run.parent if run.name == "run" else run
+    name = arguments.prompt if arguments.prompt is not None else (arguments.image or arguments.views).stem
+    return Path("outputs") / file_name(name)
+
+
+def run_folder(arguments: argparse.Namespace) -> Path:
+    """Where the run is saved: where it came from, or `run` in the output folder."""
+    return output_folder(arguments) / "run" if arguments.resume is None else find_saved(arguments.resume)
 
 
 def make(arguments: argparse.Namespace) -> int:
-    import torch
-
-    from . import TOYBOX, HiFAConfig, HiFAPipeline, HiFARun
-
-    device = pick_device(arguments.device)
-    run = None if arguments.resume is None else HiFARun.load(arguments.resume, device)
-    model = arguments.model or (TOYBOX if run is None or run.prior in (None, "custom") else run.prior)
-    dtype = torch.float16 if arguments.half else torch.float32
-    pipe = HiFAPipeline.from_pretrained(model, dtype=dtype).to(device)
+    with quick_loading():
+        pipe, run = begin(arguments)
     folder = output_folder(arguments)
-    if run is None:
-        config = getattr(HiFAConfig, arguments.preset)() if arguments.preset else pipe.default_config()
-        run = pipe.start(
-            arguments.prompt, arguments.negative_prompt, config=config, seed=arguments.seed,
-            num_inference_steps=arguments.steps, guidance_scale=arguments.guidance_scale,
-        )  # fmt: skip
-    optimise(pipe, run, folder, arguments.save_every)
-    export(run, folder, arguments)
+    optimise(pipe, run, folder, run_folder(arguments), arguments.save_every)
+    export_asset(run.asset(), folder, arguments)
+    print(f"asset, turntable.mp4, stills and {', '.join(f'mesh.{s}' for s in arguments.formats)} are in {folder}")
     return 0
 
 
-def pick_device(name: str) -> str:
+@contextmanager
+def quick_loading() -> Iterator[None]:
+    """No garbage collection: thousands of modules are loaded, and collections that find nothing take a fifth of it."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def begin(arguments: argparse.Namespace) -> "tuple[HiFAPipeline, HiFARun]":
+    """The loaded prior, and the run that is new or goes on; the prepared picture and the views are in the folder."""
     import torch
 
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    from . import TOYBOX, HiFAConfig, HiFARun
+    from .hallucination import Photo
+    from .pictures import open_picture, prepare_picture
+
+    device = pick_device(arguments.device)
+    # Read before any model is, so that a bad file is told at once.
+    image = None if arguments.image is None else prepare_picture(arguments.image)
+    views = None if arguments.views is None else open_picture(arguments.views)
+    run = None if arguments.resume is None else HiFARun.load(run_folder(arguments), device)
+    model = arguments.model or (TOYBOX if run is None or run.prior is None else run.prior)
+    dtype = torch.float16 if arguments.half else torch.float32
+    pipe = load_pipeline(model, arguments.disparity_model, dtype, device)
+    if run is not None:
+        return pipe, run
+    folder = output_folder(arguments)
+    if image is not None:
+        multiview = load_multiview(arguments.multiview, dtype, device) or pipe.embedded_multiview()
+        seeds = 1 if arguments.view_seeds is None else arguments.view_seeds
+        image = Photo(image, multiview, arguments.elevation, seeds)
+        folder.mkdir(parents=True, exist_ok=True)
+        image.seen.save(folder / "input.png")
+    run = pipe.start(
+        arguments.prompt, arguments.negative_prompt or "", image=image, views=views, seed=arguments.seed or 0,
+        config=getattr(HiFAConfig, arguments.preset)() if arguments.preset else None,
+        num_inference_steps=arguments.steps, guidance_scale=arguments.guidance_scale,
+        image_guidance_end=arguments.image_guidance_end,
+    )  # fmt: skip
+    if run.views is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        run.views.sheet().save(folder / "views.png")
+    return pipe, run
 
 
-def optimise(pipe, run, folder: Path, save_every: int) -> None:
+def load_multiview(name: str | None, dtype, device: str):
+    """A multi-view model from a folder, a hub id or a checkpoint; `None` without a name."""
+    from .multiview import SyncDreamerPipeline
+
+    if name is None:
+        return None
+    load = SyncDreamerPipeline.from_single_file if name.endswith(CHECKPOINTS) else SyncDreamerPipeline.from_pretrained
+    return load(name, dtype=dtype).to(device)
+
+
+def pick_device(name: str) -> str:
+    """
+    Raises:
+        ValueError: If there is no such device here.
+    """
+    import torch
+
+    best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "auto":
+        return best
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch says it in all these ways
+        raise ValueError(
+            f"--device {name} cannot be used here ({str(error).splitlines()[0]}). Leave it out, which takes {best}."
+        ) from error
+    return name
+
+
+def optimise(pipe: "HiFAPipeline", run: "HiFARun", folder: Path, run_folder: Path, save_every: int) -> None:
     """Advance to the end, saving on the way; Ctrl-C ends after the current step, and what there is is kept."""
-    from tqdm.auto import tqdm
-
     from .asset import save_image
 
-    stopped = []
-    previous = signal.signal(signal.SIGINT, lambda *_: stopped.append(True))
-    clock = time.perf_counter()
+    def save_preview(*_) -> None:
+        if run.step % save_every == 0:
+            save_image(folder / "preview.png", run.preview().cpu().numpy())
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_image(folder / "preview.png", run.preview().cpu().numpy())
+    clock, stopped = time.perf_counter(), False
+    pipe.set_progress_bar_config(desc=run.prompt or "reconstruction")
     try:
-        save_image(folder / "preview.png", run.preview().cpu().numpy())
-        with tqdm(total=run.config.num_inference_steps, initial=run.step, desc=run.prompt or "reconstruction") as bar:
-            for step in pipe.advance(run):
-                bar.update()
-                bar.set_postfix(loss=f"{step.losses['loss']:.3f}", t=step.timestep)
-                if run.step % save_every == 0:
-                    run.save(folder / "run")
-                    save_image(folder / "preview.png", run.preview().cpu().numpy())
-                if stopped:
-                    break
-    finally:
-        signal.signal(signal.SIGINT, previous)
-        run.save(folder / "run")
+        pipe.run_to_end(run, run_folder, save_every, save_preview)
+    except Interrupted:
+        stopped = not run.finished
     seconds = time.perf_counter() - clock
-    print(f"{run.step} of {run.config.num_inference_steps} steps in {seconds:.0f} s; the run is in {folder / 'run'}")
+    print(f"{run.step} of {run.config.num_inference_steps} steps in {seconds:.0f} s; the run is in {run_folder}")
     if stopped:
-        print(f"stopped; continue with: python -m hifa --resume {folder / 'run'}")
-
-
-def export(run, folder: Path, arguments: argparse.Namespace) -> None:
-    asset = run.asset()
-    asset.save_pretrained(folder / "asset")
-    asset.export_video(folder / "turntable.mp4", num_frames=arguments.frames, size=arguments.frame_size)
-    asset.export_stills(folder)
-    for suffix in arguments.formats:
-        asset.export_mesh(
-            folder / f"mesh.{suffix}", arguments.mesh_resolution, arguments.max_faces, arguments.texture_size
-        )
-    print(f"asset, turntable.mp4, stills and {', '.join(f'mesh.{s}' for s in arguments.formats)} are in {folder}")
+        print(f"stopped; continue with: python -m hifa --resume {run_folder}")
 
 
 if __name__ == "__main__":

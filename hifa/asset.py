@@ -15,6 +15,7 @@ from .field import RadianceField
 from .rendering.density_grid import DensityGrid
 from .rendering.image import Picture, render_picture
 from .rendering.rays import RaySampling
+from .state import write_text_atomically
 
 
 if TYPE_CHECKING:
@@ -92,8 +93,8 @@ class HiFAAsset:
         """
         from .export.mesh import extract_mesh
 
-        density, colour = self._functions()
-        return extract_mesh(density, colour, self.radiance_field.bound, resolution=resolution, max_faces=max_faces)
+        bound = self.radiance_field.bound
+        return extract_mesh(self.density, self.colour, bound, resolution=resolution, max_faces=max_faces)
 
     def export_mesh(
         self, path: str | Path, resolution: int = 128, max_faces: int | None = 20_000, texture_size: int = 1024
@@ -106,23 +107,21 @@ class HiFAAsset:
         """
         from .export.files import export_mesh
 
-        density, colour = self._functions()
-        bound = self.radiance_field.bound
+        bound, density, colour = self.radiance_field.bound, self.density, self.colour
         return export_mesh(
             path, density, colour, bound, resolution=resolution, max_faces=max_faces, texture_size=texture_size
         )
 
-    def _functions(self):
-        def density(points: Tensor) -> Tensor:
-            with torch.no_grad():
-                return self.radiance_field.density(points.to(self.radiance_field.device)).cpu()
+    @torch.no_grad()
+    def density(self, points: Tensor) -> Tensor:
+        """Density `(n,)` per world unit at points `(n, 3)`, on the CPU, as `export.mesh` asks for it."""
+        return self.radiance_field.density(points.to(self.radiance_field.device)).cpu()
 
-        def colour(points: Tensor, directions: Tensor) -> Tensor:
-            device = self.radiance_field.device
-            with torch.no_grad():
-                return self.radiance_field.colour(points.to(device), directions.to(device)).cpu()
-
-        return density, colour
+    @torch.no_grad()
+    def colour(self, points: Tensor, directions: Tensor) -> Tensor:
+        """RGB `(n, 3)` in [0, 1] at points `(n, 3)` seen along unit directions `(n, 3)`, on the CPU."""
+        device = self.radiance_field.device
+        return self.radiance_field.colour(points.to(device), directions.to(device)).cpu()
 
     def export_video(self, path: str | Path, num_frames: int = 48, size: int = 192, fps: int = 20) -> Path:
         """Write a turntable as MP4 (H.264, yuv420p): colour beside normals."""
@@ -156,8 +155,9 @@ class HiFAAsset:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.radiance_field.save_pretrained(folder)
-            (folder / FACTS).write_text(json.dumps(self.facts, indent=2))
-            (folder / "README.md").write_text(model_card(self.facts))
+            write_text_atomically(folder / "README.md", model_card(self.facts))
+            # At last: a folder with it has all the others.
+            write_text_atomically(folder / FACTS, json.dumps(self.facts, indent=2))
         except OSError as error:
             raise AssetError(
                 f"Cannot write the asset to {str(folder)!r} ({error.strerror or error}). Choose another folder."
@@ -169,13 +169,11 @@ class HiFAAsset:
         """Load an asset from a folder or a hub id.
 
         Raises:
-            AssetError: If the folder holds none.
+            AssetError: If the folder holds none, or there is neither a folder nor a repository of that name.
         """
         folder = Path(name_or_folder)
         if not folder.is_dir():
-            from huggingface_hub import snapshot_download
-
-            folder = Path(snapshot_download(str(name_or_folder), allow_patterns=["*.json", "*.safetensors"], **kwargs))
+            folder = _download(str(name_or_folder), **kwargs)
         if not (folder / FACTS).is_file():
             raise AssetError(f"{str(folder)!r} holds no HiFA asset (no {FACTS}). Give the folder of save_pretrained.")
         try:
@@ -185,12 +183,29 @@ class HiFAAsset:
             raise AssetError(f"The asset in {str(folder)!r} is damaged ({error}).") from error
 
     def push_to_hub(
-        self, repo_id: str, *, private: bool = True, token: str | None = None, endpoint: str | None = None
+        self,
+        repo_id: str,
+        *,
+        private: bool = True,
+        token: str | None = None,
+        endpoint: str | None = None,
+        licence: str | None = None,
     ) -> str:
-        """Upload the asset with its card, turntable and GLB to a model repository; returns its address."""
-        from .export.hub import push_folder
+        """Upload the asset with its card, turntable and GLB to a model repository; returns its address.
 
-        return push_folder(repo_id, self.write_files, private=private, token=token, endpoint=endpoint)
+        Args:
+            licence: Of the asset, one of `export.hub.LICENCES`, for its card.
+
+        Raises:
+            HubError: If the Hub refuses.
+        """
+        from .export.hub import model_card, push_folder
+
+        def write_files(folder: Path) -> None:
+            self.write_files(folder)
+            (folder / "README.md").write_text(model_card(self.facts, repo_id, licence, endpoint))
+
+        return push_folder(repo_id, write_files, private=private, token=token, endpoint=endpoint)
 
     def write_files(self, folder: Path) -> None:
         """Everything a person may want: the asset itself, turntable, stills, depth, GLB."""
@@ -204,6 +219,17 @@ class HiFAAsset:
         for name, azimuth in (("front", 0), ("side", 90), ("back", 180)):
             save_image(folder / f"{name}.png", self.render(self.camera(azimuth), size).colour.cpu().numpy())
         save_image(folder / "depth.png", self.depth_image(size=size))
+
+
+def _download(repo_id: str, **kwargs: Any) -> Path:
+    """The folder that an asset on the Hub is kept in here."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=["*.json", "*.safetensors"], **kwargs))
+    except (OSError, ValueError) as error:  # the Hub's own errors are of these kinds
+        reason = " ".join(str(error).split())
+        raise AssetError(f"{repo_id!r} is no folder here and cannot be had from the Hub ({reason}).") from error
 
 
 def save_image(path: Path, image: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Pinhole cameras around the object: sampling, orbits, rays and the view-dependent part of a prompt.
+"""Pinhole cameras around the object: sampling, orbits and rays.
 
 World axes: z up, the object's front along +x (azimuth 0), azimuth counter-clockwise seen from above. Camera axes are
 OpenCV's: x right, y down, z forward. The centre of pixel (row i, column j) lies at (j + 0.5, i + 0.5), and ray
@@ -10,9 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
-# In the order of the prompt embeddings; the words end a prompt, after a comma.
-VIEWS = ("front view", "side view", "back view", "overhead view")
+from .view_words import VIEWS, view_of
 
 
 @dataclass(frozen=True)
@@ -48,14 +46,6 @@ class Rays:
 
     def __getitem__(self, index) -> "Rays":
         return Rays(self.origins[index], self.directions[index])
-
-
-def view_of(azimuth_deg: float, elevation_deg: float) -> str:
-    """View words of a camera: overhead above 60 degrees, front or back within 45 of azimuth 0 or 180, else side."""
-    if elevation_deg > 60:
-        return "overhead view"
-    away = abs((azimuth_deg + 180) % 360 - 180)
-    return "front view" if away < 45 else "back view" if away > 135 else "side view"
 
 
 def camera_to_world(camera: Camera) -> Tensor:
@@ -123,6 +113,15 @@ def sample_camera(
         radius=radius[0] + (radius[1] - radius[0]) * r,
         fov_deg=fov_deg[0] + (fov_deg[1] - fov_deg[0]) * f,
     )
+
+
+def front_or_back(azimuth_deg: float) -> float:
+    """The half turn [0, 180) of azimuths squeezed into the front, [-45, 45), and the other into the back, [135, 225).
+
+    Uniform azimuths stay uniform over both.
+    """
+    azimuth_deg %= 360
+    return azimuth_deg / 2 - 45 if azimuth_deg < 180 else azimuth_deg / 2 + 45
 
 
 def orbit(frames: int, *, elevation_deg: float = 15.0, radius: float = 2.5, fov_deg: float = 40.0) -> list[Camera]:

@@ -1,10 +1,16 @@
-"""All settings of a run, checked, with the presets `paper`, `preview`, `fast` and `reconstruction`."""
+"""All settings of a run, checked, with its presets."""
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_origin
 
 from .schedule import ANNEALINGS
+
+
+DISTILLATIONS = ("hifa", "sds", "sjc", "vsd")
+OPTIMIZERS = ("adam", "adan")
+DISPARITY_ANNEALINGS = ("constant", "sqrt")
+LORA_PREDICTIONS = ("epsilon", "v_prediction")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,30 +23,45 @@ class HiFAConfig:
 
     # Optimisation
     num_inference_steps: int = 10_000  # total_iter
+    optimizer: str = "adam"  # adam or adan, which the public code has
     grid_lr: float = 1e-2
     network_lr: float = 1e-3
+    lr_warmup: float = 0.0  # share of the run over which the learning rates rise from 0
     lr_end: float = 1.0  # share of the learning rates that is left at the end; they fall exponentially
+    max_gradient_norm: float = 0.0  # over all parameters; larger gradients are scaled down, with 0 never
     # Guidance
+    distillation: str = "hifa"  # hifa, sds (DreamFusion), sjc or vsd (ProlificDreamer)
     guidance_scale: float = 100.0
+    view_guidance: float = 1.0  # how much harder the words of the view pull than the rest of the prompt; k
     guidance_rescale: float = 0.0
-    denoising_stride: float = 0.25  # r
+    perp_neg: float = 0.0  # largest weight of Perp-Neg's negative prompts; above 0 in place of the last two
+    denoising_stride: float = 0.25  # r; with eta for "hifa" alone: the others denoise in a single step
     eta: float = 1.0
     t_max: float = 0.98  # share of the prior's timesteps
     t_min: float = 0.02
     annealing: str = "sqrt"  # sqrt, linear, cosine or random
+    # The variational score of "vsd"
+    lora_rank: int = 4
+    lora_lr: float = 1e-4
+    lora_prediction: str = "epsilon"  # or v_prediction: what its error is measured in
     # Losses
-    sds_weight: float = 0.05  # w(t)
+    sds_weight: float = 0.05  # w(t), for all distillations but "hifa" a factor of it
     lambda_latent: float = 1.0
     lambda_rgb: float = 0.1
     lambda_zvar: float = 3.0
+    lambda_disparity: float = 0.0  # needs a disparity model; the paper's lambda_d = 0.1 is 0.1 w(t) per ray
+    disparity_annealing: str = "constant"  # or sqrt: its weight falls as 1 - sqrt(p), with p the share of the run
+    lambda_monotonic: float = 0.0  # of the public code, not of the paper
+    lambda_zentropy: float = 0.0  # likewise
     lambda_opacity: float = 0.0
     lambda_entropy: float = 0.0
-    regulariser_warmup: float = 0.0  # share of the run over which the last three rise from 0
+    regulariser_warmup: float = 0.0  # share of the run over which z-variance and the last three rise from 0
     # Given views (section 5.4, appendix A.5); without any, nothing here has an effect
     image_guidance_end: float = 1.0  # share of the run over which their losses fade out; 1: they stay in force
     lambda_image: float = 100.0
     image_outside: float = 1.0  # weight of the pixels outside of the object; 0 masks them out
     lambda_mask: float = 10.0
+    lambda_tv: float = 0.0  # total variation of their colour
     lambda_image_latent: float = 0.0  # of the prior's latents of a whole view; needs a prior
     given_rays: int = 2**12  # random rays over all given views in a step
     given_size: int = 256  # pixels; larger given views are reduced to this
@@ -54,11 +75,14 @@ class HiFAConfig:
     density_grid: int = 0  # cells per axis; 0 runs the coarse pass on the field itself
     grid_period: int = 16  # steps between refreshes of the density grid
     min_opacity: float = 0.01  # rays below this in the density grid see the background only
-    rays_per_chunk: int = 2**12  # rays that are held with their graph at a time
+    rays_per_chunk: int = 2**11  # rays that are held with their graph at a time
     # Cameras
     camera_radius: tuple[float, float] = (3.0, 3.5)
     camera_fov_deg: tuple[float, float] = (10.0, 30.0)
     camera_elevation_deg: tuple[float, float] = (-15.0, 80.0)
+    # Share of the run, from its start, that sees front and back alone. "side view" names no direction, so that sides
+    # seen early let chance decide which way the object faces, and the words for front and back come too late.
+    front_back_end: float = 0.0
     # Background: this share of the steps sees a flat random gray-ish colour, the others the background network
     random_background: float = 0.5
     background_range: tuple[float, float] = (0.0, 1.0)
@@ -88,10 +112,16 @@ class HiFAConfig:
                 raise ValueError(f"{name} must be a pair (a, b) with {low} <= a <= b <= {high}, got {pair}.")
         if self.t_min > self.t_max:
             raise ValueError(f"t_min must not exceed t_max, got t_min={self.t_min} and t_max={self.t_max}.")
-        if self.annealing not in ANNEALINGS:
-            raise ValueError(f"annealing must be one of {', '.join(ANNEALINGS)}, got {self.annealing!r}.")
+        for name, known in _CHOICES:
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
         if len(self.kernel) % 2 == 0 or min(self.kernel) < 0 or sum(self.kernel) <= 0:
             raise ValueError(f"kernel needs an odd number of non-negative values, not all 0; got {self.kernel}.")
+        if self.finest_resolution < self.base_resolution:
+            raise ValueError(
+                f"finest_resolution must be at least base_resolution={self.base_resolution}, "
+                f"got {self.finest_resolution}."
+            )
         # The camera has to stay outside of the object's cube, or rays start inside of it.
         if self.camera_radius[0] <= self.bound:
             raise ValueError(f"camera_radius must exceed bound={self.bound}, got {self.camera_radius}.")
@@ -100,6 +130,25 @@ class HiFAConfig:
     def paper(cls, **changes: Any) -> "HiFAConfig":
         """Appendix A.1 to the letter: 512x512, 10,000 steps, guidance 100, r = 0.25, eta = 1."""
         return cls(**changes)
+
+    @classmethod
+    def official(cls, **changes: Any) -> "HiFAConfig":
+        """Defaults of the public code in place of the paper's where they differ and are not mistakes.
+
+        Its z-variance is summed over rays, here over those of a `render_size` view; its entropies are in bits. The
+        weight of the disparity regression is 0.1 w(t) 256^2; ours has no scale that may turn negative. The clipping of
+        gradients within Adan, to a norm of 5, has nothing left to do after the other one. Not taken over: half of the
+        cameras drawn from the whole upper hemisphere, no words for views from overhead, the view direction withheld
+        half of the time, and what is left of the noise in its estimate.
+        """
+        rays = changes.get("render_size", cls.render_size) ** 2
+        settings: dict[str, Any] = dict(
+            optimizer="adan", grid_lr=5e-2, network_lr=5e-3, lr_warmup=0.05, max_gradient_norm=1.0,
+            perp_neg=2.0, t_min=0.3, lambda_zvar=3.0 * rays, lambda_monotonic=1.0, lambda_zentropy=1e-2,
+            lambda_entropy=1e-4 / math.log(2), regulariser_warmup=0.5,
+            lambda_disparity=0.1 * cls.sds_weight * 256**2, disparity_annealing="sqrt",
+        )  # fmt: skip
+        return cls(**(settings | changes))
 
     @classmethod
     def preview(cls, **changes: Any) -> "HiFAConfig":
@@ -117,13 +166,14 @@ class HiFAConfig:
 
         Low guidance: the Toybox prior was trained on few pictures, and more oversaturates and roughens. The finest
         cells are as large as a pixel; smaller ones would only hold noise. Backgrounds reach a little beyond those of
-        the training, so that gray parts cannot hide in them.
+        the training, so that gray parts cannot hide in them. Which way an object faces is decided within the first
+        sixth of the run, by the words for front and back: they get twice the weight, and no side is seen until then.
         """
         settings: dict[str, Any] = dict(
-            num_inference_steps=500, grid_lr=1e-2, network_lr=5e-3,
-            guidance_scale=4.0, guidance_rescale=0.0, denoising_stride=0.3, eta=0.0, t_min=0.2, lambda_rgb=0.4,
-            sds_weight=2e-3, regulariser_warmup=0.4, render_size=64, start_render_size=32, growth_end=0.6,
-            n_coarse=48, n_fine=16, density_grid=48, grid_period=16, rays_per_chunk=2**13,
+            num_inference_steps=500, grid_lr=1e-2, network_lr=5e-3, front_back_end=0.15,
+            guidance_scale=4.0, view_guidance=2.0, guidance_rescale=0.0, denoising_stride=0.3, eta=0.0, t_min=0.2,
+            lambda_rgb=0.4, sds_weight=2e-3, regulariser_warmup=0.4, render_size=64, start_render_size=32,
+            growth_end=0.6, n_coarse=48, n_fine=16, density_grid=48, grid_period=16, rays_per_chunk=2**13,
             camera_radius=(2.4, 2.6), camera_fov_deg=(40.0, 40.0), camera_elevation_deg=(-10.0, 75.0),
             random_background=1.0, background_range=(0.2, 0.7), lambda_entropy=0.2, lambda_opacity=0.045,
             levels=8, base_resolution=8, finest_resolution=64, log2_entries=15, hidden_dim=32, view_bands=1,
@@ -133,20 +183,57 @@ class HiFAConfig:
 
     @classmethod
     def reconstruction(cls, **changes: Any) -> "HiFAConfig":
-        """Given views at 128 to 256 pixels, on a CPU: the guidance of `fast`, a finer field and more samples."""
+        """Given views alone, on a CPU: a finer field, more samples and a learning rate far above the paper's.
+
+        The finest cells are as large as a pixel of a view of `given_size`. A table that learns fast settles on smooth
+        features that the network reads, while one that learns slowly leaves a grain between the given views;
+        distillation would not bear it.
+        """
         settings: dict[str, Any] = dict(
-            num_inference_steps=700, lr_end=0.05, lambda_zvar=20.0, lambda_entropy=0.0, lambda_opacity=0.0,
-            n_coarse=64, n_fine=32, density_grid=64, grid_period=16, min_opacity=0.001,
-            levels=10, base_resolution=16, finest_resolution=256, log2_entries=17, hidden_dim=64,
+            num_inference_steps=500, grid_lr=0.3, network_lr=1e-2, lr_end=0.05,
+            lambda_zvar=100.0, lambda_entropy=0.0, lambda_opacity=0.0,
+            n_coarse=64, n_fine=32, density_grid=64, grid_period=32, min_opacity=0.001,
+            levels=8, base_resolution=16, finest_resolution=max(16, changes.get("given_size", cls.given_size)),
+            log2_entries=17, hidden_dim=64,
         )  # fmt: skip
         return cls.fast(**(settings | changes))
+
+    @classmethod
+    def hallucinated(cls, **changes: Any) -> "HiFAConfig":
+        """`reconstruction` of views that a model made: they disagree in detail, which total variation evens out. True
+        views only lose by it."""
+        return cls.reconstruction(**({"lambda_tv": 10.0} | changes))
+
+    @classmethod
+    def guided(cls, **changes: Any) -> "HiFAConfig":
+        """A prompt beside given views: `fast` with views of its size, which weigh as much as the prior does. They tell
+        which way the object faces, and azimuth 0, where the picture was taken, need not be its front."""
+        settings: dict[str, Any] = dict(given_size=64, given_rays=2**11, view_guidance=1.0, front_back_end=0.0)
+        return cls.fast(**(settings | changes))
+
+    @classmethod
+    def guided_preview(cls, **changes: Any) -> "HiFAConfig":
+        """A prompt beside given views with a prior larger than Toybox: `preview` with cameras that see the object as
+        large as the given views do, 2.5 away with a field of view of 49 degrees."""
+        settings: dict[str, Any] = dict(
+            camera_radius=(2.4, 2.6), camera_fov_deg=(40.0, 50.0), camera_elevation_deg=(-10.0, 75.0)
+        )
+        return cls.preview(**(settings | changes))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def learning_rate_share(self, step: int) -> float:
-        """What a step takes of the learning rates: 1 at the start, exponentially falling to `lr_end`."""
-        return self.lr_end ** (step / self.num_inference_steps)
+        """What a step takes of the learning rates: falling exponentially from 1 to `lr_end`, after a linear rise."""
+        share = self.lr_end ** (step / self.num_inference_steps)
+        warmup = self.lr_warmup * self.num_inference_steps
+        return share * (step + 1) / warmup if step + 1 < warmup else share
+
+    def disparity_weight(self, step: int) -> float:
+        """Weight of the disparity regression at a step."""
+        if self.disparity_annealing == "constant":
+            return self.lambda_disparity
+        return self.lambda_disparity * (1 - math.sqrt(step / self.num_inference_steps))
 
     def given_views_weight(self, step: int) -> float:
         """Weight of the losses on given views at a step (appendix A.5): from 1 linearly to 0 at `image_guidance_end`
@@ -168,7 +255,10 @@ def _check_type(name: str, expected: type, value: Any) -> None:
     """Refuse text for numbers, fractions for counts, and what is not finite."""
     if expected is str:
         return
-    numbers = value if isinstance(value, tuple) else (value,)
+    several = get_origin(expected) is tuple
+    if several and not isinstance(value, tuple):
+        raise ValueError(f"{name} must be several numbers in brackets, such as (1.0, 2.0), got {value!r}.")
+    numbers = value if several else (value,)
     for number in numbers:
         if isinstance(number, float) and not math.isfinite(number):
             raise ValueError(f"{name} must be finite, got {value}.")
@@ -176,6 +266,14 @@ def _check_type(name: str, expected: type, value: Any) -> None:
             kind = "a whole number" if expected is int else "a number"
             raise ValueError(f"{name} must be {kind}, got {value!r}.")
 
+
+_CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("annealing", ANNEALINGS),
+    ("distillation", DISTILLATIONS),
+    ("optimizer", OPTIMIZERS),
+    ("disparity_annealing", DISPARITY_ANNEALINGS),
+    ("lora_prediction", LORA_PREDICTIONS),
+)
 
 _PAIRS: tuple[tuple[str, float, float], ...] = (
     ("camera_radius", 0, 1e6),
@@ -186,13 +284,18 @@ _PAIRS: tuple[tuple[str, float, float], ...] = (
 
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("num_inference_steps", 1, 1_000_000),
-    ("grid_lr", 0, 1), ("network_lr", 0, 1), ("lr_end", 1e-6, 1),
-    ("guidance_scale", 0, 1000), ("guidance_rescale", 0, 1), ("denoising_stride", 0.001, 1), ("eta", 0, 1),
+    ("grid_lr", 0, 1), ("network_lr", 0, 1), ("lr_warmup", 0, 1), ("lr_end", 1e-6, 1),
+    ("max_gradient_norm", 0, 1e6),
+    ("guidance_scale", 0, 1000), ("view_guidance", 0, 100), ("guidance_rescale", 0, 1), ("perp_neg", 0, 100),
+    ("denoising_stride", 0.001, 1), ("eta", 0, 1),
+    ("lora_rank", 1, 1024), ("lora_lr", 0, 1),
     ("t_max", 0, 0.999), ("t_min", 0, 0.999),
-    ("sds_weight", 0, 1e6), ("lambda_latent", 0, 1e6), ("lambda_rgb", 0, 1e6), ("lambda_zvar", 0, 1e6),
+    ("sds_weight", 0, 1e6), ("lambda_latent", 0, 1e6), ("lambda_rgb", 0, 1e6), ("lambda_zvar", 0, 1e9),
+    ("lambda_disparity", 0, 1e6), ("lambda_monotonic", 0, 1e6), ("lambda_zentropy", 0, 1e6),
     ("lambda_opacity", 0, 1e6), ("lambda_entropy", 0, 1e6), ("regulariser_warmup", 0, 1),
     ("image_guidance_end", 1e-6, 1), ("lambda_image", 0, 1e6), ("image_outside", 0, 1), ("lambda_mask", 0, 1e6),
-    ("lambda_image_latent", 0, 1e6), ("given_rays", 1, 2**24), ("given_size", 8, 4096),
+    ("lambda_tv", 0, 1e6), ("lambda_image_latent", 0, 1e6), ("given_rays", 1, 2**24), ("given_size", 8, 4096),
+    ("front_back_end", 0, 1),
     ("render_size", 8, 4096), ("start_render_size", 8, 4096), ("growth_end", 0, 1),
     ("n_coarse", 2, 4096), ("n_fine", 2, 4096), ("density_grid", 0, 512), ("grid_period", 1, 10_000),
     ("min_opacity", 0, 1), ("rays_per_chunk", 1, 2**24), ("random_background", 0, 1),

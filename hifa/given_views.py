@@ -2,23 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
-from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 
 from .cameras import Camera, Rays, camera_to_world, focal_length, pixel_rays
 from .multiview.cameras import ViewRing
+from .multiview.foreground import foreground
 
 
 # World units of the ring that the field's bound stands for. SyncDreamer's objects lie in [-0.5, 0.5]^3; what it
 # hallucinates reaches a little beyond, and its own reconstruction has a cube of this half side. With it the ring is
-# 2.5 away from a field with bound 1, where the distillation cameras are too.
+# 2.5 away from a field with bound 1, where the distillation cameras of the guided presets are too.
 RING_EXTENT = 0.6
-WHITE_LEVEL = 0.95  # of an opaque view: a pixel with a channel below this belongs to the object
+TOLERANCE = 0.01  # by which a float may leave [0, 1]
 
 
 @dataclass(frozen=True)
@@ -88,25 +89,53 @@ class GivenViews:
         """Colour `(H, H, 3)` and mask `(H, H)` of a view in [0, 1]."""
         return self.colour[view].float() / 255, self.mask[view].float() / 255
 
+    def sheet(self) -> PIL.Image.Image:
+        """All views side by side on white, as `read_views` takes them."""
+        return PIL.Image.fromarray(np.concatenate(list(self.colour.cpu().numpy()), 1))
+
     def sample(self, count: int, generator: torch.Generator) -> PixelBatch:
         """`count` pixels drawn uniformly over all views.
 
         Args:
             generator: On the CPU.
         """
-        device, size = self.mask.device, self.size
-        index = torch.randint(self.mask.numel(), (count,), generator=generator).to(device)
+        return self._pixels(torch.randint(self.mask.numel(), (count,), generator=generator))
+
+    def sample_pairs(self, count: int, generator: torch.Generator) -> PixelBatch:
+        """`count` pixels drawn uniformly over all views, then the one beside or below each: `2 count` in all.
+
+        Args:
+            generator: On the CPU.
+        """
+        index = torch.randint(self.mask.numel(), (count,), generator=generator)
+        below, size = torch.rand(count, generator=generator) < 0.5, self.size
+        stride, place = torch.where(below, size, 1), torch.where(below, index // size % size, index % size)
+        # At the last row or column, the one before it.
+        return self._pixels(torch.cat([index, index + torch.where(place < size - 1, stride, -stride)]))
+
+    @cached_property
+    def _lenses(self) -> tuple[Tensor, Tensor]:
+        """Poses `(views, 3, 4)` and focal lengths `(views,)`: the same in every step."""
+        poses = torch.stack([camera_to_world(camera) for camera in self.cameras])
+        focal = torch.tensor([focal_length(camera.fov_deg, self.size) for camera in self.cameras])
+        return poses.to(self.mask.device), focal.to(self.mask.device)
+
+    def _pixels(self, index: Tensor) -> PixelBatch:
+        """The pixels at places of `mask`, `(n,)`."""
+        size, index, (poses, focal) = self.size, index.to(self.mask.device), self._lenses
         view, row, column = index // size**2, index // size % size, index % size
-        poses = torch.stack([camera_to_world(camera) for camera in self.cameras]).to(device)
-        focal = torch.tensor([focal_length(camera.fov_deg, size) for camera in self.cameras], device=device)
         rays = pixel_rays(poses[view], focal[view], torch.stack([row, column], -1), size)
         colour = self.colour.view(-1, 3)[index].float() / 255
         return PixelBatch(rays, colour, self.mask.view(-1)[index].float() / 255)
 
 
-def ring_cameras(bound: float, ring: ViewRing = ViewRing()) -> tuple[Camera, ...]:
-    """The ring in the world of a field: its [-RING_EXTENT, RING_EXTENT]^3 is the field's [-bound, bound]^3."""
-    scale = bound / RING_EXTENT
+def ring_cameras(bound: float, ring: ViewRing = ViewRing(), half_extent: float = 0.5) -> tuple[Camera, ...]:
+    """A ring in the world of a field: its [-RING_EXTENT, RING_EXTENT]^3 is the field's [-bound, bound]^3.
+
+    Args:
+        half_extent: Objects of the ring lie in [-half_extent, half_extent]^3; RING_EXTENT is for 0.5.
+    """
+    scale = bound / (RING_EXTENT / 0.5 * half_extent)
     return tuple(Camera(c.azimuth_deg, c.elevation_deg, c.radius * scale, c.fov_deg) for c in ring.cameras())
 
 
@@ -115,15 +144,16 @@ def read_views(views: Any, bound: float, max_size: int = 256, cameras: Sequence[
 
     Args:
         views: A sheet of sixteen square views side by side, such as SyncDreamer's of 4096x256; or as many PIL images,
-            or an array or tensor `(views, H, W, 3 or 4)` in [0, 1]. Alpha is the mask; without it, views are on white,
-            and what is not white is the object.
+            or an array or tensor `(views, H, W, 3 or 4)`, floats in [0, 1] or whole numbers to 255. Alpha is the
+            mask; without it, views are on white, and what is not white is the object, see `multiview.foreground`.
         bound: Of the field.
         max_size: Larger views are reduced to this, pixels.
         cameras: One for each view, in the field's world units; SyncDreamer's ring without them.
 
     Raises:
         TypeError: If `views` is none of these.
-        ValueError: If the number of views is not that of the cameras, or a view is not square or empty.
+        ValueError: If the number of views is not that of the cameras, a view is not square or empty, or a value is out
+            of range.
     """
     if isinstance(views, GivenViews):
         return views
@@ -150,22 +180,34 @@ def _as_images(views: Any, count: int) -> list[PIL.Image.Image]:
     if isinstance(views, list | tuple) and all(isinstance(view, PIL.Image.Image) for view in views):
         return list(views)
     if isinstance(views, torch.Tensor):
-        views = views.detach().float().cpu().numpy()
+        views = views.detach().cpu()
+        views = (views.float() if views.is_floating_point() else views).numpy()
     if isinstance(views, np.ndarray) and views.ndim == 4 and views.shape[-1] in (3, 4):
-        bytes_ = views if views.dtype == np.uint8 else (views.clip(0, 1) * 255).round().astype(np.uint8)
-        return [PIL.Image.fromarray(view) for view in bytes_]
+        return [PIL.Image.fromarray(view) for view in _eight_bits(views)]
     raise TypeError(
         "views must be a sheet (a PIL image), a list of PIL images, or an array (views, H, W, 3 or 4); "
         f"got {type(views).__name__}{list(getattr(views, 'shape', '')) or ''}."
     )
 
 
+def _eight_bits(views: np.ndarray) -> np.ndarray:
+    """Whole numbers in [0, 255], or floats in [0, 1] and as far beyond as a renderer may be, as uint8."""
+    whole = np.issubdtype(views.dtype, np.integer)
+    if not whole and not np.issubdtype(views.dtype, np.floating):
+        raise TypeError(f"An array of views must hold floats in [0, 1] or whole numbers to 255, got {views.dtype}.")
+    low, high = views.min(initial=0), views.max(initial=0)  # NaN if there is one
+    if not (0 <= low and high <= 255 if whole else -TOLERANCE <= low and high <= 1 + TOLERANCE):
+        kind = "whole numbers in [0, 255]" if whole else "in [0, 1]"
+        raise ValueError(f"views of {views.dtype} must be {kind}, got values from {low:g} to {high:g}.")
+    return views.astype(np.uint8) if whole else (views.clip(0, 1) * 255).round().astype(np.uint8)
+
+
 def _on_white(image: PIL.Image.Image, max_size: int) -> tuple[Tensor, Tensor]:
     """Colour on white `(H, H, 3)` and mask `(H, H)`, uint8."""
     rgba = np.asarray(image.convert("RGBA"), np.float32) / 255
     colour, alpha = rgba[..., :3], rgba[..., 3]
-    if alpha.min() == 1:  # opaque: on white; a highlight in the middle of the object is no hole
-        alpha = binary_fill_holes(colour.min(-1) < WHITE_LEVEL).astype(np.float32)
+    if alpha.min() == 1:
+        alpha = foreground(colour).astype(np.float32)
     else:
         colour = colour * alpha[..., None] + 1 - alpha[..., None]
     # Reduced after compositing, so that the colour of transparent pixels has no part in it.

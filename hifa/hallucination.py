@@ -1,58 +1,134 @@
 """From a photo to sixteen views of its object, by a multi-view model (HiFA section 5.4)."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import torch
 from diffusers.utils import logging
+from torch import Tensor
 
-from .multiview import SyncDreamerPipeline
-from .pictures import prepare_picture
+from .cameras import Camera
+from .given_views import ring_cameras
+from .multiview import SyncDreamerPipeline, best_of_seeds, sweep_elevation
+from .multiview.input_image import prepare_image
+from .pictures import PreparedPicture, prepare_picture
 
+
+MAX_SEEDS = 64
+CALL_SETTINGS = ("num_inference_steps", "guidance_scale", "eta", "view_chunk")
+FRAMING = ("crop_size", "alpha_threshold")
+EMBEDDED_NOTE = "The views are those of the embedded Toybox model, which knows Toybox objects only."
 
 logger = logging.get_logger(__name__)
 
 
-def check_photo_inputs(image: Any, views: Any, elevation_deg: float | None, multiview: Any) -> None:
-    """Refuse what cannot become views, before any work.
-
-    Raises:
-        ValueError: If views are given as well, or the elevation or the multi-view model is missing.
-        TypeError: If `multiview` is something else.
-    """
-    if views is not None:
-        raise ValueError("Give either image, of which views are hallucinated, or views, not both.")
-    if multiview is None:
-        raise ValueError(
-            "image needs multiview, which hallucinates its views, such as SyncDreamerPipeline.from_single_file(); "
-            "or give sixteen views from elsewhere as views."
-        )
-    if not isinstance(multiview, SyncDreamerPipeline):
-        raise TypeError(f"multiview must be a SyncDreamerPipeline, got {type(multiview).__name__}.")
-    if elevation_deg is None:
-        raise ValueError(
-            "image needs elevation_deg, of its camera above the horizon: 0 is level, 30 a little from above. "
-            "hifa.multiview.sweep_elevation estimates it."
-        )
-    multiview.check_inputs(elevation_deg)
-
-
-def hallucinate_views(
-    multiview: SyncDreamerPipeline,
-    image: PIL.Image.Image,
-    elevation_deg: float,
-    generator: torch.Generator,
-    settings: dict[str, Any],
-) -> list[PIL.Image.Image]:
-    """Views of the object in a photo from the cameras of `multiview.ring`.
+@dataclass(frozen=True)
+class Hallucination:
+    """Views of the object in a photo.
 
     Args:
-        image: See `pictures.prepare_picture`.
-        elevation_deg: Of its camera above the horizon, degrees.
-        generator: Source of all randomness.
-        settings: Of the call of `multiview`.
+        images: `(views, H, W, 3)` in [0, 1] on white, at the cameras of the model's ring.
+        elevation_deg: Of the photo's camera above the horizon, degrees: as given, or the estimate.
+        note: What the user should know about them; empty if nothing.
     """
-    prepared = prepare_picture(image, multiview.image_size)
-    for warning in prepared.warnings:
-        logger.warning(warning)
-    return multiview(prepared.image, elevation_deg, generator=generator, **settings).images
+
+    images: Tensor
+    elevation_deg: float
+    note: str
+
+
+class Photo:
+    """A photo on its way to views: checked and cut out at once, hallucinated once, when views are first asked for.
+
+    Args:
+        image: See `pictures.prepare_picture`; or what that returned, which is used as it is.
+        multiview: Makes the views.
+        elevation_deg: Of the photo's camera above the horizon, degrees; without it, `selection.sweep_elevation`
+            estimates it, which costs a sheet for each elevation that it tries.
+        view_seeds: How many sheets to make, of which the best is used; see `selection`.
+        settings: Of the call of `multiview`: those of `CALL_SETTINGS` and `FRAMING`.
+
+    Raises:
+        TypeError: If `multiview` is something else.
+        ValueError: If it is missing, for a photo that cannot be used, or for a wrong option.
+    """
+
+    def __init__(
+        self,
+        image: PIL.Image.Image | str | Path | PreparedPicture,
+        multiview: SyncDreamerPipeline | None,
+        elevation_deg: float | None = None,
+        view_seeds: int = 1,
+        settings: dict[str, Any] | None = None,
+    ):
+        self.multiview, self.elevation_deg, self.view_seeds = multiview, elevation_deg, view_seeds
+        self.settings = {name: value for name, value in (settings or {}).items() if value is not None}
+        self._check()
+        # A small model crops the object out of a larger picture itself: reduced once, it stays sharper.
+        prepared = isinstance(image, PreparedPicture)
+        self.picture = image if prepared else prepare_picture(image, max(256, multiview.image_size))
+        framing = {"crop_size": multiview.config.crop_size} | self.settings
+        framing = {name: framing[name] for name in FRAMING if name in framing}
+        self._seen = prepare_image(self.picture.image, multiview.image_size, **framing)
+        self._hallucination: Hallucination | None = None
+
+    def _check(self) -> None:
+        if self.multiview is None:
+            raise ValueError(
+                "image with this prior needs multiview, which hallucinates its views, such as "
+                "SyncDreamerPipeline.from_single_file(); or give sixteen views from elsewhere as views."
+            )
+        if not isinstance(self.multiview, SyncDreamerPipeline):
+            raise TypeError(f"multiview must be a SyncDreamerPipeline, got {type(self.multiview).__name__}.")
+        unknown = sorted(set(self.settings) - {*CALL_SETTINGS, *FRAMING})
+        if unknown:
+            known = ", ".join((*CALL_SETTINGS, *FRAMING))
+            raise ValueError(f"multiview_settings may be {known}; got {', '.join(unknown)}.")
+        seeds = self.view_seeds
+        if not isinstance(seeds, int) or isinstance(seeds, bool) or not 1 <= seeds <= MAX_SEEDS:
+            raise ValueError(f"view_seeds must be a whole number from 1 to {MAX_SEEDS}, got {seeds!r}.")
+        checked = {name: value for name, value in self.settings.items() if name in CALL_SETTINGS}
+        self.multiview.check_inputs(0.0 if self.elevation_deg is None else self.elevation_deg, **checked)
+
+    @property
+    def seen(self) -> PIL.Image.Image:
+        """RGB on white: the very picture that the multi-view model sees."""
+        pixels = ((self._seen.movedim(0, -1).numpy() + 1) * 127.5).round().clip(0, 255)
+        return PIL.Image.fromarray(pixels.astype(np.uint8))
+
+    def cameras(self, bound: float) -> tuple[Camera, ...]:
+        """Of the views, in the world of a field."""
+        return ring_cameras(bound, self.multiview.ring, self.multiview.volume.config.half_extent)
+
+    def hallucinate(self, generator: torch.Generator) -> Hallucination:
+        """The views. Whoever asks again gets the same ones.
+
+        Args:
+            generator: Source of all randomness, on the CPU.
+        """
+        if self._hallucination is None:
+            notes = [*self.picture.warnings, *([EMBEDDED_NOTE] if self.multiview.embedded else [])]
+            for note in notes:
+                logger.warning(note)
+            images, elevation = self._choose(generator)
+            if self.elevation_deg is None:
+                notes.append(f"The elevation of the picture's camera was estimated: {elevation:g} degrees.")
+                logger.warning(notes[-1])
+            self._hallucination = Hallucination(images, elevation, " ".join(notes))
+        return self._hallucination
+
+    def _choose(self, generator: torch.Generator) -> tuple[Tensor, float]:
+        """Images and elevation of the best sheet."""
+        image, elevation = self.picture.image, self.elevation_deg
+        if elevation is not None and self.view_seeds == 1:
+            call = self.multiview(image, elevation, generator=generator, output_type="pt", **self.settings)
+            return call.images, elevation
+        seeds, found = torch.randint(2**31 - 1, (self.view_seeds,), generator=generator).tolist(), []
+        if elevation is None:
+            found = sweep_elevation(self.multiview, image, seed=seeds.pop(), **self.settings)[:1]
+            elevation = found[0].elevation_deg
+        found += best_of_seeds(self.multiview, image, elevation, seeds, **self.settings)
+        return max(found, key=lambda candidate: candidate.score).images, elevation

@@ -58,6 +58,33 @@ def opacity_entropy_loss(opacity: Tensor) -> Tensor:
     return -(p * p.log() + (1 - p) * (1 - p).log()).mean()
 
 
+def monotonicity_loss(density: Tensor) -> Tensor:
+    """Penalty of the public HiFA code, not in the paper, on rays with more than one peak: the falls of a ray's density
+    before its highest point and the rises behind it.
+
+    Args:
+        density: `(n_rays, n)` weights over lengths of the cells, from near to far; outside of the ray it is 0.
+
+    Returns:
+        A scalar, the mean over rays and over the n + 1 steps between neighbours.
+    """
+    steps = torch.diff(torch.nn.functional.pad(density, (1, 1)), dim=-1)  # (n_rays, n + 1)
+    peak = density.argmax(-1, keepdim=True)
+    before = torch.arange(steps.shape[-1], device=steps.device) <= peak
+    return torch.where(before, -steps, steps).clamp_min(0).mean()
+
+
+def z_entropy_loss(z_entropy: Tensor, opacity: Tensor) -> Tensor:
+    """Penalty of the public HiFA code, not in the paper, on mass that is spread along a ray: mean over all rays of the
+    entropy of z times the opacity.
+
+    Args:
+        z_entropy: `(n_rays,)` from `rendering.volume.z_entropy`, nats. A sharp surface has a large negative one.
+        opacity: `(n_rays,)` sum of the weights; a constant here.
+    """
+    return (z_entropy * opacity.detach()).mean()
+
+
 def image_reconstruction_loss(x: Tensor, x_view: Tensor, mask: Tensor, outside: float = 1.0) -> Tensor:
     """Image reconstruction on given views (HiFA section 5.4): mean of [m + outside (1 - m)] |x - x_view|^2.
 
@@ -74,6 +101,19 @@ def image_reconstruction_loss(x: Tensor, x_view: Tensor, mask: Tensor, outside: 
 def mask_loss(opacity: Tensor, mask: Tensor) -> Tensor:
     """Mean squared difference of the opacity of rays and the mask of the given views, `(n_rays,)` in [0, 1]."""
     return ((opacity - mask) ** 2).mean()
+
+
+def total_variation_loss(x: Tensor, mask: Tensor) -> Tensor:
+    """Total variation (Rudin et al. 1992, anisotropic) on given views: mean of m |x - x'| over pairs of neighbouring
+    pixels. Views that were hallucinated one by one disagree in what varies over a few pixels; edges cost the same
+    sharp or soft.
+
+    Args:
+        x: `(2 n, 3)` rendered RGB: n pixels, then the neighbour of each.
+        mask: m `(2 n,)` in [0, 1], 1 on the object; only pairs inside of it count.
+    """
+    (here, there), (m, m_there) = x.chunk(2), mask.chunk(2)
+    return (m * m_there * (here - there).abs().mean(-1)).mean()
 
 
 def latent_reconstruction_loss(z: Tensor, z_view: Tensor) -> Tensor:

@@ -1,13 +1,16 @@
 """One step of a run: algorithm 1 of the paper (HiFA appendix A.2) with the losses of equation 9."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .cameras import camera_to_world, image_rays, sample_camera
-from .losses import opacity_entropy_loss, opacity_loss, sds_plus_loss, z_variance_loss
-from .priors.latent_diffusion import Guidance, LatentDiffusionPrior, to_prior_size
+from .cameras import Camera, camera_to_world, front_or_back, image_rays, sample_camera
+from .distillation import View, distillation_loss, prompt_of
+from .losses import monotonicity_loss, opacity_entropy_loss, opacity_loss, z_entropy_loss, z_variance_loss
+from .priors.disparity import DisparityPrior
+from .priors.prior import DiffusionPrior, to_prior_size
+from .priors.variational import VariationalScore
 from .reconstruction import reconstruct_latents, reconstruct_pixels
 from .rendering.image import backpropagate
 from .rendering.rays import RayOutput
@@ -23,6 +26,7 @@ class HiFAStep:
         step: Finished steps, from 1.
         timestep: Diffusion timestep t of the step; `None` in a reconstruction without a prior.
         losses: Value of each weighted loss term and of their sum, `loss`. Terms on given views begin with `given_`.
+            With `distillation="vsd"` also `variational`, which the variational score learns by; not in the sum.
         image: The view that was distilled, `(H, W, 3)` RGB in [0, 1]; `None` in a reconstruction without a prior.
     """
 
@@ -34,19 +38,27 @@ class HiFAStep:
 
 @dataclass(frozen=True)
 class Distilled:
-    """A distilled view: timestep, weighted loss terms, detached, and the image `(H, W, 3)`."""
+    """A distilled view: timestep, weighted loss terms, detached, the image `(H, W, 3)`, and by what the variational
+    score learnt, if there is one."""
 
     timestep: int
     terms: dict[str, Tensor]
     image: Tensor
+    variational: Tensor | None
 
 
-def optimisation_step(run: HiFARun, prior: LatentDiffusionPrior | None, image_size: int | None) -> HiFAStep:
+def optimisation_step(
+    run: HiFARun,
+    prior: DiffusionPrior | None,
+    relief: DisparityPrior | None = None,
+    variational: VariationalScore | None = None,
+) -> HiFAStep:
     """One pass of algorithm 1 (HiFA appendix A.2), with the given views of section 5.4 if the run has any.
 
     Args:
         prior: `None` for a run without a prompt, which is reconstruction alone.
-        image_size: Pixels per side that the prior was trained on.
+        relief: For settings with `lambda_disparity`.
+        variational: For settings with `distillation="vsd"`.
     """
     config = run.config
     if run.grid is not None and run.step % config.grid_period == 0:
@@ -55,19 +67,23 @@ def optimisation_step(run: HiFARun, prior: LatentDiffusionPrior | None, image_si
     for group, rate in zip(run.optimizer.param_groups, (config.grid_lr, config.network_lr), strict=True):
         group["lr"] = rate * share
     run.optimizer.zero_grad(set_to_none=True)
-    distilled = None if run.prompt_embeds is None else distil_view(run, prior, image_size)
+    distilled = None if run.prompt_embeds is None else distil_view(run, prior, relief, variational)
     terms = {} if distilled is None else dict(distilled.terms)
     # Past the end of image guidance nothing of the given views is touched, not even the random state (appendix A.5).
     weight = 0.0 if run.views is None else config.given_views_weight(run.step)
     if weight > 0:
         given = reconstruct_pixels(run, weight, lambda seen: regularisers(run, seen))
         if config.lambda_image_latent and prior is not None:
-            given |= reconstruct_latents(run, prior, image_size, weight)
+            given |= reconstruct_latents(run, prior, weight)
         terms |= {f"given_{name}": value for name, value in given.items()}
+    if config.max_gradient_norm:
+        torch.nn.utils.clip_grad_norm_(run.radiance_field.parameters(), config.max_gradient_norm)
     run.optimizer.step()
     run.step += 1
     losses = {name: value.item() for name, value in terms.items()}
     losses["loss"] = torch.stack(list(terms.values())).sum().item()
+    if distilled is not None and distilled.variational is not None:
+        losses["variational"] = distilled.variational.item()
     run.losses.append(losses)
     return HiFAStep(
         run.step, None if distilled is None else distilled.timestep, losses,
@@ -75,16 +91,14 @@ def optimisation_step(run: HiFARun, prior: LatentDiffusionPrior | None, image_si
     )  # fmt: skip
 
 
-def distil_view(run: HiFARun, prior: LatentDiffusionPrior, image_size: int) -> Distilled:
-    """Sample a view, render, ask the prior and add the gradients of equation 9 (algorithm 1)."""
+def distil_view(
+    run: HiFARun, prior: DiffusionPrior, relief: DisparityPrior | None, variational: VariationalScore | None
+) -> Distilled:
+    """Sample a view, render, ask the prior and add the gradients of equation 9 (algorithm 1), and that of the
+    disparity regression of appendix A.1 if the settings give it a weight. Then a variational score learns the view."""
     config, device = run.config, run.device
     # Steps 1 and 2: a view and a timestep.
-    camera = sample_camera(
-        run.generator,
-        radius=config.camera_radius,
-        fov_deg=config.camera_fov_deg,
-        elevation_deg=config.camera_elevation_deg,
-    )
+    camera = draw_camera(run)
     size = config.render_size_at(run.step)
     rays = image_rays(camera_to_world(camera).to(device), camera.fov_deg, size)
     offsets = torch.rand(len(rays), 2, generator=run.generator).to(device)
@@ -98,13 +112,18 @@ def distil_view(run: HiFARun, prior: LatentDiffusionPrior, image_size: int) -> D
         config.annealing,
         run.generator,
     )
-    embeds = torch.stack([run.prompt_embeds[0], run.prompt_embeds[1 + camera.view]])
     terms: dict[str, Tensor] = {}
     image: list[Tensor] = []
+    latent: list[Tensor] = []
 
     def loss_of(seen: RayOutput) -> Tensor:
         image.append(seen.colour.detach())
-        terms["sds"] = distillation_loss(run, prior, seen, size, image_size, t, embeds)
+        x = to_prior_size(seen.colour, size, prior.image_size)
+        z = prior.encode(x)
+        latent.append(z.detach())
+        terms["sds"] = distillation_loss(run, prior, View(x, z, t, camera), variational)
+        if config.lambda_disparity:
+            terms["disparity"] = config.disparity_weight(run.step) * relief.loss(seen, size)
         terms.update(regularisers(run, seen))
         return torch.stack(list(terms.values())).sum()
 
@@ -118,7 +137,24 @@ def distil_view(run: HiFARun, prior: LatentDiffusionPrior, image_size: int) -> D
         chunk=config.rays_per_chunk,
     )
     detached = {name: value.detach() for name, value in terms.items()}
-    return Distilled(t, detached, image[0].view(size, size, 3))
+    learnt = None
+    if variational is not None:
+        learnt = variational.learn(latent[0], prompt_of(run, camera), camera, config.lora_prediction, run.generator)
+    return Distilled(t, detached, image[0].view(size, size, 3), learnt)
+
+
+def draw_camera(run: HiFARun) -> Camera:
+    """A random view; of the front or the back at the start of a run, as long as `front_back_end` says."""
+    config = run.config
+    camera = sample_camera(
+        run.generator,
+        radius=config.camera_radius,
+        fov_deg=config.camera_fov_deg,
+        elevation_deg=config.camera_elevation_deg,
+    )
+    if run.step < config.front_back_end * config.num_inference_steps:
+        return replace(camera, azimuth_deg=front_or_back(camera.azimuth_deg))
+    return camera
 
 
 def draw_background(run: HiFARun) -> Tensor | None:
@@ -129,34 +165,18 @@ def draw_background(run: HiFARun) -> Tensor | None:
     return colour.to(run.device) if share < run.config.random_background else None
 
 
-def distillation_loss(
-    run: HiFARun, prior: LatentDiffusionPrior, seen: RayOutput, size: int, image_size: int, t: int, embeds: Tensor
-) -> Tensor:
-    """L_SDS+ (equation 4) of one rendered view."""
-    config = run.config
-    x = to_prior_size(seen.colour, size, image_size)
-    z = prior.encode(x)
-    guidance = Guidance(config.guidance_scale, config.guidance_rescale, config.denoising_stride, config.eta)
-    z_hat = prior.estimate(z, t, embeds, guidance, run.generator)
-    x_hat = prior.decode(z_hat) if config.lambda_rgb else None
-    return sds_plus_loss(
-        z,
-        z_hat,
-        x,
-        x_hat,
-        weight=config.sds_weight,
-        lambda_latent=config.lambda_latent,
-        lambda_rgb=config.lambda_rgb,
-    )
-
-
 def regularisers(run: HiFARun, seen: RayOutput) -> dict[str, Tensor]:
-    """Weighted terms that hold for every view, given or not: z-variance (equation 8), opacity and its entropy."""
+    """Weighted terms that hold for every view, given or not: z-variance (equation 8), opacity and its entropy, and
+    what the public code has besides."""
     config, terms = run.config, {}
     progress = run.step / config.num_inference_steps
     ramp = min(1.0, progress / config.regulariser_warmup) if config.regulariser_warmup else 1.0
     if config.lambda_zvar:
         terms["z_variance"] = config.lambda_zvar * ramp * z_variance_loss(seen.z_variance, seen.opacity)
+    if config.lambda_monotonic:
+        terms["monotonic"] = config.lambda_monotonic * monotonicity_loss(seen.density)
+    if config.lambda_zentropy:
+        terms["z_entropy"] = config.lambda_zentropy * ramp * z_entropy_loss(seen.z_entropy, seen.opacity)
     if config.lambda_opacity:
         terms["opacity"] = config.lambda_opacity * ramp * opacity_loss(seen.opacity)
     if config.lambda_entropy:

@@ -19,8 +19,11 @@ MIN_SIDE = 8
 WORKING_SIDE = 2048  # larger pictures are reduced first: no model sees more
 FAINT_ALPHA = 12  # of 255: what nobody sees, but machines leave all over a cut-out
 NEAR_WHITE = 235  # a pixel with all channels above this may be background
+TRANSPARENT_SHARE = 0.005  # of a cut-out, at least; a few pixels of a photo may be transparent by an accident
 WHITE_BORDER_SHARE = 0.6  # of the border has to be near white; an object may stand on its lower edge
 FEW_PIXELS = 32
+# What people have pictures in. Pillow has decoders of many more formats, which strangers need not reach.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 LANCZOS = PIL.Image.Resampling.LANCZOS
 
 
@@ -56,8 +59,8 @@ def prepare_picture(
 ) -> PreparedPicture:
     """Cut the object out of a picture and centre it in a square.
 
-    A picture with transparency is used as it is. An opaque one has its background removed: a plain white one here,
-    any other by rembg if that is installed.
+    A cut-out, with a transparent background, is used as it is. An opaque picture has its background removed: a plain
+    white one here, any other by rembg if that is installed.
 
     Args:
         picture: PIL image of any mode, or a path.
@@ -86,13 +89,13 @@ def prepare_picture(
 
 
 def open_picture(picture: PIL.Image.Image | str | Path) -> PIL.Image.Image:
-    """Decode a picture, upright, the first frame of an animation, at most `WORKING_SIDE` pixels a side.
+    """Decode a picture, upright, the first frame of an animation.
 
     Raises:
         PictureError: If it is not a picture, damaged, too large or too small.
     """
     try:
-        image = picture if isinstance(picture, PIL.Image.Image) else PIL.Image.open(picture)
+        image = picture if isinstance(picture, PIL.Image.Image) else open_file(picture)
         # Only the header is read so far: a decompression bomb is refused before it goes off.
         if image.width * image.height > MAX_PIXELS:
             raise PictureError(
@@ -107,6 +110,17 @@ def open_picture(picture: PIL.Image.Image | str | Path) -> PIL.Image.Image:
         name = repr(str(picture)) if isinstance(picture, str | Path) else f"a {type(picture).__name__}"
         raise PictureError(f"Cannot read {name} as a picture ({error}). Give a PNG or JPEG.") from error
     return upright
+
+
+def open_file(path: str | Path) -> PIL.Image.Image:
+    """A picture file by one of `FORMATS`, those of them that this Pillow can read; only its header is read so far.
+
+    Raises:
+        OSError: If it is none of them.
+        PIL.Image.DecompressionBombError: If it has far too many pixels.
+    """
+    PIL.Image.init()
+    return PIL.Image.open(path, formats=[name for name in FORMATS if name in PIL.Image.OPEN])
 
 
 def as_rgba(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -126,11 +140,12 @@ def as_rgba(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Gray with 16 or 32 bits or floating point; floats are in [0, 1], or in [0, 255] if any exceeds 1."""
+    """Gray with 16 or 32 bits or floating point. Numbers with 32 bits are in [0, 255], or in [0, 65535] if any exceeds
+    255; floats are in [0, 1], or in [0, 255] if any exceeds 1."""
     values = np.asarray(image, np.float64)
     if not np.isfinite(values).all():
         raise PictureError("The picture has values that are NaN or infinite. Save it as a PNG.")
-    full = 65535 if image.mode != "F" else 255 if values.max() > 1 else 1
+    full = {"I": 65535 if values.max() > 255 else 255, "F": 255 if values.max() > 1 else 1}.get(image.mode, 65535)
     return PIL.Image.fromarray((values / full * 255).round().clip(0, 255).astype(np.uint8))
 
 
@@ -138,9 +153,9 @@ def cut_out(rgba: PIL.Image.Image) -> tuple[PIL.Image.Image, str]:
     """The object on a transparent background, and how it was found: `"alpha"`, `"white"` or `"rembg"`.
 
     Raises:
-        PictureError: If the picture is opaque, its background is not white, and rembg is not installed.
+        PictureError: If the picture is not cut out, its background is not white, and rembg is not installed.
     """
-    if rgba.getchannel("A").getextrema()[0] < 255:
+    if (np.asarray(rgba.getchannel("A")) < 128).mean() > TRANSPARENT_SHARE:
         return rgba, "alpha"
     background = white_background(np.asarray(rgba.convert("RGB")))
     if background is not None:
@@ -151,7 +166,7 @@ def cut_out(rgba: PIL.Image.Image) -> tuple[PIL.Image.Image, str]:
         import rembg
     except ImportError as error:
         raise PictureError(
-            "The picture is opaque and its background is not plain white. Install rembg with "
+            "The picture is not cut out and its background is not plain white. Install rembg with "
             "pip install 'hifa[background]', or give a PNG with a transparent background."
         ) from error
     return rembg.remove(rgba.convert("RGB")).convert("RGBA"), "rembg"

@@ -1,34 +1,28 @@
 """HiFAPipeline: a prompt goes in, a 3D asset comes out; diffusers components guide the way."""
 
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
-from diffusers.utils import BaseOutput, logging
+from diffusers.utils import BaseOutput
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .asset import HiFAAsset
-from .cameras import VIEWS
 from .config import HiFAConfig
-from .given_views import read_views
-from .hallucination import check_photo_inputs, hallucinate_views
 from .multiview import SyncDreamerPipeline
-from .optimisation import HiFAStep, optimisation_step
-from .priors.latent_diffusion import LatentDiffusionPrior
-from .prompts import PromptError, check_prompt
+from .names import file_name
+from .optimisation import HiFAStep
+from .pictures import PreparedPicture
+from .prompts import check_prompt
 from .run import HiFARun
+from .runner import HiFARunner, check_save_every
+from .saved import check_may_save
 
 
-TOYBOX = Path(__file__).parent / "toybox" / "weights"
 OUTPUT_TYPES = ("pil", "np", "pt")
-
-logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -38,87 +32,25 @@ class HiFAPipelineOutput(BaseOutput):
     Args:
         images: For each prompt a turntable: PIL images, or an array or tensor `(frames, H, W, 3)` in [0, 1].
         assets: For each prompt the 3D asset.
-        runs: For each prompt the run, to be saved or continued.
+        runs: For each prompt the run, to be saved or continued. The last one may be unfinished, if a callback
+            interrupted it; the prompts after it were not begun then, and all three lists are shorter.
+        picture: What became of `image`: the object cut out, and what may spoil the result; `None` without an image.
     """
 
     images: list[Any]
     assets: list[HiFAAsset]
     runs: list[HiFARun]
+    picture: PreparedPicture | None = None
 
 
-class HiFAPipeline(DiffusionPipeline):
-    """Text-to-3D by optimising a radiance field against a 2D latent diffusion model (HiFA, Zhu et al. 2024).
+class HiFAPipeline(HiFARunner):
+    """Text-to-3D by optimising a radiance field against a 2D diffusion model (HiFA, Zhu et al. 2024).
 
-    Any Stable Diffusion folder or hub id loads; without one, `from_pretrained()` takes the embedded Toybox prior.
-
-    Args:
-        vae: `AutoencoderKL`.
-        text_encoder, tokenizer: CLIP text model and its tokenizer.
-        unet: `UNet2DConditionModel` that predicts epsilon, v or the sample.
-        scheduler: Any diffusers scheduler with a noise schedule; a `DDIMScheduler` is made from it.
+    Any folder or hub id of Stable Diffusion, SDXL or of DeepFloyd IF's stage 1 loads; without one, `from_pretrained()`
+    takes the embedded Toybox prior. Arguments as for `HiFAComponents`.
     """
 
-    model_cpu_offload_seq = "text_encoder->unet->vae"
     _callback_tensor_inputs = ["image", "prompt_embeds"]
-
-    def __init__(
-        self,
-        vae: AutoencoderKL,
-        text_encoder: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        unet: UNet2DConditionModel,
-        scheduler: DDIMScheduler,
-    ):
-        super().__init__()
-        scheduler = DDIMScheduler.from_config(scheduler.config)
-        self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
-        # The prior is never trained. Gradients pass through the encoder to the image, and must not be kept for it.
-        for model in (vae, text_encoder, unet):
-            model.requires_grad_(False)
-        self._interrupt = False
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path = TOYBOX, **kwargs: Any) -> "HiFAPipeline":
-        """Load a prior: a hub id or a folder in Stable Diffusion's layout; the embedded Toybox by default.
-
-        Args:
-            kwargs: As for `DiffusionPipeline.from_pretrained`: `dtype`, `variant`, `token`, ...
-
-        Raises:
-            ValueError: If the model is of another kind.
-            OSError: If there is no such model.
-        """
-        try:
-            return super().from_pretrained(str(pretrained_model_name_or_path), **kwargs)
-        except (ValueError, AttributeError) as error:
-            raise ValueError(
-                f"{str(pretrained_model_name_or_path)!r} is not a model in Stable Diffusion's layout (vae, unet, "
-                f"text_encoder, tokenizer, scheduler): {error}"
-            ) from error
-
-    @property
-    def image_size(self) -> int:
-        """Pixels per side that the prior was trained on."""
-        return self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
-
-    @property
-    def interrupt(self) -> bool:
-        return self._interrupt
-
-    @property
-    def num_timesteps(self) -> int:
-        """Steps of the run that is going on."""
-        return self._num_timesteps
-
-    def default_config(self, views: bool = False) -> HiFAConfig:
-        """`fast` for a prior of up to 64 pixels, as Toybox is, and `preview` for a larger one.
-
-        Args:
-            views: With given views, `reconstruction` in place of `fast`.
-        """
-        if self.image_size > 64:
-            return HiFAConfig.preview()
-        return HiFAConfig.reconstruction() if views else HiFAConfig.fast()
 
     def check_inputs(
         self,
@@ -136,114 +68,6 @@ class HiFAPipeline(DiffusionPipeline):
         check_prompt(self.tokenizer, prompt, negative_prompt)
 
     @torch.no_grad()
-    def encode_prompt(self, prompt: str, negative_prompt: str = "") -> Tensor:
-        """Embeddings `(1 + len(VIEWS), tokens, dim)`: the negative prompt, then the prompt as seen from each view."""
-        texts = [negative_prompt, *(f"{prompt}, {view}" for view in VIEWS)]
-        tokens = self.tokenizer(
-            texts,
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        return self.text_encoder(tokens.input_ids.to(self._execution_device))[0]
-
-    def start(
-        self,
-        prompt: str | None,
-        negative_prompt: str = "",
-        *,
-        image: PIL.Image.Image | None = None,
-        elevation_deg: float | None = None,
-        multiview: SyncDreamerPipeline | None = None,
-        multiview_settings: dict[str, Any] | None = None,
-        views: Any = None,
-        config: HiFAConfig | None = None,
-        generator: torch.Generator | None = None,
-        seed: int | None = None,
-        **settings: Any,
-    ) -> HiFARun:
-        """Begin a run: check, encode the prompt, hallucinate views of an image, make a fresh field.
-
-        Args:
-            prompt: `None` with views or an image: they are reconstructed, and nothing is distilled. The same happens,
-                with a warning and a note in the run, to a prompt that the prior cannot read.
-            image, elevation_deg, multiview, multiview_settings: See `__call__`.
-            views: See `given_views.read_views`.
-            config: Settings; `default_config()` without it.
-            generator: Source of all randomness, on the CPU. The same state gives the same result.
-            seed: In place of a generator.
-            settings: Fields of `HiFAConfig` that differ from `config`, such as `num_inference_steps=200`.
-        """
-        if image is not None:
-            check_photo_inputs(image, views, elevation_deg, multiview)
-        guided = image is not None or views is not None
-        note = self._check_prompt(prompt, negative_prompt, guided)
-        config = config or self.default_config(guided)
-        config = replace(config, **{k: v for k, v in settings.items() if v is not None})
-        reads = prompt is not None and not note
-        if not reads and config.image_guidance_end < 1:
-            raise ValueError(
-                f"image_guidance_end={config.image_guidance_end} leaves the rest of the run to the prompt, and there "
-                f"is none that the prior can read. {note or 'Give a prompt, or image_guidance_end=1.'}"
-            )
-        if generator is None:
-            generator = torch.Generator().manual_seed(0 if seed is None else seed)
-        elif generator.device.type != "cpu":
-            raise ValueError(f"The generator must be on the CPU, whatever the run is on; got {generator.device}.")
-        views = None if views is None else read_views(views, config.bound, config.given_size)
-        # The field's own seed is drawn, so that a given generator decides it too.
-        field_seed = int(torch.randint(2**31 - 1, (), generator=generator)) if seed is None else seed
-        if image is not None:
-            hallucinated = hallucinate_views(multiview, image, elevation_deg, generator, multiview_settings or {})
-            views = read_views(hallucinated, config.bound, config.given_size)
-        if note:
-            logger.warning(note)
-        # Tensors made in a caller's inference mode could never be optimised.
-        with torch.inference_mode(False):
-            return HiFARun.begin(
-                prompt,
-                negative_prompt or "",
-                config,
-                field_seed,
-                str(self.config.get("_name_or_path") or "custom") if reads else None,
-                self.encode_prompt(prompt, negative_prompt or "").float() if reads else None,
-                generator,
-                self._execution_device,
-                views,
-                note,
-            )
-
-    def _check_prompt(self, prompt: str | None, negative_prompt: str | None, guided: bool) -> str:
-        """Refuse a bad prompt; with views that guide, one that the prior cannot read only gives a note about that."""
-        if prompt is None and guided:
-            return ""
-        try:
-            check_prompt(self.tokenizer, prompt, negative_prompt)
-        except PromptError as error:
-            if not guided:
-                raise
-            return f"The views are reconstructed alone, without the prior: {error}"
-        return ""
-
-    def advance(self, run: HiFARun, steps: int | None = None) -> Iterator[HiFAStep]:
-        """Optimise a run, yielding after each step, until it is finished or `steps` more are done.
-
-        The run is complete and can be saved between any two steps; a consumer that stops asking stops the work.
-        """
-        prior, image_size = None, None
-        if run.prompt_embeds is not None:
-            prior, image_size = LatentDiffusionPrior(self.vae, self.unet, self.scheduler), self.image_size
-        end = run.config.num_inference_steps
-        end = end if steps is None else min(end, run.step + steps)
-        while run.step < end:
-            clock = time.perf_counter()
-            with torch.inference_mode(False), torch.enable_grad():
-                result = optimisation_step(run, prior, image_size)
-            run.seconds += time.perf_counter() - clock
-            yield result
-
-    @torch.no_grad()
     def __call__(
         self,
         prompt: str | list[str] | None = None,
@@ -252,12 +76,18 @@ class HiFAPipeline(DiffusionPipeline):
         guidance_scale: float | None = None,
         eta: float | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        prompt_embeds: Tensor | list[Tensor] | None = None,
+        pooled_prompt_embeds: Tensor | list[Tensor] | None = None,
         config: HiFAConfig | None = None,
-        image: PIL.Image.Image | None = None,
+        image: PIL.Image.Image | PreparedPicture | None = None,
         elevation_deg: float | None = None,
         multiview: SyncDreamerPipeline | None = None,
         multiview_settings: dict[str, Any] | None = None,
+        view_seeds: int = 1,
         views: Any = None,
+        hallucinated: bool = False,
+        save_dir: str | Path | None = None,
+        save_every: int = 100,
         num_frames: int = 48,
         frame_size: int = 192,
         output_type: str = "pil",
@@ -273,20 +103,34 @@ class HiFAPipeline(DiffusionPipeline):
             negative_prompt: Guides away from it; a list must have the length of `prompt`.
             num_inference_steps, guidance_scale, eta: Settings of `config` under diffusers' names.
             generator: One for all prompts, or a list of the length of `prompt`.
+            prompt_embeds: What `encode_prompt` returned for the prompt, without a text encoder; for a list of prompts
+                as many.
+            pooled_prompt_embeds: The same of `encode_pooled_prompt`, for SDXL.
             config: Settings; `default_config()` without it.
-            image: A picture of the object to reconstruct; see `pictures.prepare_picture` for what it may be.
-            elevation_deg: Of the picture's camera above the horizon, degrees; with `image`.
-            multiview: Hallucinates sixteen views of `image`.
+            image: A picture of the object to reconstruct; see `pictures.prepare_picture` for what it may be. Its views
+                are hallucinated once for all prompts, with the first generator.
+            elevation_deg: Of the picture's camera above the horizon, degrees; estimated without it, which takes a
+                hallucination for each of six elevations. The estimate is told in the note of the run.
+            multiview: Hallucinates sixteen views of `image`; Toybox brings its own, which knows Toybox pictures.
             multiview_settings: Of its call: `num_inference_steps`, `guidance_scale`, ...
+            view_seeds: How many times it hallucinates; the views that agree best are used, see `multiview.selection`.
             views: Sixteen views from elsewhere in place of `image`, see `given_views.read_views`. Both guide the run
                 as far as `image_guidance_end` says, a field of `HiFAConfig`.
+            hallucinated: Whether a model made `views`, as it makes those of `image`: they disagree in detail.
+            save_dir: Where the run is saved every `save_every` steps and at its end, also if that is an error or
+                Ctrl-C; `HiFARun.load` and `advance` continue it. With a list of prompts each has a folder in it.
             num_frames, frame_size: Turntable frames and their pixels per side.
             output_type: `"pil"`, `"np"` or `"pt"`.
             return_dict: `False` returns the tuple (images, assets, runs).
             callback_on_step_end: Called as `callback(pipe, step, timestep, tensors)` after each step, from step 0.
-                Setting `pipe._interrupt = True` ends the run early; what there is becomes the asset.
+                Setting `pipe._interrupt = True` ends the run early; what there is becomes the asset. The run is
+                `pipe.current_run`.
             callback_on_step_end_tensor_inputs: Names of the tensors it is given: `image`, `prompt_embeds`.
             settings: Other fields of `HiFAConfig`.
+
+        Raises:
+            TypeError, ValueError: For bad input, before any work; also for a `save_dir` with an unfinished run.
+            Interrupted: After Ctrl-C, a `KeyboardInterrupt`.
 
         Examples:
             >>> pipe = HiFAPipeline.from_pretrained()
@@ -298,39 +142,53 @@ class HiFAPipeline(DiffusionPipeline):
         prompts = prompt if isinstance(prompt, list) else [prompt]
         negatives = _one_for_each(negative_prompt, prompts, "negative_prompt")
         generators = _one_for_each(generator, prompts, "generator")
+        check_save_every(save_every)
+        if isinstance(prompt_embeds, Tensor) and len(prompts) > 1:
+            raise ValueError(f"prompt_embeds is of one prompt, and there are {len(prompts)}. Give a list of them.")
+        embeds = _one_for_each(prompt_embeds, prompts, "prompt_embeds")
+        pooled = _one_for_each(pooled_prompt_embeds, prompts, "pooled_prompt_embeds")
         _check_options(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         guided = image is not None or views is not None
-        for text, negative in zip(prompts, negatives, strict=True):
-            self._check_prompt(text, negative or "", guided)
-        given = {"image": image, "elevation_deg": elevation_deg, "multiview": multiview, "views": views}
-        given["multiview_settings"] = multiview_settings
+        for text, negative, *embedded in zip(prompts, negatives, embeds, pooled, strict=True):
+            self._check_readable(text, negative or "", *embedded, guided)
+        folders = _folders(save_dir, prompts) if isinstance(prompt, list) else [save_dir]
+        for folder in folders if save_dir is not None else []:
+            check_may_save(folder)
+        if image is not None:  # one for all prompts
+            image = self._photo(image, views, multiview, elevation_deg, view_seeds, multiview_settings)
+        given = {"image": image, "views": views, "hallucinated": hallucinated}
         settings |= {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "eta": eta}
-        self._interrupt = False
-        output = HiFAPipelineOutput(images=[], assets=[], runs=[])
-        for text, negative, source in zip(prompts, negatives, generators, strict=True):
+        picture = None if image is None else image.picture
+        output = HiFAPipelineOutput(images=[], assets=[], runs=[], picture=picture)
+        for text, negative, source, *embedded, folder in zip(
+            prompts, negatives, generators, embeds, pooled, folders, strict=True
+        ):
+            given |= dict(zip(("prompt_embeds", "pooled_prompt_embeds"), embedded, strict=True))
             run = self.start(text, negative or "", config=config, generator=source, **given, **settings)
-            self._run_to_end(run, callback_on_step_end, callback_on_step_end_tensor_inputs)
+            on_step = self._on_step(run, callback_on_step_end, callback_on_step_end_tensor_inputs)
+            self.run_to_end(run, folder, save_every, on_step)
             asset = run.asset()
             output.images.append(_format(asset.turntable(num_frames, frame_size), output_type))
             output.assets.append(asset)
             output.runs.append(run)
+            if self.interrupt:
+                break
         self.maybe_free_model_hooks()
         return output if return_dict else (output.images, output.assets, output.runs)
 
-    def _run_to_end(self, run: HiFARun, callback: Callable | None, tensor_names: list[str]) -> None:
-        self._num_timesteps = run.config.num_inference_steps
-        with self.progress_bar(total=run.config.num_inference_steps) as progress:
-            for step in self.advance(run):
-                progress.update()
-                progress.set_postfix(loss=f"{step.losses['loss']:.3f}", t=step.timestep)
-                if callback is not None:
-                    tensors = {"image": step.image, "prompt_embeds": run.prompt_embeds}
-                    returned = callback(
-                        self, step.step - 1, step.timestep, {name: tensors[name] for name in tensor_names}
-                    )
-                    run.prompt_embeds = (returned or {}).get("prompt_embeds", run.prompt_embeds)
-                if self.interrupt:
-                    break
+    def _on_step(
+        self, run: HiFARun, callback: Callable | None, tensor_names: list[str]
+    ) -> Callable[[HiFAStep], None] | None:
+        """A callback in diffusers' manner as `run_to_end` calls it."""
+        if callback is None:
+            return None
+
+        def on_step(step: HiFAStep) -> None:
+            tensors = {"image": step.image, "prompt_embeds": run.prompt_embeds}
+            returned = callback(self, step.step - 1, step.timestep, {name: tensors[name] for name in tensor_names})
+            run.prompt_embeds = (returned or {}).get("prompt_embeds", run.prompt_embeds)
+
+        return on_step
 
 
 def _check_options(output_type: str, tensor_names: list[str] | None, known: list[str]) -> None:
@@ -339,6 +197,13 @@ def _check_options(output_type: str, tensor_names: list[str] | None, known: list
     unknown = set(tensor_names or []) - set(known)
     if unknown:
         raise ValueError(f"callback_on_step_end_tensor_inputs knows {known}, got {sorted(unknown)}.")
+
+
+def _folders(save_dir: str | Path | None, prompts: list[str]) -> list[Path | None]:
+    """For each prompt a folder of its own in `save_dir`, named by number and prompt."""
+    if save_dir is None:
+        return [None] * len(prompts)
+    return [Path(save_dir) / f"{index:04d}-{file_name(text or '')}" for index, text in enumerate(prompts)]
 
 
 def _one_for_each(value: Any, prompts: list[str], name: str) -> list:

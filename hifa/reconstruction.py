@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from .cameras import camera_to_world, image_rays
-from .losses import image_reconstruction_loss, latent_reconstruction_loss, mask_loss
-from .priors.latent_diffusion import LatentDiffusionPrior, to_prior_size
+from .config import HiFAConfig
+from .given_views import GivenViews, PixelBatch
+from .losses import image_reconstruction_loss, latent_reconstruction_loss, mask_loss, total_variation_loss
+from .priors.prior import DiffusionPrior, to_prior_size
 from .rendering.image import backpropagate
 from .rendering.rays import RayOutput
 from .run import HiFARun
@@ -28,9 +30,7 @@ def reconstruct_pixels(
     Returns:
         Weighted terms by name, detached.
     """
-    config = run.config
-    batch = run.views.sample(config.given_rays, run.generator)
-    offsets = torch.rand(len(batch.rays), 2, generator=run.generator).to(batch.mask.device)
+    config, (batch, offsets) = run.config, draw_pixels(run.views, run.config, run.generator)
     terms: dict[str, Tensor] = {}
 
     def loss_of(seen: RayOutput) -> Tensor:
@@ -38,6 +38,8 @@ def reconstruct_pixels(
         terms["image"] = weight * config.lambda_image * image
         if config.lambda_mask:
             terms["mask"] = weight * config.lambda_mask * mask_loss(seen.opacity, batch.mask)
+        if config.lambda_tv:
+            terms["tv"] = weight * config.lambda_tv * total_variation_loss(seen.colour, batch.mask)
         terms.update(regularise(seen))
         return torch.stack(list(terms.values())).sum()
 
@@ -53,13 +55,21 @@ def reconstruct_pixels(
     return {name: value.detach() for name, value in terms.items()}
 
 
-def reconstruct_latents(
-    run: HiFARun, prior: LatentDiffusionPrior, image_size: int, weight: float
-) -> dict[str, Tensor]:
+def draw_pixels(views: GivenViews, config: HiFAConfig, generator: torch.Generator) -> tuple[PixelBatch, Tensor]:
+    """`given_rays` random pixels, pairs of neighbours if total variation needs them, and the offsets `(n_rays, 2)` in
+    [0, 1] of the samples on their rays."""
+    if config.lambda_tv:
+        batch = views.sample_pairs(max(1, config.given_rays // 2), generator)
+    else:
+        batch = views.sample(config.given_rays, generator)
+    return batch, torch.rand(len(batch.rays), 2, generator=generator).to(batch.mask.device)
+
+
+def reconstruct_latents(run: HiFARun, prior: DiffusionPrior, weight: float) -> dict[str, Tensor]:
     """Add the gradient of the latent reconstruction loss on one whole given view, drawn at random.
 
     Args:
-        image_size: Pixels per side that the prior was trained on; both images are brought to it.
+        prior: Both images are brought to the size that it was trained on.
         weight: In (0, 1].
 
     Returns:
@@ -72,10 +82,10 @@ def reconstruct_latents(
     offsets = torch.rand(len(rays), 2, generator=run.generator).to(run.device)
     colour, _ = views.picture(view)
     with torch.no_grad():
-        z_view = prior.encode(to_prior_size(colour.view(-1, 3), views.size, image_size))
+        z_view = prior.encode(to_prior_size(colour.view(-1, 3), views.size, prior.image_size))
 
     def loss_of(seen: RayOutput) -> Tensor:
-        z = prior.encode(to_prior_size(seen.colour, size, image_size))
+        z = prior.encode(to_prior_size(seen.colour, size, prior.image_size))
         return weight * config.lambda_image_latent * latent_reconstruction_loss(z, z_view)
 
     white = torch.ones(3, device=run.device)

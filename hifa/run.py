@@ -1,29 +1,26 @@
 """HiFARun: a text-to-3D run as a value. Checkpoint, resume, pause and "download my run" are all its save and load."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from .adan import Adan
 from .asset import HiFAAsset
 from .cameras import Camera
 from .config import HiFAConfig
 from .field import RadianceField
 from .given_views import GivenViews
+from .priors.variational import VariationalState
 from .rendering.density_grid import DensityGrid
 from .rendering.image import render_picture
 from .rendering.rays import RaySampling
+from .saved import FILE, RunError, is_saved_in
 from .state import load_optimizer_tensors, optimizer_tensors, read, with_prefix, without_prefix, write_atomically
 
 
-FILE = "run.safetensors"
-FORMAT = "hifa-run-1"
-
-
-class RunError(ValueError):
-    """A run folder that cannot be read or written; the message says which and what to do."""
+FORMAT = "hifa-run-2"
 
 
 @dataclass
@@ -34,15 +31,18 @@ class HiFARun:
         prompt, negative_prompt: As given; no prompt, no distillation.
         config: Settings; they do not change during a run.
         seed: Seed of the initial field and, unless a generator was given, of everything else.
-        prior: Name of the model that guides, for the record; `None` in a reconstruction without one.
-        prompt_embeds: `(1 + len(VIEWS), tokens, dim)`: the negative prompt, then the prompt from each view. Kept here,
-            so that a loaded run needs no text encoder. `None` in a reconstruction without a prior.
+        prior: Name of the model that guides, for the record; `None` in a reconstruction without one, be it that it
+            cannot read the prompt.
+        prompt_embeds: `(2 + len(VIEWS), tokens, dim)`: the negative prompt, the prompt, the prompt from each view.
+            Kept here, so that a loaded run needs no text encoder. `None` in a reconstruction without a prior.
         radiance_field: g(theta).
-        optimizer: Adam over it.
+        optimizer: Adam or Adan over it.
         grid: The density grid, or `None` if the settings have none.
         generator: The source of all randomness; on the CPU, whatever device the run is on.
+        variational: What the variational score has learnt (`distillation="vsd"`); `None` with another method.
         views: Given views, which guide too (section 5.4); `None` without any.
         note: What the user should know about how the run is guided; empty if nothing.
+        pooled_prompt_embeds: `(2 + len(VIEWS), pooled)` beside `prompt_embeds`, with SDXL; `None` with other priors.
         step: Finished steps.
         losses: One dictionary for each finished step.
         seconds: Time spent in `advance`, over all sessions.
@@ -55,11 +55,13 @@ class HiFARun:
     prior: str | None
     prompt_embeds: Tensor | None
     radiance_field: RadianceField
-    optimizer: torch.optim.Adam
+    optimizer: torch.optim.Optimizer
     grid: DensityGrid | None
     generator: torch.Generator
     views: GivenViews | None = None
     note: str = ""
+    pooled_prompt_embeds: Tensor | None = None
+    variational: VariationalState | None = None
     step: int = 0
     losses: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
@@ -76,7 +78,10 @@ class HiFARun:
     def sampling(self) -> RaySampling:
         """How rays are sampled in this run."""
         c = self.config
-        return RaySampling(c.n_coarse, c.n_fine, c.kernel, self.grid, c.min_opacity if self.grid is not None else 0.0)
+        min_opacity = c.min_opacity if self.grid is not None else 0.0
+        return RaySampling(
+            c.n_coarse, c.n_fine, c.kernel, self.grid, min_opacity, c.lambda_monotonic > 0, c.lambda_zentropy > 0
+        )
 
     def preview(self, camera: Camera | None = None, size: int = 128) -> Tensor:
         """What the field looks like now: `(size, size, 3)` RGB in [0, 1] on a middle gray."""
@@ -118,10 +123,15 @@ class HiFARun:
         }
         if self.prompt_embeds is not None:
             tensors["prompt_embeds"] = self.prompt_embeds
+        if self.pooled_prompt_embeds is not None:
+            tensors["pooled_prompt_embeds"] = self.pooled_prompt_embeds
         if self.views is not None:
             tensors |= with_prefix("views", self.views.tensors())
         if self.grid is not None:
             tensors["grid"] = self.grid.values
+        if self.variational is not None:
+            tensors |= with_prefix("variational", self.variational.tensors())
+            tensors |= with_prefix("variational_optimizer", optimizer_tensors(self.variational.optimizer))
         facts = {
             "format": FORMAT,
             "prompt": self.prompt,
@@ -151,7 +161,7 @@ class HiFARun:
             RunError: If the folder holds no run, or a damaged or foreign one.
         """
         path = Path(folder) / FILE
-        if not path.is_file():
+        if not is_saved_in(folder):
             raise RunError(f"{str(folder)!r} holds no HiFA run (no {FILE}). Give the folder that a run was saved to.")
         try:
             tensors, facts = read(path)
@@ -171,20 +181,29 @@ class HiFARun:
     @classmethod
     def _restore(cls, tensors: dict[str, Tensor], facts: dict, device: torch.device) -> "HiFARun":
         config = HiFAConfig(**facts["config"])
-        embeds = tensors.get("prompt_embeds")
-        if (embeds is None) != (facts["prompt"] is None):
+        embeds, pooled = tensors.get("prompt_embeds"), tensors.get("pooled_prompt_embeds")
+        if (embeds is None) != (facts["prior"] is None):  # a prompt that the prior cannot read has no embeddings
             raise KeyError("prompt_embeds")
         views = without_prefix("views", tensors)
         run = cls.begin(
             facts["prompt"], facts["negative_prompt"], config, facts["seed"], facts["prior"],
             None if embeds is None else embeds.to(device), torch.Generator(), device,
             GivenViews.from_tensors(views) if views else None, facts.get("note", ""),
+            None if pooled is None else pooled.to(device),
         )  # fmt: skip
         run.generator.set_state(tensors["generator"])
         run.radiance_field.load_state_dict(without_prefix("field", tensors))
         load_optimizer_tensors(run.optimizer, without_prefix("optimizer", tensors))
         if run.grid is not None:
             run.grid.values.copy_(tensors["grid"])
+        learnt = without_prefix("variational", tensors)
+        if bool(learnt) != (embeds is not None and config.distillation == "vsd"):
+            raise KeyError("variational")
+        if learnt:
+            # Copied: those of a file lie in memory otherwise, and sums of them are rounded otherwise.
+            learnt = {name: value.to(device, copy=True) for name, value in learnt.items()}
+            run.variational = VariationalState(learnt, config.lora_lr)
+            load_optimizer_tensors(run.variational.optimizer, without_prefix("variational_optimizer", tensors))
         run.step, run.losses, run.seconds = facts["step"], facts["losses"], facts["seconds"]
         return run
 
@@ -201,6 +220,7 @@ class HiFARun:
         device: torch.device,
         views: GivenViews | None = None,
         note: str = "",
+        pooled_prompt_embeds: Tensor | None = None,
     ) -> "HiFARun":
         """A run at step 0, with a fresh field in float32."""
         radiance_field = RadianceField(
@@ -216,19 +236,14 @@ class HiFARun:
             seed=seed,
         ).to(device)
         groups = radiance_field.parameter_groups(config.grid_lr, config.network_lr)
-        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
+        if config.optimizer == "adan":
+            optimizer = Adan(groups, eps=1e-8, weight_decay=2e-5)  # as in the public code
+        else:
+            optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15)
         grid = DensityGrid(config.density_grid, config.bound).to(device) if config.density_grid else None
         if grid is not None:
             grid.refresh(radiance_field)  # so that there is a preview before the first step
         return cls(
             prompt, negative_prompt, config, seed, prior, prompt_embeds, radiance_field, optimizer, grid, generator,
-            None if views is None else views.to(device), note,
+            None if views is None else views.to(device), note, pooled_prompt_embeds,
         )  # fmt: skip
-
-
-def read_facts(folder: str | Path) -> dict:
-    """Prompt, settings, step and losses of a saved run, without its tensors: enough for a list of runs."""
-    from safetensors import safe_open
-
-    with safe_open(Path(folder) / FILE, "pt") as file:
-        return json.loads(file.metadata()["facts"])

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from .atomic import atomically
+
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """State of an optimiser, flat: `"3.exp_avg"` is the first moment of its parameter number 3."""
@@ -27,12 +29,18 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
 
 def write_atomically(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
     """Write tensors and JSON facts into one safetensors file that is either the old or the new one, never half."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + ".partial")  # always the same: a run that is killed often leaves one at most
     contiguous = {key: value.detach().contiguous().cpu() for key, value in tensors.items()}
     save_file(contiguous, partial, metadata={"facts": json.dumps(facts)})
     with open(partial, "rb") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """As `write_atomically`, for text, and for several writers at once: the last one's is what stays."""
+    with atomically(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

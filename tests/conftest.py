@@ -1,12 +1,19 @@
 """Fixtures that several test files share: tiny priors of real diffusers components, and fields with a known shape."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+
+# Before the client is imported: the tests' Hub speaks git LFS, not Xet's protocol to Xet's own servers.
+os.environ["HF_HUB_DISABLE_XET"] = "1"
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, DPTConfig, DPTForDepthEstimation
 
 from hifa.field import RadianceField
 from hifa.toybox.models import MAX_TOKENS, build_scheduler, build_tokenizer
@@ -73,6 +80,35 @@ def _save_tiny_prior(folder: Path, prediction_type: str) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_dpt(tmp_path_factory) -> Path:
+    """Folder of a random disparity model of 32x32 pixels."""
+    config = DPTConfig(
+        image_size=32, patch_size=8, hidden_size=16, intermediate_size=32, num_hidden_layers=4, num_attention_heads=2,
+        backbone_out_indices=[0, 1, 2, 3], reassemble_factors=[2, 1, 0.5, 0.25], neck_hidden_sizes=[8, 8, 8, 8],
+        neck_ignore_stages=[], fusion_hidden_size=8, use_auxiliary_head=False, initializer_range=0.3,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = DPTForDepthEstimation(config)
+    for value in model.head.parameters():  # the last layer is a ReLU, and a random one may be 0 everywhere
+        value.data.abs_()
+    folder = tmp_path_factory.mktemp("tiny-dpt")
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def light_files(monkeypatch):
+    """The app makes small files of its runs."""
+    from hifa.space import files
+
+    for name in ("MESH", "STOPPED_MESH"):
+        monkeypatch.setattr(files, name, files.MeshOptions(32, 1000, 64))
+    for name in ("TURNTABLE", "STOPPED_TURNTABLE"):
+        monkeypatch.setattr(files, name, files.TurntableOptions(2, 32))
+
+
 class AnalyticField(RadianceField):
     """A field with a given density, to compare renders with closed forms. It keeps count of what is encoded.
 
@@ -108,3 +144,11 @@ class AnalyticField(RadianceField):
 @pytest.fixture(scope="session")
 def analytic_field() -> type[AnalyticField]:
     return AnalyticField
+
+
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises KeyboardInterrupt, also in tests that were started in the background, where it is ignored."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)

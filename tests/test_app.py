@@ -1,203 +1,217 @@
-"""The app on a free port of this machine, used through its API and in a real browser."""
+"""The app on a free port of this machine, used by programs: endpoints, stop, resume, and what strangers can reach."""
 
-import os
-import shutil
-import socket
-import tempfile
 import time
 from pathlib import Path
 
+import gradio as gr
+import gradio_client
+import httpx
 import pytest
 import trimesh
+from gradio_client.exceptions import AppError
+from PIL import Image
+from starlette.requests import Request
 
+from hifa import HiFARun
+from hifa.space.hub_form import own_token
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-
-import gradio_client  # noqa: E402
-from gradio_client.exceptions import AppError  # noqa: E402
-from playwright.sync_api import Locator, Page, expect, sync_playwright  # noqa: E402
-
-import app  # noqa: E402
-from hifa import HiFAConfig, HiFAPipeline  # noqa: E402
-
-
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"  # without it the browser test fails; it does not skip
-CHROMIUM_FLAGS = [
-    "--no-sandbox", "--disable-background-networking", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-]  # fmt: skip
-TOO_MANY = 2000  # steps, for a run that only Stop ends
-PATIENCE = 120  # seconds; all of this takes a few on a free machine
-
-
-class Served:
-    """A running app.
-
-    Args:
-        url: Its address.
-        pipe: Its pipeline; `steps_done` of it counts the optimisation steps of everybody.
-    """
-
-    def __init__(self, url: str, pipe: "BallPipeline"):
-        self.url, self.pipe = url, pipe
-
-    def client(self) -> gradio_client.Client:
-        return gradio_client.Client(self.url, verbose=False, analytics_enabled=False)
-
-
-class BallPipeline(HiFAPipeline):
-    """Runs on small pictures, in which the field stays the ball it starts as: what the prior thinks is not tested."""
-
-    steps_done = 0
-    blob_density = 6.0
-
-    def default_config(self, views: bool = False):
-        return HiFAConfig.fast(
-            num_inference_steps=400, start_render_size=16, render_size=16, n_coarse=16, n_fine=8, grid_lr=0.0,
-            network_lr=0.0, blob_density=self.blob_density,
-        )  # fmt: skip
-
-    def advance(self, run, steps=None):
-        for step in super().advance(run, steps):
-            self.steps_done += 1
-            yield step
+from .space_setup import PATIENCE, TOO_MANY, AppServer
 
 
 @pytest.fixture(scope="module")
 def served(tiny_prior, tmp_path_factory):
-    pipe = BallPipeline.from_pretrained(tiny_prior)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("app")))
-        patch.setattr(app, "PREVIEW_SECONDS", 0.1)
-        patch.setattr(app, "PREVIEW_SIZE", 32)
-        patch.setattr(app, "MESH", app.STOPPED_MESH)
-        patch.setattr(app, "TURNTABLE", {"num_frames": 4, "size": 64})
-        patch.setattr(app, "STOPPED_TURNTABLE", app.TURNTABLE)
-        demo = app.build_demo(pipe)
-        demo.launch(prevent_thread_lock=True, server_port=free_port(), quiet=True, ssr_mode=False)
-        yield Served(demo.local_url, pipe)
-        demo.close()
+    with AppServer(tmp_path_factory.mktemp("app"), tiny_prior) as server:
+        yield server
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+@pytest.fixture(scope="module")
+def client(served):
+    return served.client()
 
 
-def test_a_run_streams_previews_and_ends_with_the_files(served):
-    job = served.client().submit("a red mushroom", 3, 40, api_name="/text_to_3d")
-    progress, preview, model, turntable, *files = job.result(timeout=PATIENCE)
+def test_a_run_streams_its_status_and_ends_with_the_files(client):
+    job = client.submit("a red mushroom", 3, 30, api_name="/text_to_3d")
+    status, model, *files = job.result(timeout=PATIENCE)
     stream = [state[0] for state in job.outputs()]
-    assert stream[0]["step"] == 0  # there is something to see before the first step
-    previews = [state for state in stream if "left" in state]
-    assert len(previews) >= 2 and previews[0]["step"] < previews[-1]["step"] <= 40
-    assert "loss" in previews[0] and "about" in previews[0]["text"]
-    assert progress["text"].startswith("Finished 40 steps")
-    assert [Path(file).name for file in files] == [f"a-red-mushroom.{suffix}" for suffix in ("glb", "ply", "mp4")]
-    assert len(trimesh.load(model, force="mesh").faces) > 100
-    assert all(Path(file).stat().st_size > 1000 for file in (preview, turntable, *files))
+    working = [state for state in stream if state["status"] == "running" and state["steps"]]
+    assert working[0]["step"] == 0 and working[-1]["step"] == 30
+    assert status["status"] == "finished" and status["seed"] == 3 and status["faces"] > 100
+    names = ["a-red-mushroom.glb", "a-red-mushroom-obj.zip", "a-red-mushroom.ply", "a-red-mushroom.mp4"]
+    assert [Path(file).name for file in (model, *files)][:4] == names and len(files) == 5
+    assert len(trimesh.load(model, force="mesh").faces) == status["faces"]
+    assert all(Path(file).stat().st_size > 1000 for file in files)
 
 
-def test_stop_ends_the_own_run_only_and_exports_it(served):
-    client, stranger = served.client(), served.client()
+def test_stop_exports_what_is_there_and_resume_goes_on(served, client):
     job = client.submit("a red mushroom", 0, TOO_MANY, api_name="/text_to_3d")
-    wait_for(job, lambda: len(job.outputs()) > 1)
-    stranger.predict(api_name="/stop")
-    seen = len(job.outputs())
-    wait_for(job, lambda: len(job.outputs()) > seen + 1)
-    client.predict(api_name="/stop")
-    progress, _, model, _, *files = job.result(timeout=PATIENCE)
-    assert progress["text"].startswith("Stopped at step") and 0 < progress["step"] < TOO_MANY
-    assert Path(model).suffix == ".glb" and all(files)
-    assert_idle(served)
-    # The same session can go on with another run, which the old Stop does not end.
-    assert client.predict("a red mushroom", 0, 10, api_name="/text_to_3d")[0]["step"] == 10
+    run_id = wait_for_steps(job, 3)
+    began = time.monotonic()
+    assert client.predict(run_id, api_name="/stop")["run_id"] == run_id
+    assert time.monotonic() - began < 2
+    status, model, *_ = job.result(timeout=PATIENCE)
+    assert status["status"] == "stopped" and 0 < status["step"] < TOO_MANY and Path(model).suffix == ".glb"
+    again = client.submit(run_id, api_name="/resume")
+    wait_for_steps(again, status["step"] + 1)
+    client.predict(run_id, api_name="/stop")
+    assert again.result(timeout=PATIENCE)[0]["step"] > status["step"]
+    assert client.predict(run_id, api_name="/status")["status"] == "stopped"
+    # The run that is downloaded is one that goes on anywhere.
+    with served.store.open(run_id).locked():
+        assert HiFARun.load(served.store.open(run_id).run).prompt == "a red mushroom"
 
 
-def test_a_caller_who_leaves_ends_the_work(served):
-    job = served.client().submit("a red mushroom", 0, TOO_MANY, api_name="/text_to_3d")
-    wait_for(job, lambda: len(job.outputs()) > 1)
+def test_what_is_wrong_is_refused_while_another_run_works_and_who_waits_can_be_stopped(client):
+    first = client.submit("a red mushroom", 0, TOO_MANY, api_name="/text_to_3d")
+    run_id = wait_for_steps(first, 1)
+    try:
+        with pytest.raises(AppError, match="the word 'xylophone'"):
+            client.submit("a red xylophone", 0, 20, api_name="/text_to_3d").result(timeout=PATIENCE)
+        second = client.submit("a blue car", 0, TOO_MANY, api_name="/text_to_3d")
+        while not second.outputs():
+            time.sleep(0.05)
+        waiting = second.outputs()[-1][0]
+        assert waiting["status"] == "waiting" and "1 run before this one" in waiting["text"]
+        asked = time.monotonic()
+        client.predict(waiting["run_id"], api_name="/stop")
+        assert "Stopped before the first step" in second.result(timeout=PATIENCE)[0]["text"]
+        assert time.monotonic() - asked < 5
+        assert client.predict(run_id, api_name="/status")["status"] == "running"
+    finally:
+        client.predict(run_id, api_name="/stop")
+    assert first.result(timeout=PATIENCE)[0]["status"] == "stopped"
+
+
+def test_resume_makes_the_missing_files_of_a_finished_run(client, served):
+    run_id = served.finished(client)
+    folder = served.store.open(run_id)
+    (folder.files / folder.read().files["mp4"]).unlink()
+    status, *files = client.predict(run_id, api_name="/resume")
+    assert status["status"] == "finished" and all(files)
+
+
+def test_a_caller_who_leaves_pauses_the_run(served, client):
+    job = client.submit("a red mushroom", 0, TOO_MANY, api_name="/text_to_3d")
+    run_id = wait_for_steps(job, 3)
     job.cancel()
-    assert_idle(served)
+    deadline = time.monotonic() + PATIENCE
+    while served.store.open(run_id).busy:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert client.predict(run_id, api_name="/status")["status"] == "paused"
 
 
-def test_an_empty_field_is_no_crash(served, monkeypatch):
-    monkeypatch.setattr(served.pipe, "blob_density", 0.0)
-    progress, preview, *files = served.client().predict("a red mug", 0, 10, api_name="/text_to_3d")
-    assert "no surface yet" in progress["text"] and preview
-    assert files == [None] * 5
+def test_the_mesh_can_be_made_again(client, served):
+    run_id = served.finished(client)
+    status, model, *_ = client.predict(run_id, 300, 64, api_name="/extract_mesh")
+    assert status["faces"] <= 300 and status["texture_size"] == 64
+    assert len(trimesh.load(model, force="mesh").faces) <= 300
+    with pytest.raises(AppError, match="texture_size must be a whole number from 64 to 2048, got 5000"):
+        client.predict(run_id, 300, 5000, api_name="/extract_mesh")
 
 
-@pytest.mark.parametrize("prompt, message", [("a red xylophone", "the word 'xylophone'"), (" ", "empty")])
-def test_a_bad_prompt_is_refused_before_any_work(served, prompt, message):
-    before = served.pipe.steps_done
+@pytest.mark.parametrize("arguments, message", [
+    (("a red xylophone", 0, 20), "the word 'xylophone'"),
+    ((" ", 0, 20), "empty"),
+    (("a red mushroom " * 60, 0, 20), "characters"),
+    (("a red mushroom", -4, 20), "seed must be a whole number"),
+    (("a red mushroom", 0, 10**6), "Steps must be"),
+    (("a red mushroom", 0, 20, "lost2"), "lost2"),
+])  # fmt: skip
+def test_bad_text_is_refused_before_any_work(served, client, arguments, message):
+    before = len(list(served.store.root.iterdir()))
     with pytest.raises(AppError, match=message):
-        served.client().predict(prompt, 0, 10, api_name="/text_to_3d")
-    assert served.pipe.steps_done == before
+        client.predict(*arguments, api_name="/text_to_3d")
+    assert len(list(served.store.root.iterdir())) == before
 
 
-def test_the_endpoints_are_named_and_documented(served):
-    endpoints = served.client().view_api(return_format="dict")["named_endpoints"]
-    assert set(endpoints) == {"/text_to_3d", "/stop"}
-    made = endpoints["/text_to_3d"]
-    assert [parameter["parameter_name"] for parameter in made["parameters"]] == ["prompt", "seed", "steps"]
-    assert [value["label"] for value in made["returns"]][1:] == [
-        "Preview", "3D model", "Turntable: colour and normals", "Download GLB", "Download PLY", "Download MP4",
-    ]  # fmt: skip
+def picture_file(folder: Path, kind: str) -> Path:
+    """A bad picture."""
+    path = folder / f"{kind}.png"
+    if kind == "text":
+        path.write_text("no picture")
+    elif kind == "cut":
+        Image.new("RGB", (300, 300), "white").save(path)
+        path.write_bytes(path.read_bytes()[:60])
+    elif kind == "bomb":
+        Image.new("1", (8000, 8000)).save(path)
+    elif kind == "disguised":
+        Image.new("RGB", (64, 64), "red").save(path, "PPM")
+    else:
+        Image.new("RGBA", {"tiny": (3, 3), "empty": (64, 64), "narrow": (64, 64)}[kind]).save(path)
+    return path
 
 
-def test_in_a_browser(served):
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
-        page = browser.new_page(viewport={"width": 390, "height": 844})
-        page.set_default_timeout(1000 * PATIENCE)
-        expect.set_options(timeout=1000 * PATIENCE)
-        page.goto(served.url)
-        no_sideways_scrolling(page)
-        page.get_by_label("Prompt").fill("a red xylophone")
-        click_until_visible(
-            page.get_by_role("button", name="Generate"), page.get_by_text("does not know the word 'xylophone'").first
+@pytest.mark.parametrize("kind, message", [
+    ("text", "no picture that can be read"), ("cut", "Cannot read|no picture that"), ("bomb", "8000x8000 pixels"),
+    ("disguised", "no picture that can be read"), ("tiny", "3x3 pixels"), ("empty", "shows no object"),
+])  # fmt: skip
+def test_bad_pictures_are_refused_in_words(client, tmp_path, kind, message):
+    with pytest.raises(AppError, match=message):
+        client.predict(
+            gradio_client.handle_file(picture_file(tmp_path, kind)), 20, 0, 20, None, api_name="/image_to_3d"
         )
-        assert page.get_by_role("button", name="Stop").is_disabled()
-
-        page.get_by_label("Prompt").fill("a red mushroom")
-        page.locator("#steps input[type=number]").fill(str(TOO_MANY))
-        page.get_by_role("button", name="Generate").click()
-        expect(page.locator("#preview img")).to_be_visible()
-        expect(page.locator("#progress")).to_contain_text("left")
-        page.get_by_role("button", name="Stop").click()
-        expect(page.locator("#model canvas")).to_be_visible()
-        expect(page.locator("#progress")).to_contain_text("Stopped at step")
-        expect(page.get_by_role("button", name="Download PLY")).to_be_visible()
-        expect(page.get_by_role("button", name="Generate")).to_be_enabled()
-        no_sideways_scrolling(page)
-        browser.close()
 
 
-def click_until_visible(button: Locator, wanted: Locator) -> None:
-    """Click again while nothing happens: a page that has just loaded shows its buttons before it listens to them."""
+def test_a_bad_sheet_is_refused_in_words(client, tmp_path):
+    sheet = gradio_client.handle_file(picture_file(tmp_path, "narrow"))
+    with pytest.raises(AppError, match="sixteen|16 square views"):
+        client.predict(None, 20, 0, 20, sheet, api_name="/image_to_3d")
+
+
+def test_a_prior_that_is_not_there_is_replaced_and_this_is_said(client):
+    status, *_ = client.predict("a red mug", 0, 10, "lost", api_name="/text_to_3d")
+    assert status["prior"] == "toybox" and "Lost prior cannot be loaded" in status["notice"]
+
+
+@pytest.mark.parametrize("evil", ["../../etc", "/etc/passwd", "", "A" * 22])
+@pytest.mark.parametrize("endpoint", ["/status", "/stop", "/resume"])
+def test_an_id_that_is_none_reaches_nothing(client, evil, endpoint):
+    with pytest.raises(AppError, match="no run with this address"):
+        client.predict(evil, api_name=endpoint)
+
+
+def test_files_of_the_store_are_not_served_by_path(served, client):
+    run_id = served.finished(client)
+    glb = f"files/{served.store.open(run_id).read().files['glb']}"
+    for name in ("record.json", "run/run.safetensors", glb, "../timings.json"):
+        path = served.store.root / run_id / name
+        assert path.is_file()
+        assert httpx.get(f"{served.url}/gradio_api/file={path}").status_code in (403, 404), name
+
+
+def test_the_endpoints_are_named_typed_and_documented(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(endpoints) == {
+        "/text_to_3d", "/image_to_3d", "/hallucinate", "/resume", "/extract_mesh", "/status", "/stop",
+    }  # fmt: skip
+    made = endpoints["/text_to_3d"]
+    names = [parameter["parameter_name"] for parameter in made["parameters"]]
+    assert names == ["prompt", "seed", "steps", "prior", "negative_prompt"]
+    assert [value["label"] for value in made["returns"]] == ["Status", "GLB", "obj", "ply", "mp4", "asset", "run"]
+    assert "Optimise a 3D object for a prompt" in made["description"]
+
+
+def wait_for_steps(job, step: int) -> str:
+    """Until a run has made some steps; returns its id."""
     deadline = time.monotonic() + PATIENCE
-    while not wanted.is_visible():
-        assert time.monotonic() < deadline, f"clicking did not show {wanted}"
-        button.click()
-        time.sleep(2)
-
-
-def wait_for(job, condition) -> None:
-    """Until the condition holds, while the job is running."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
+    while True:
+        outputs = job.outputs()
+        if outputs and outputs[-1][0]["step"] >= step:
+            return outputs[-1][0]["run_id"]
         assert not job.done() and time.monotonic() < deadline, "the job ended before, or nothing happened"
         time.sleep(0.05)
 
 
-def assert_idle(served: Served) -> None:
-    """No step is made any more, after the one that may be under way."""
-    time.sleep(1.5)
-    before = served.pipe.steps_done
-    time.sleep(1)
-    assert served.pipe.steps_done == before
-
-
-def no_sideways_scrolling(page: Page) -> None:
-    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+@pytest.mark.parametrize("host, client, forwarded, allowed", [
+    ("127.0.0.1:7860", "127.0.0.1", False, True),
+    ("localhost:7860", "::1", False, True),
+    ("192.168.0.2:7860", "192.168.0.9", False, False),
+    ("abc.gradio.live", "127.0.0.1", False, False),
+    ("localhost:7860", "127.0.0.1", True, False),
+])  # fmt: skip
+def test_the_token_of_the_server_is_for_who_sits_at_it(monkeypatch, host, client, forwarded, allowed):
+    monkeypatch.setenv("HF_TOKEN", "hf_owner")
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    headers = [(b"host", host.encode())] + ([(b"x-forwarded-for", b"8.8.8.8")] if forwarded else [])
+    scope = {"type": "http", "headers": headers, "client": (client, 1), "path": "/", "query_string": b""}
+    assert own_token(gr.Request(Request(scope))) == ("hf_owner" if allowed else "")

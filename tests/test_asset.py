@@ -1,8 +1,7 @@
 """HiFAAsset: pictures, files, round trip, card, empty fields, upload to a local stand-in of the Hub."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
@@ -101,10 +100,35 @@ def test_save_and_load(bear, tmp_path):
     torch.testing.assert_close(again.render(size=24).colour, bear.render(size=24).colour, rtol=0, atol=0)
     assert again.facts == json.loads(json.dumps(bear.facts))
     card = (tmp_path / "README.md").read_text()
-    assert "a blue teddy bear" in card and "HiFAAsset.from_pretrained" in card and card.startswith("---")
+    assert "a blue teddy bear" in card and 'HiFAAsset.from_pretrained(".")' in card and card.startswith("---")
+    assert not any(name in card for name in ("this/repository", "turntable.mp4", "front.png", "mesh.glb` "))
     (tmp_path / FACTS).unlink()
     with pytest.raises(AssetError, match="holds no HiFA asset"):
         HiFAAsset.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "no folder", "../gone"])
+def test_a_folder_that_is_not_there(name):
+    with pytest.raises(AssetError, match=f"'{name}' is no folder here"):
+        HiFAAsset.from_pretrained(name)
+
+
+@pytest.mark.parametrize("broken", ["README.md", FACTS])
+def test_a_save_that_is_cut_short_leaves_the_last_one(bear, tmp_path, monkeypatch, broken):
+    bear.save_pretrained(tmp_path)
+    before, write_text = (tmp_path / broken).read_text(), Path.write_text
+
+    def cut_short(path: Path, text: str, **kwargs) -> int:
+        if broken in path.name:
+            write_text(path, text[:10], **kwargs)
+            raise OSError("no space left")
+        return write_text(path, text, **kwargs)
+
+    monkeypatch.setattr(Path, "write_text", cut_short)
+    with pytest.raises(AssetError, match="no space left"):
+        bear.save_pretrained(tmp_path)
+    assert (tmp_path / broken).read_text() == before
+    assert HiFAAsset.from_pretrained(tmp_path).prompt == "a blue teddy bear"
 
 
 def test_empty_field_says_so(bear, tmp_path):
@@ -117,54 +141,3 @@ def test_empty_field_says_so(bear, tmp_path):
         run.asset().export_mesh(tmp_path / "nothing.glb")
     with pytest.raises(ValueError, match="stl"):
         bear.export_mesh(tmp_path / "bear.stl")
-
-
-class _Hub(BaseHTTPRequestHandler):
-    """As much of the Hub's HTTP API as creating a repository and committing small files takes."""
-
-    uploads: list[dict] = []
-    created: list[dict] = []
-
-    def _answer(self, content: dict) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_GET(self):
-        self._answer({"id": "me/bear", "sha": "0" * 40, "siblings": [], "private": True, "tags": []})
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        host = f"http://127.0.0.1:{self.server.server_port}"
-        if self.path.endswith("/repos/create"):
-            self.created.append(json.loads(body))
-            self._answer({"url": f"{host}/me/bear", "id": "1", "name": "me/bear"})
-        elif "/preupload/" in self.path:
-            files = json.loads(body)["files"]
-            self._answer(
-                {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
-            )
-        elif "/commit/" in self.path:
-            self.uploads.extend(json.loads(line) for line in body.splitlines())
-            self._answer({"commitUrl": f"{host}/me/bear/commit/1", "commitOid": "1" * 40, "success": True})
-        else:  # validate-yaml and the like
-            self._answer({"errors": [], "warnings": []})
-
-    def log_message(self, *_):
-        pass
-
-
-def test_push_to_hub(bear):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    try:
-        bear.push_to_hub("me/bear", token="hf_test", endpoint=address)
-    finally:
-        server.shutdown()
-    assert _Hub.created[0]["visibility"] == "private"
-    paths = {line["value"]["path"] for line in _Hub.uploads if line["key"] == "file"}
-    assert {"README.md", FACTS, "mesh.glb", "turntable.mp4", "diffusion_pytorch_model.safetensors"} <= paths

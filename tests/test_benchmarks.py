@@ -59,7 +59,7 @@ def test_step_time_repeats_the_unet_calls_of_every_step(pipe):
     measured, starts = calls[-2 * unet_calls :], [980, 428]  # 980 - (980 - 200) * sqrt(1/2)
     for t in starts:
         half = [timestep for _, timestep in measured].index(t, 1)
-        assert measured[0] == (torch.Size([2, 4, 16, 16]), t) and measured[:half] == measured[half : 2 * half]
+        assert measured[0] == (torch.Size([3, 4, 16, 16]), t) and measured[:half] == measured[half : 2 * half]
         measured = measured[2 * half :]
     assert not measured
 
@@ -86,6 +86,13 @@ def test_memory_measures_the_paper_preset():
     result = memory.measure(size=16, prior_size=64, steps=1)
     assert result["samples_a_ray"] == 192 and result["above_mb"] > 0
     assert result["above_mb"] == pytest.approx(result["peak_mb"] - result["baseline_mb"], abs=1)  # each is rounded
+
+
+@pytest.mark.skipif(not memory.STATUS.exists(), reason="needs /proc")
+def test_memory_measures_a_model_that_is_given(tiny_prior):
+    result = memory.measure(size=16, prior_size=64, steps=1, model=str(tiny_prior))
+    assert (result["model"], result["device"], result["prior_size"]) == (str(tiny_prior), "cpu", 32)
+    assert result["peak_mb"] > result["baseline_mb"] > 0 and result["reserved_mb"] is None
 
 
 def test_prompts_are_half_never_trained_and_of_distinct_kinds():
@@ -130,6 +137,12 @@ def test_asset_row_by_hand():
     assert (result["consistent"], result["seconds"]) == (round(2 / 3, 4), 70.0)
 
 
+def test_ratio_of_distances_above_that_of_the_world_to_itself():
+    # 0.007 lies 0.056 above -0.049, and -0.019 lies 0.030 above it.
+    assert text_to_3d.ratio_above(0.007, -0.019, -0.049) == pytest.approx(56 / 30)
+    assert text_to_3d.ratio_above(0.1, -0.2, -0.2) == float("inf")
+
+
 def test_text_to_3d_end_to_end_and_again(pipe, tmp_path, capsys):
     save_prior(tmp_path / "prior", pipe.vae, pipe.unet, pipe.text_encoder)
     pipe.to(torch.float32)
@@ -145,7 +158,7 @@ def test_text_to_3d_end_to_end_and_again(pipe, tmp_path, capsys):
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     assert [row["prompt"] for row in rows] == [prompt.text for prompt in text_to_3d.choose_prompts()[:2]]
     assert result["trained"]["assets"] == result["never_trained"]["assets"] == 1
-    assert {"kid", "kid_prior", "kid_prior_own_cameras", "kid_world"} <= result.keys()
+    assert {"kid", "kid_prior", "kid_prior_own_cameras", "kid_world", "kid_ratio"} <= result.keys()
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 
     folder = tmp_path / "out" / rows[0]["prompt"].replace(" ", "-")

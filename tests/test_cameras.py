@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hifa.cameras import VIEWS, Camera, Rays, camera_to_world, image_rays, orbit, sample_camera, view_of
+from hifa.cameras import VIEWS, Camera, Rays, camera_to_world, front_or_back, image_rays, orbit, sample_camera, view_of
 from hifa.toybox import vocabulary, world
 from hifa.toybox.render import orbit_pose
 
@@ -133,6 +133,17 @@ def test_sampled_cameras_are_uniform_on_the_sphere():
         assert share[0] >= -1e-9 and share[-1] <= 1 + 1e-9, name
         # Kolmogorov-Smirnov: 1.63 / sqrt(n) is passed by one sample in a hundred, and the seed is fixed.
         assert np.abs(share - (np.arange(2000) + 0.5) / 2000).max() < 1.63 / math.sqrt(2000), name
+
+
+def test_front_or_back_by_hand():
+    assert [front_or_back(a) for a in (0, 90, 179, 180, 270, 359, 360)] == [-45, 0, 44.5, 135, 180, 224.5, -45]
+
+
+def test_front_or_back_keeps_azimuths_uniform_and_names_no_side():
+    azimuths = [front_or_back(azimuth) for azimuth in np.arange(0.25, 360, 0.5)]
+    np.testing.assert_allclose(azimuths[:360], np.arange(-44.875, 45, 0.25))
+    np.testing.assert_allclose(azimuths[360:], np.arange(135.125, 225, 0.25))
+    assert [view_of(azimuth, 15) for azimuth in azimuths] == ["front view"] * 360 + ["back view"] * 360
 
 
 def test_sampling_is_a_function_of_the_generator_alone():

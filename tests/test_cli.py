@@ -5,12 +5,23 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
+import PIL.Image
 import pytest
+import torch
 import trimesh
 
-from hifa import HiFAAsset, HiFARun
+from hifa import HiFAAsset, HiFAPipeline, HiFARun
 from hifa.__main__ import main
+from hifa.multiview.input_image import prepare_image
+from hifa.pictures import prepare_picture
+from hifa.saved import read_facts
+
+from .syncdreamer_models import tiny_pipeline
+from .test_given_views import disc, shades
+from .test_pipeline import TINY, generator
 
 
 @pytest.fixture
@@ -34,10 +45,94 @@ def test_a_prompt_becomes_an_asset(cli, tmp_path, capsys):
     assert "mesh.glb" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="session")
+def multiview(tmp_path_factory):
+    """Folder of a tiny random SyncDreamer."""
+    folder = tmp_path_factory.mktemp("multiview")
+    tiny_pipeline().save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_photo_becomes_an_asset_beside_what_the_models_saw(cli, multiview, tmp_path):
+    disc(size=64).save(photo := tmp_path / "photo.png")
+    out = tmp_path / "out"
+    picture = ("--image", str(photo), "--elevation", "20", "--multiview", multiview)
+    assert cli(*picture, "--steps", "2", "--output-dir", str(out), *QUICK) == 0
+    run = HiFARun.load(out / "run")
+    assert run.finished and run.prompt is None and len(run.views) == 16
+    assert PIL.Image.open(out / "input.png").size == (32, 32), "the size of this multi-view model"
+    sheet = PIL.Image.open(out / "views.png")
+    assert sheet.size == (16 * 32, 32)
+    assert (out / "mesh.glb").exists()
+
+
+def test_a_photo_at_the_border_is_told_and_prepared_once(cli, multiview, tmp_path, caplog):
+    """Without an elevation, which is estimated; `input.png` is what the multi-view model was really given."""
+    image = disc(size=64, radius=0.6)
+    image.save(photo := tmp_path / "photo.png")
+    out = tmp_path / "out"
+    picture = ("--image", str(photo), "--view-seeds", "2", "--multiview", multiview)
+    assert cli(*picture, "--steps", "2", "--output-dir", str(out), *QUICK) == 0
+    assert "touches the top" in caplog.text and "elevation" in caplog.text  # logged, and so on stderr
+    seen = prepare_image(prepare_picture(image).image, 32).movedim(0, -1) / 2 + 0.5
+    assert PIL.Image.open(out / "input.png").tobytes() == (seen.numpy() * 255).round().astype("uint8").tobytes()
+    facts = HiFARun.load(out / "run").note
+    assert "touches the top" in facts and "was estimated" in facts
+
+
+def test_a_sheet_guides_a_prompt_for_a_while(cli, tmp_path):
+    from hifa.given_views import read_views
+
+    read_views(shades(), 1.0).sheet().save(sheet := tmp_path / "sheet.png")
+    out = tmp_path / "out"
+    arguments = ("a red ball", "--views", str(sheet), "--image-guidance-end", "0.5", "--preset", "fast")
+    assert cli(*arguments, "--steps", "4", "--output-dir", str(out), *QUICK) == 0
+    run = HiFARun.load(out / "run")
+    assert run.config.image_guidance_end == 0.5 and run.prompt_embeds is not None
+    assert ["given_image" in losses for losses in run.losses] == [True, True, False, False]
+    assert PIL.Image.open(out / "views.png").tobytes() == PIL.Image.open(sheet).convert("RGB").tobytes()
+    assert not (out / "input.png").exists()
+
+
+def test_the_folder_is_named_after_the_picture_without_a_prompt():
+    from hifa.__main__ import build_parser, output_folder
+
+    def folder(*arguments):
+        return output_folder(build_parser().parse_args(arguments)).as_posix()
+
+    assert folder("--image", "a/My Photo.png") == "outputs/my-photo"
+    assert folder("--views", "sheet.png") == "outputs/sheet"
+    assert folder("a duck", "--image", "photo.png") == "outputs/a-duck"
+
+
+def test_bad_pictures_are_told_before_a_model_is_loaded(tmp_path, capsys, monkeypatch):
+    from hifa import HiFAPipeline
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(HiFAPipeline, "from_pretrained", None)  # any use fails
+    (tmp_path / "text.png").write_text("no picture")
+    PIL.Image.new("RGB", (64, 64), "white").save(tmp_path / "white.png")
+    for arguments, words in (
+        (("--image", "none.png", "--elevation", "0"), "Cannot read 'none.png'"),
+        (("--image", "text.png", "--elevation", "0"), "Cannot read 'text.png'"),
+        (("--image", "white.png", "--elevation", "0"), "shows no object"),
+        (("--views", "text.png"), "Cannot read 'text.png'"),
+    ):
+        assert main([*arguments, "--output-dir", "out"]) == 2
+        assert words in capsys.readouterr().err.strip().splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
         ((), "Give either a prompt"),
+        (("--image", "a.png", "--resume", "x"), "Give either a prompt"),
+        (("--image", "a.png", "--elevation", "0", "--views", "b.png"), "not both"),
+        (("a red ball", "--view-seeds", "2"), "--view-seeds needs --image"),
+        (("--image", "a.png", "--elevation", "0"), "--image with --model needs --multiview"),
+        (("a red ball", "--elevation", "20"), "--elevation needs --image"),
+        (("a red ball", "--multiview", "x"), "--multiview needs --image"),
+        (("a red ball", "--image-guidance-end", "0.5"), "--image-guidance-end needs --image or --views"),
         (("a red ball", "--resume", "x"), "Give either a prompt"),
         (("",), "prompt is empty"),
         (("a red zebra",), "'zebra'"),
@@ -48,6 +143,11 @@ def test_a_prompt_becomes_an_asset(cli, tmp_path, capsys):
         (("a red ball", "--save-every", "0"), "--save-every must be between"),
         (("a red ball", "--mesh-resolution", "3"), "--mesh-resolution must be between"),
         (("a red ball", "--seed", "-1"), "--seed must be between"),
+        (("a red ball", "--device", "foo"), "--device foo cannot be used here"),
+        (("a red ball", "--device", "cuda:99"), "--device cuda:99 cannot be used here"),
+        (("a red ball", "--device", "meta"), "--device meta cannot be used here"),
+        (("a photo of",), "names no object"),
+        (("--resume", "typo"), "'typo' holds no HiFA run"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(cli, tmp_path, capsys, monkeypatch, arguments, words):
@@ -55,6 +155,26 @@ def test_bad_input_is_one_line_and_exit_code_2(cli, tmp_path, capsys, monkeypatc
     assert cli(*arguments) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and words in error
+    assert not list(tmp_path.iterdir()), "nothing is written before all is checked"
+
+
+def test_bad_arguments_are_told_before_torch_is_loaded(tmp_path):
+    """In a process of its own, with a torch that cannot be loaded."""
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from hifa.__main__ import main\n"
+        "codes = [main(argv.split('|')) for argv in sys.argv[1:]]\n"
+        "assert codes == [2] * len(codes), codes\n"
+    )
+    bad = ("a red zebra", "a photo of", "--resume|typo", "a red ball|--seed|-1", "a red ball|--output-dir|/dev/null/x")
+    command = [sys.executable, "-c", script, *bad]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    words = ("'zebra'", "names no object", "'typo' holds no HiFA run", "--seed", "Cannot write to '/dev/null/x'")
+    for line, word in zip(done.stderr.strip().splitlines(), words, strict=True):
+        assert line.startswith("error: ") and word in line
+    assert not list(tmp_path.iterdir())
 
 
 def test_unwritable_folder(cli, tmp_path, capsys):
@@ -80,36 +200,124 @@ def test_wrong_model(tmp_path, capsys, content):
     assert code == 2 and str(folder) in capsys.readouterr().err
 
 
-def test_ctrl_c_keeps_run_and_asset_and_resume_finishes(tiny_prior, tmp_path):
-    command = [sys.executable, "-m", "hifa", "--model", str(tiny_prior), "--output-dir", str(tmp_path), *QUICK]
-    process = subprocess.Popen(
-        [*command, "a red ball", "--steps", "100000"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def start_cli(prior, out: Path, *arguments: str) -> subprocess.Popen:
+    """The command in a process of its own, once it has made its first preview."""
+    command = [sys.executable, "-m", "hifa", "--model", str(prior), "--output-dir", str(out), *QUICK, *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(process, out / "preview.png")
+    return process
+
+
+def wait_for(process: subprocess.Popen, path: Path) -> None:
     deadline = time.time() + 120
-    while not (tmp_path / "preview.png").exists():
+    while not path.exists():
         assert process.poll() is None and time.time() < deadline, process.stdout.read()
         time.sleep(0.1)
+
+
+def test_ctrl_c_keeps_run_and_asset(tiny_prior, tmp_path):
+    process = start_cli(tiny_prior, tmp_path, "a red ball", "--steps", "100000")
     time.sleep(1)
     os.kill(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
-    assert "python -m hifa --resume" in output
+    assert f"python -m hifa --resume {tmp_path / 'run'}" in output
     run = HiFARun.load(tmp_path / "run")
     assert 0 < run.step < 100000
     assert (tmp_path / "mesh.glb").exists() and (tmp_path / "turntable.mp4").exists()
 
 
-def test_resume_continues_to_the_end(cli, tiny_prior, tmp_path):
-    from dataclasses import replace
+def test_ctrl_c_in_the_export_is_one_line(cli, interruptible, tmp_path, capsys, monkeypatch):
+    def press(*_, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
 
-    from hifa import HiFAPipeline
-    from tests.test_pipeline import TINY, generator
+    monkeypatch.setattr(HiFAAsset, "export_video", press)
+    assert cli("a red ball", "--steps", "2", "--output-dir", str(tmp_path), *QUICK) == 130
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error == f"interrupted; continue with: python -m hifa --resume {tmp_path / 'run'}"
+    monkeypatch.setattr("hifa.__main__.begin", press)
+    assert cli("a red ball", "--output-dir", str(tmp_path / "other")) == 130
+    assert capsys.readouterr().err == "interrupted; nothing was made yet\n"
 
-    pipe = HiFAPipeline.from_pretrained(tiny_prior)
-    run = pipe.start("a red ball", config=replace(TINY, num_inference_steps=5), generator=generator())
-    for _ in pipe.advance(run, steps=2):
-        pass
-    run.save(tmp_path / "run")
-    assert cli("--resume", str(tmp_path / "run"), *QUICK) == 0
-    assert HiFARun.load(tmp_path / "run").step == 5
-    assert (tmp_path / "mesh.glb").exists()
+
+def test_sigkill_and_resume(tiny_prior, cli, tmp_path):
+    """The command is killed without warning; --resume ends bit for bit where the undisturbed command does."""
+    process = start_cli(tiny_prior, tmp_path / "killed", "a red ball", "--steps", "60", "--save-every", "2")
+    wait_for(process, tmp_path / "killed/run/run.safetensors")
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL and 0 < read_facts(tmp_path / "killed/run")["step"] < 60
+    straight = start_cli(tiny_prior, tmp_path / "straight", "a red ball", "--steps", "60", "--save-every", "2")
+    output, _ = straight.communicate(timeout=300)
+    assert straight.returncode == 0, output
+    command = [sys.executable, "-m", "hifa", "--resume", str(tmp_path / "killed"), *QUICK]
+    resumed = subprocess.run(command, capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    first, second = (HiFARun.load(tmp_path / name / "run") for name in ("straight", "killed"))
+    assert first.step == second.step == 60
+    for key, value in first.radiance_field.state_dict().items():
+        assert torch.equal(value, second.radiance_field.state_dict()[key]), key
+    assert (tmp_path / "killed/mesh.glb").exists()
+
+
+@pytest.fixture
+def saved(tiny_prior, tmp_path):
+    """A function that saves a run of two of five steps into a folder of `tmp_path`."""
+
+    def save(folder: str, **changes) -> Path:
+        pipe = HiFAPipeline.from_pretrained(tiny_prior)
+        run = pipe.start("a red ball", config=replace(TINY, num_inference_steps=5), generator=generator())
+        for _ in pipe.advance(run, steps=2):
+            pass
+        for name, value in changes.items():
+            setattr(run, name, value)
+        return run.save(tmp_path / folder)
+
+    return save
+
+
+@pytest.mark.parametrize("folder, given, assets", [("x/run", "x/run", "x"), ("y/run", "y", "y"), ("z", "z", "z")])
+def test_resume_saves_to_where_the_run_came_from(saved, tmp_path, folder, given, assets):
+    saved(folder)
+    assert main(["--resume", str(tmp_path / given), *QUICK]) == 0
+    assert HiFARun.load(tmp_path / folder).step == 5
+    assert len(list(tmp_path.rglob("run.safetensors"))) == 1
+    assert (tmp_path / assets / "mesh.glb").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--steps", "9"),
+        ("--seed", "0"),
+        ("--preset", "fast"),
+        ("--guidance-scale", "3"),
+        ("--negative-prompt", ""),
+        ("--overwrite",),
+        ("--model", "else/where"),
+    ],
+)
+def test_what_a_saved_run_cannot_heed_is_refused(saved, capsys, arguments):
+    folder = saved("run")
+    assert main(["--resume", str(folder), *arguments]) == 2
+    assert arguments[0] in capsys.readouterr().err and HiFARun.load(folder).step == 2
+
+
+def test_a_prior_that_cannot_be_found_is_asked_for(saved, cli, tmp_path, capsys):
+    for name, prior in (("moved", str(tmp_path / "gone")), ("own", "custom")):
+        folder = saved(name, prior=prior)
+        assert main(["--resume", str(folder), *QUICK]) == 2
+        assert f"{prior!r}, cannot be found. Give it as --model" in capsys.readouterr().err
+        assert cli("--resume", str(folder), *QUICK) == 0
+
+
+def test_an_unfinished_run_is_not_overwritten(saved, cli, tmp_path, capsys):
+    saved("out/run")
+    command = ("a red ball", "--steps", "2", "--output-dir", str(tmp_path / "out"), *QUICK)
+    assert cli(*command) == 2
+    error = capsys.readouterr().err
+    for words in ("holds an unfinished run (2 of 5 steps)", "--resume", "--output-dir", "--overwrite"):
+        assert words in error
+    assert read_facts(tmp_path / "out/run")["config"]["num_inference_steps"] == 5
+    assert cli(*command, "--overwrite") == 0 == cli(*command), "a finished one is made again"

@@ -10,6 +10,7 @@ from hifa.config import _RANGES, HiFAConfig
 
 
 PRESETS = {"paper": HiFAConfig.paper, "preview": HiFAConfig.preview, "fast": HiFAConfig.fast}
+PRESETS["official"] = HiFAConfig.official
 PRESETS["reconstruction"] = HiFAConfig.reconstruction
 presets = pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 NUMBERS = [f.name for f in fields(HiFAConfig) if isinstance(f.default, int | float)]
@@ -46,6 +47,22 @@ def test_values_that_are_not_finite_are_refused_by_name(name, value):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_pairs_that_are_not_finite_are_refused_by_name(name, value):
     assert "finite" in refused(name, (1.0, value, 1.0) if name == "kernel" else (3.0, value))
+
+
+@pytest.mark.parametrize("name", [*PAIRS, "kernel"])
+def test_one_number_for_several_is_refused_by_name(name):
+    for value in (3.0, 3, "3"):
+        assert "several numbers" in refused(name, value)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_several_numbers_for_one_are_refused_by_name(name):
+    refused(name, (64,))
+
+
+def test_the_finest_cells_are_not_the_coarsest():
+    refused("finest_resolution", 64, base_resolution=128)
+    assert HiFAConfig.reconstruction(given_size=8).finest_resolution == 16
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -96,6 +113,20 @@ def test_unknown_annealing_is_refused_with_the_known_ones(value):
     assert all(name in message for name in ("sqrt", "linear", "cosine", "random"))
 
 
+@pytest.mark.parametrize(
+    "name, value, known",
+    [
+        ("distillation", "SDS", ("hifa", "sds", "sjc", "vsd")),
+        ("lora_prediction", "sample", ("epsilon", "v_prediction")),
+        ("optimizer", "sgd", ("adam", "adan")),
+        ("disparity_annealing", "", ("constant", "sqrt")),
+    ],
+)
+def test_unknown_choices_are_refused_with_the_known_ones(name, value, known):
+    message = refused(name, value)
+    assert all(choice in message for choice in known)
+
+
 @pytest.mark.parametrize("value", [(), (1.0, 1.0), (1.0, 2.0, 2.0, 1.0), (1.0, -1.0, 1.0), (0.0, 0.0, 0.0)])
 def test_bad_kernels_are_refused(value):
     refused("kernel", value)
@@ -131,6 +162,37 @@ def test_paper_preset_has_the_numbers_of_appendix_a1():
     # Sections 4.1 and 4.2: annealing by the square root, K = [1, 1, 1], z-variance from the start; nothing besides.
     assert c.annealing == "sqrt" and c.kernel == (1, 1, 1) and c.regulariser_warmup == 0
     assert c.lambda_opacity == c.lambda_entropy == 0 and c.density_grid == 0
+
+
+def test_official_preset_has_the_numbers_of_the_public_code():
+    c, paper = HiFAConfig.official(), HiFAConfig.paper()
+    assert (c.optimizer, c.grid_lr, c.network_lr, c.max_gradient_norm) == ("adan", 5e-2, 5e-3, 1)
+    assert c.lr_warmup * c.num_inference_steps == 500
+    assert (c.perp_neg, c.t_max, c.t_min, c.guidance_scale) == (2, 0.98, 0.3, 100)
+    assert (c.lambda_monotonic, c.lambda_zentropy, c.regulariser_warmup) == (1, 0.01, 0.5)
+    for size in (64, 512, 1024):
+        assert HiFAConfig.official(render_size=size).lambda_zvar == 3 * size**2
+    assert c.lambda_entropy == pytest.approx(1.4427e-4, rel=1e-4)
+    assert c.lambda_disparity == pytest.approx(0.1 * 0.05 * 65536)
+    # In common: size, steps, weights of SDS+, denoising.
+    for name in ("render_size", "num_inference_steps", "sds_weight", "lambda_rgb", "denoising_stride", "eta"):
+        assert getattr(c, name) == getattr(paper, name)
+
+
+def test_learning_rates_rise_then_fall():
+    config = HiFAConfig(num_inference_steps=100, lr_warmup=0.1, lr_end=0.25)
+    shares = [config.learning_rate_share(step) for step in range(101)]
+    assert shares[0] == pytest.approx(0.1) and shares[4] == pytest.approx(0.5 * 0.25**0.04)
+    assert shares[9:] == [
+        HiFAConfig(num_inference_steps=100, lr_end=0.25).learning_rate_share(s) for s in range(9, 101)
+    ]
+    assert {HiFAConfig().learning_rate_share(step) for step in range(0, 10_000, 100)} == {1.0}
+
+
+def test_weight_of_the_disparity_regression_falls_as_the_root():
+    config = HiFAConfig(num_inference_steps=100, lambda_disparity=2.0, disparity_annealing="sqrt")
+    assert [config.disparity_weight(step) for step in (0, 25, 100)] == [2, 1, 0]
+    assert HiFAConfig(num_inference_steps=100, lambda_disparity=2.0).disparity_weight(25) == 2
 
 
 def test_defaults_are_the_papers():

@@ -8,11 +8,13 @@ import PIL.Image
 import pytest
 import torch
 
+from hifa import given_views
 from hifa.cameras import camera_to_world, image_rays
 from hifa.given_views import RING_EXTENT, GivenViews, read_views, ring_cameras
 from hifa.multiview import ViewRing, sheet
 from hifa.rendering.image import render_picture
 from hifa.rendering.rays import RaySampling
+from hifa.toybox import multiview_dataset, world
 
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -34,11 +36,19 @@ def test_sheet_list_array_and_tensor_are_the_same_views():
     images = [image.convert("RGB") for image in shades()]
     first = read_views(images, bound=1.0)
     array = np.stack([np.asarray(image) for image in images])
-    for views in (sheet(images), array, array / 255, torch.from_numpy(array) / 255, tuple(images), first):
+    tensor = torch.from_numpy(array)
+    numbers = (array, array.astype(np.int64), array / 255, tensor, tensor.long(), tensor / 255)
+    for views in (sheet(images), *numbers, tuple(images), first):
         other = read_views(views, bound=1.0)
         assert torch.equal(other.colour, first.colour) and torch.equal(other.mask, first.mask)
         assert other.cameras == first.cameras == ring_cameras(1.0)
     assert len(first) == 16 and first.size == 32 and first.colour[3, 16, 16, 0] == 30
+
+
+def test_the_sheet_of_views_gives_them_back():
+    views = read_views(shades(), bound=1.0)
+    again = read_views(views.sheet(), bound=1.0)
+    assert torch.equal(again.colour, views.colour) and torch.equal(again.mask, views.mask)
 
 
 def test_alpha_is_the_mask_and_colour_is_put_on_white():
@@ -55,6 +65,36 @@ def test_without_alpha_what_is_not_white_is_the_object_highlights_included():
     mask = read_views([image] * 16, bound=1.0).mask[0]
     assert mask[16, 16] == 255 and mask[0, 0] == 0
     assert torch.equal(mask, read_views([disc()] * 16, bound=1.0).mask[0])
+
+
+def ring_of_red(level: int, inner: float) -> PIL.Image.Image:
+    """A red disc on white of 77 pixels across, with another of radius `inner` and a gray level in its middle."""
+    image = np.asarray(disc(128, alpha=False)).copy()
+    image[np.asarray(disc(128, radius=inner).getchannel("A")) > 0] = level
+    return PIL.Image.fromarray(image)
+
+
+@pytest.mark.parametrize(
+    "level, inner, hole",
+    [
+        (255, 0.12, True),  # a donut, 16 % of the disc
+        (252, 0.12, True),  # the background of a hallucinated donut
+        (249, 0.12, False),  # a label: white, but not as white as the background
+        (255, 0.025, False),  # a highlight, 0.7 %
+        (255, 0.04, True),  # 1.8 %
+    ],
+)
+def test_a_large_region_of_pure_background_in_an_object_is_a_hole(level, inner, hole):
+    mask = read_views([ring_of_red(level, inner)] * 16, bound=1.0).mask[0]
+    assert (mask[64, 64] == 0) == hole and mask[64, 64 + 20] == 255 and mask[0, 0] == 0
+
+
+def test_the_handle_of_a_mug_is_open_in_its_views():
+    camera = multiview_dataset.ring_from(270.0)[0]
+    seen = multiview_dataset.look(world.make_scene("mug", "red").shape, camera, 128)
+    views = read_views(np.stack([seen.colour] * 16), bound=1.0)
+    ours, truth = views.mask[0].numpy() > 127, seen.mask > 0.5
+    assert (ours & truth).sum() / (ours | truth).sum() > 0.95, "0.92 with the handle filled"
 
 
 def test_large_views_are_reduced_by_the_mean():
@@ -100,6 +140,14 @@ def test_sampled_pixels_are_rays_through_their_centres():
     torch.testing.assert_close(batch.mask, views.mask.view(-1)[nearest].float() / 255)
 
 
+def test_poses_are_made_once(monkeypatch):
+    views = read_views(shades(), bound=1.0)
+    first = views.sample(50, torch.Generator().manual_seed(0))
+    monkeypatch.setattr(given_views, "camera_to_world", None)  # any use fails
+    again = views.sample(50, torch.Generator().manual_seed(0))
+    assert torch.equal(first.rays.directions, again.rays.directions)
+
+
 def test_the_generator_decides_what_is_sampled():
     views = read_views(shades(), bound=1.0)
     first, again, other = (views.sample(50, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
@@ -125,6 +173,10 @@ def test_tensors_and_back():
         ("sheet.png", TypeError, "got str"),
         ([1, 2], TypeError, "got list"),
         (np.zeros((16, 8, 8)), TypeError, r"got ndarray\[16, 8, 8\]"),
+        (np.zeros((16, 8, 8, 3), bool), TypeError, "got bool"),
+        (np.full((16, 8, 8, 3), np.nan), ValueError, r"in \[0, 1\], got values from nan"),
+        (np.full((16, 8, 8, 3), 200.0), ValueError, "got values from 0 to 200"),
+        (np.full((16, 8, 8, 3), 256), ValueError, r"whole numbers in \[0, 255\], got values from 0 to 256"),
     ],
 )
 def test_bad_views_are_refused(views, error, words):
@@ -137,3 +189,19 @@ def test_other_cameras_than_the_ring():
     assert read_views(shades(8), bound=1.0, cameras=cameras).cameras == cameras
     with pytest.raises(ValueError, match="views must be 8"):
         read_views(shades(16), bound=1.0, cameras=cameras)
+
+
+def test_pairs_are_neighbours_in_one_view():
+    size, cameras = 4, ring_cameras(1.0)[:2]
+    colour = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    colour[..., 0] = torch.arange(2)[:, None, None]
+    colour[..., 1] = torch.arange(size)[:, None]
+    colour[..., 2] = torch.arange(size)
+    views = GivenViews(colour, torch.full((2, size, size), 255, dtype=torch.uint8), cameras)
+    batch = views.sample_pairs(500, torch.Generator().manual_seed(0))
+    here, there = (batch.colour * 255).round().chunk(2)
+    steps = (there - here).abs()
+    assert (steps[:, 0] == 0).all() and (steps[:, 1:].sum(1) == 1).all()
+    assert {tuple(step) for step in steps.tolist()} == {(0, 1, 0), (0, 0, 1)}
+    directions = batch.rays.directions.chunk(2)
+    assert (directions[0] * directions[1]).sum(-1).min() > 0.95, "rays of neighbours"

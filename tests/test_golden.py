@@ -8,8 +8,9 @@ import torch
 from diffusers import DDIMScheduler
 from torch.nn import functional as F
 
-from hifa.losses import sds_plus_loss, z_variance_loss
-from hifa.priors.latent_diffusion import add_noise, denoise
+from hifa.losses import monotonicity_loss, sds_plus_loss, z_variance_loss
+from hifa.priors.denoising import add_noise, denoise
+from hifa.priors.guidance import perp_neg_weights
 from hifa.rendering.sampling import importance_samples
 from hifa.rendering.volume import depth_moments
 from hifa.schedule import annealed_timestep
@@ -87,3 +88,13 @@ def test_sds_plus(case):
     assert calls == GOLDEN[f"sds_{case}_calls"].tolist()
     assert loss.item() == pytest.approx(float(GOLDEN[f"sds_{case}_loss"]), rel=1e-5)
     torch.testing.assert_close(x.grad, golden(f"sds_{case}_grad"), rtol=1e-5, atol=1e-5 * x.grad.abs().max().item())
+
+
+def test_monotonicity():
+    torch.testing.assert_close(monotonicity_loss(golden("mono_pdf")), golden("mono_loss"), rtol=1e-5, atol=0)
+
+
+def test_perp_neg_weights():
+    """The weight of the mixed prompt is always 1."""
+    ours = [(1.0, *perp_neg_weights(float(azimuth))) for azimuth in GOLDEN["perpneg_azimuth"]]
+    torch.testing.assert_close(torch.tensor(ours), golden("perpneg_weights").float(), rtol=1e-5, atol=1e-7)

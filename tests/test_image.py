@@ -1,11 +1,13 @@
 """Whole images: deferred backpropagation gives the gradients of one pass; pictures of a ball of known shape."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from hifa.cameras import Camera, camera_to_world, image_rays
 from hifa.field import RadianceField
-from hifa.losses import opacity_entropy_loss, z_variance_loss
+from hifa.losses import monotonicity_loss, opacity_entropy_loss, z_entropy_loss, z_variance_loss
 from hifa.rendering.density_grid import DensityGrid
 from hifa.rendering.image import backpropagate, render_picture
 from hifa.rendering.rays import RaySampling, render_rays
@@ -104,6 +106,45 @@ def test_chunks_that_see_only_a_flat_background_are_fine():
     _, actual = gradients(field, sampling, 10, background=flat, radius=9)
     table = "grid.table"
     torch.testing.assert_close(actual[table], expected[table], rtol=1e-4, atol=1e-5 * expected[table].abs().max())
+
+
+@pytest.mark.parametrize("mode", ["two passes", "density grid"])
+def test_density_along_rays_is_kept_on_demand_and_has_the_same_gradient_in_chunks(mode):
+    field = small_field()
+    sampling = sampling_of(mode, field)
+    rays = image_rays(camera_to_world(Camera(30, 20)), 50.0, SIZE)
+    assert render_rays(field, rays, sampling).density.shape == (100, 0)
+    sampling = replace(sampling, keep_density=True)
+    density = render_rays(field, rays, sampling).density
+    assert density.shape == (100, 8 if sampling.grid else 24) and (density >= 0).all() and density.any()
+
+    def loss(seen):
+        return monotonicity_loss(seen.density)
+
+    (expected, grads), (value, chunked) = (gradients(field, sampling, chunk, loss) for chunk in (100, 30))
+    table = "grid.table"
+    assert value == pytest.approx(expected.item(), rel=1e-5) and grads[table].abs().max() > 0
+    torch.testing.assert_close(chunked[table], grads[table], rtol=1e-4, atol=1e-5 * grads[table].abs().max())
+
+
+@pytest.mark.parametrize("mode", ["two passes", "density grid"])
+def test_entropy_along_rays_is_there_on_demand_and_has_the_same_gradient_in_chunks(mode):
+    field = small_field()
+    sampling = sampling_of(mode, field)
+    rays = image_rays(camera_to_world(Camera(30, 20)), 50.0, SIZE)
+    assert not render_rays(field, rays, sampling).z_entropy.any()
+    sampling = replace(sampling, keep_entropy=True)
+    seen = render_rays(field, rays, sampling)
+    assert seen.z_entropy.shape == (100,) and seen.z_entropy[seen.opacity > 0.5].all()
+    assert not seen.z_entropy[seen.opacity == 0].any() and torch.isfinite(seen.z_entropy).all()
+
+    def loss(seen):
+        return z_entropy_loss(seen.z_entropy, seen.opacity)
+
+    (expected, grads), (value, chunked) = (gradients(field, sampling, chunk, loss) for chunk in (100, 30))
+    table = "grid.table"
+    assert value == pytest.approx(expected.item(), rel=1e-5) and grads[table].abs().max() > 0
+    torch.testing.assert_close(chunked[table], grads[table], rtol=1e-4, atol=1e-5 * grads[table].abs().max())
 
 
 @pytest.mark.parametrize("chunk", [100, 30])

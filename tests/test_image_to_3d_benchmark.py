@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 
 from benchmarks import image_to_3d
-from hifa import HiFAConfig
+from hifa import HiFAConfig, reconstruction
 from hifa.given_views import read_views
+from hifa.rendering.image import backpropagate
 
 from .test_given_views import shades
 
@@ -70,3 +72,28 @@ def test_reconstruction_is_timed_beside_bare_rendering():
     )  # fmt: skip
     run, seconds, bare = image_to_3d.reconstruct(views, config, clock_rendering=True)
     assert run.finished and 0 < bare and 0 < seconds
+    times = image_to_3d.times(seconds, bare)
+    assert times["ratio"] == pytest.approx(seconds / bare, abs=0.01) and set(times) == {
+        "seconds", "render_seconds", "ratio"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", [HiFAConfig.reconstruction, HiFAConfig.hallucinated])
+def test_the_rays_of_a_step_are_the_ones_that_are_timed(monkeypatch, preset):
+    """Before the step or after it, with its offsets and neighbours."""
+    config = preset(
+        num_inference_steps=20, given_rays=16, n_coarse=8, n_fine=6, density_grid=8, levels=2, log2_entries=6,
+        finest_resolution=16, hidden_dim=8,
+    )  # fmt: skip
+    drawn = []
+
+    def watched(field, rays, *rest, offsets=None, **options):
+        drawn.append((rays.directions, offsets))
+        return backpropagate(field, rays, *rest, offsets=offsets, **options)
+
+    monkeypatch.setattr(image_to_3d, "backpropagate", watched)
+    monkeypatch.setattr(reconstruction, "backpropagate", watched)
+    image_to_3d.reconstruct(read_views(shades(), 1.0), config, clock_rendering=True)
+    assert len(drawn) == 20 + 2
+    for first in (5, 16):  # before step 5, and after step 15, which is the seventeenth batch
+        assert all(torch.equal(one, other) for one, other in zip(drawn[first], drawn[first + 1], strict=True))

@@ -5,15 +5,9 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch.nn import functional as F
 
-from hifa.priors.latent_diffusion import (
-    Guidance,
-    LatentDiffusionPrior,
-    add_noise,
-    denoise,
-    denoising_timesteps,
-    rescale_guidance,
-    to_epsilon,
-)
+from hifa.priors.denoising import add_noise, denoise, denoising_timesteps, to_epsilon
+from hifa.priors.guidance import classifier_free, guided_output, rescale_guidance
+from hifa.priors.latent_diffusion import LatentDiffusionPrior
 
 
 SCHEDULE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
@@ -182,7 +176,7 @@ def prior(parts):
     return LatentDiffusionPrior(*parts)
 
 
-EMBEDS = randn(7, (2, 24, 16))
+EMBEDS = randn(7, (3, 24, 16))
 
 
 def test_encode_is_the_scaled_mean_and_has_a_gradient(parts, prior):
@@ -216,13 +210,15 @@ def test_estimate_is_the_sampler_of_diffusers(parts, prior, scale, rescale):
         noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(5))
         expected = scheduler.add_noise(z, noise, torch.tensor([t]))
         for step in timesteps:
-            negative, positive = unet(torch.cat([expected] * 2), step, encoder_hidden_states=EMBEDS).sample.chunk(2)
+            negative, positive = unet(
+                torch.cat([expected] * 2), step, encoder_hidden_states=EMBEDS[[0, 2]]
+            ).sample.chunk(2)
             output = negative + scale * (positive - negative)
             if rescale:
                 output = output * (rescale * positive.std() / output.std() + 1 - rescale)
             expected = scheduler.step(output, step, expected, eta=0.0).prev_sample
     generator = torch.Generator().manual_seed(5)
-    actual = prior.estimate(z, t, EMBEDS, Guidance(scale, rescale, stride=0.25, eta=0.0), generator)
+    actual = prior.estimate(z, t, classifier_free(EMBEDS, 0, scale, 1.0, rescale), 0.25, 0.0, generator)
     torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3)
 
 
@@ -233,17 +229,17 @@ def test_single_step_estimate_is_the_schedulers_prediction(parts, prior):
     noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(5))
     z_t = scheduler.add_noise(z, noise, torch.tensor([t]))
     with torch.no_grad():
-        output = unet(z_t, t, encoder_hidden_states=EMBEDS[1:]).sample
+        output = unet(z_t, t, encoder_hidden_states=EMBEDS[2:]).sample
     expected = scheduler.step(output, t, z_t).pred_original_sample
     generator = torch.Generator().manual_seed(5)
-    actual = prior.estimate(z, t, EMBEDS, Guidance(1.0, 0.0, stride=1.0, eta=0.0), generator)
+    actual = prior.estimate(z, t, classifier_free(EMBEDS, 0, 1.0, 1.0, 0.0), 1.0, 0.0, generator)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_estimate_is_a_function_of_its_generator(prior):
-    guidance, before = Guidance(5.0, 0.5, stride=0.3, eta=1.0), torch.get_rng_state()
+    guidance, before = classifier_free(EMBEDS, 0, 5.0, 2.0, 0.5), torch.get_rng_state()
     first, again, other = (
-        prior.estimate(randn(0), 900, EMBEDS, guidance, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+        prior.estimate(randn(0), 900, guidance, 0.3, 1.0, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
     )
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first, again) and not torch.equal(first, other)
@@ -251,19 +247,42 @@ def test_estimate_is_a_function_of_its_generator(prior):
 
 def test_the_estimate_carries_no_graph(prior):
     z = randn(0).requires_grad_()
-    estimate = prior.estimate(z, 500, EMBEDS, Guidance(5.0, 0.0, 1.0, 0.0), torch.Generator())
+    estimate = prior.estimate(z, 500, classifier_free(EMBEDS, 0, 5.0, 1.0, 0.0), 1.0, 0.0, torch.Generator())
     assert not estimate.requires_grad
 
 
+def test_view_guidance_by_hand(prior, parts):
+    """One step at t = 700 with s = 5 and k = 3: three calls of the UNet, combined outside of the code under test."""
+    _, unet, scheduler = parts
+    z, t = randn(0), 700
+    z_t = scheduler.add_noise(z, torch.randn(SHAPE, generator=torch.Generator().manual_seed(5)), torch.tensor([t]))
+    with torch.no_grad():
+        negative, plain, view = (unet(z_t, t, encoder_hidden_states=EMBEDS[[i]]).sample for i in range(3))
+    expected = scheduler.step(negative + 5 * (plain - negative) + 15 * (view - plain), t, z_t).pred_original_sample
+    generator = torch.Generator().manual_seed(5)
+    actual = prior.estimate(z, t, classifier_free(EMBEDS, 0, 5.0, 3.0, 0.0), 1.0, 0.0, generator)
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_guided_output_is_ordinary_guidance_for_k_1_and_continuous_there():
+    negative, plain, view = (randn(seed) for seed in range(3))
+    ordinary = guided_output(negative, plain, view, 7.5, 1.0)
+    torch.testing.assert_close(ordinary, negative + 7.5 * (view - negative))
+    torch.testing.assert_close(guided_output(negative, plain, view, 7.5, 1.0 + 1e-6), ordinary, rtol=1e-4, atol=1e-4)
+    # A picture that the words of the view do not change gives them nothing to pull at.
+    torch.testing.assert_close(
+        guided_output(negative, plain, plain, 7.5, 9.0), negative + 7.5 * (plain - negative), rtol=1e-5, atol=1e-5
+    )
+
+
 def test_both_prompts_matter_with_guidance_and_one_without(prior):
-    guided, plain = Guidance(5.0, 0.0, 1.0, 0.0), Guidance(1.0, 0.0, 1.0, 0.0)
+    def estimate(embeds, scale):
+        guidance = classifier_free(embeds, 0, scale, 1.0, 0.0)
+        return prior.estimate(randn(0), 700, guidance, 1.0, 0.0, torch.Generator().manual_seed(0))
 
-    def estimate(embeds, guidance):
-        return prior.estimate(randn(0), 700, embeds, guidance, torch.Generator().manual_seed(0))
-
-    other = torch.stack([randn(8, (24, 16)), EMBEDS[1]])  # another negative prompt
-    assert not torch.equal(estimate(EMBEDS, guided), estimate(other, guided))
-    assert torch.equal(estimate(EMBEDS, plain), estimate(other, plain))
+    other = torch.stack([randn(8, (24, 16)), *EMBEDS[1:]])  # another negative prompt
+    assert not torch.equal(estimate(EMBEDS, 5.0), estimate(other, 5.0))
+    assert torch.equal(estimate(EMBEDS, 1.0), estimate(other, 1.0))
 
 
 def test_the_folder_is_an_ordinary_stable_diffusion(tiny_prior):

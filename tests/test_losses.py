@@ -10,9 +10,12 @@ from hifa.losses import (
     image_reconstruction_loss,
     latent_reconstruction_loss,
     mask_loss,
+    monotonicity_loss,
     opacity_entropy_loss,
     opacity_loss,
     sds_plus_loss,
+    total_variation_loss,
+    z_entropy_loss,
     z_variance_loss,
 )
 
@@ -104,6 +107,25 @@ def test_entropy_pushes_away_from_one_half():
     assert opacity.grad[0] > 0 > opacity.grad[1], "descending makes 0.3 smaller and 0.7 larger"
 
 
+def test_monotonicity_by_hand():
+    one_peak = torch.tensor([[0.0, 1.0, 3.0, 2.0, 0.5]])
+    assert monotonicity_loss(one_peak) == 0
+    # Falls by 1 before the peak of 4, rises by 2 behind it; six steps with those to the zeros at the ends.
+    two = torch.tensor([[2.0, 1.0, 4.0, 0.0, 2.0]], requires_grad=True)
+    loss = monotonicity_loss(two)
+    assert loss.item() == pytest.approx(3 / 6)
+    loss.backward()
+    torch.testing.assert_close(two.grad, torch.tensor([[1.0, -1.0, 0.0, -1.0, 1.0]]) / 6)
+
+
+def test_z_entropy_loss_by_hand():
+    entropy, opacity = torch.tensor([-2.0, 3.0], requires_grad=True), torch.tensor([1.0, 0.5], requires_grad=True)
+    loss = z_entropy_loss(entropy, opacity)
+    loss.backward()
+    assert loss.item() == pytest.approx((-2 + 1.5) / 2)
+    assert entropy.grad.tolist() == [0.5, 0.25] and opacity.grad is None, "opacity only weights"
+
+
 def test_image_reconstruction_by_hand():
     x = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.5]], requires_grad=True)
     x_view = torch.tensor([[0.0, 0.0, 0.0], [0.5, 0.5, 0.2]])
@@ -168,3 +190,19 @@ def test_disparity_of_flat_and_empty_reliefs_is_finite():
     loss.backward()
     assert loss.item() == pytest.approx(0.5) and torch.isfinite(flat.grad).all()
     assert disparity_loss(relief(), relief(1), torch.zeros(200)).item() == 0
+
+
+def test_total_variation_by_hand():
+    """Two pairs: one inside of the object that differs by 0.3 in one channel, one across its edge."""
+    x = torch.tensor([[0.5, 0.5, 0.5], [1.0, 1.0, 1.0], [0.2, 0.5, 0.5], [0.0, 0.0, 0.0]])
+    mask = torch.tensor([1.0, 1.0, 1.0, 0.0])
+    assert total_variation_loss(x, mask).item() == pytest.approx((0.3 / 3 + 0) / 2)
+
+
+def test_total_variation_costs_the_same_sharp_or_soft():
+    sharp, soft = torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.tensor([0.0, 1 / 3, 2 / 3, 1.0])
+    values = [
+        total_variation_loss(torch.cat([row[:-1], row[1:]])[:, None].expand(-1, 3), torch.ones(6)).item()
+        for row in (sharp, soft)
+    ]
+    assert values[0] == pytest.approx(values[1])

@@ -8,8 +8,8 @@ import pytest
 import torch
 import trimesh
 
+from hifa.atomic import atomically
 from hifa.export import EmptyFieldError, bake_texture, export_mesh, extract_mesh, write_mesh, write_ply
-from hifa.export.files import atomically
 from hifa.export.grid import density_grid
 from hifa.export.mesh import seen_colour
 from hifa.toybox import shapes, world

@@ -71,6 +71,14 @@ def test_plain_white_background_is_keyed_out_but_white_inside_stays():
     assert prepared.image.getpixel((12 + 2 * 7, 22 + 2 * 4))[3] == 255
 
 
+@pytest.mark.parametrize("alpha", [254, 0])
+def test_a_pixel_that_is_not_opaque_makes_no_cut_out(alpha):
+    image = on_white().convert("RGBA")
+    image.putpixel((0, 0), (*WHITE, alpha))
+    prepared = prepare_picture(image, size=64, object_size=40)
+    assert prepared.background == "white" and extent(prepared) == (12, 22, 52, 42)
+
+
 def test_other_backgrounds_need_rembg(monkeypatch):
     image = photo(behind=(30, 90, 40, 255)).convert("RGB")
     monkeypatch.setitem(sys.modules, "rembg", None)  # as if it were not installed
@@ -110,8 +118,10 @@ def test_palette_and_single_colour_transparency():
     assert extent(prepare_picture(keyed, 64, 40)) == (12, 22, 52, 42)
 
 
-@pytest.mark.parametrize("dtype, white, grey", [(np.uint16, 65535, 32896), (np.int32, 65535, 32896),
-                                                (np.float32, 1.0, 0.502), (np.float32, 255.0, 128.0)])  # fmt: skip
+@pytest.mark.parametrize("dtype, white, grey", [
+    (np.uint16, 65535, 32896), (np.int32, 65535, 32896), (np.int32, 255, 128), (np.float32, 1.0, 0.502),
+    (np.float32, 255.0, 128.0),
+])  # fmt: skip
 def test_more_than_eight_bits(dtype, white, grey):
     values = np.full((40, 40), white, dtype)
     values[5:15, 10:30] = grey
@@ -206,3 +216,16 @@ def test_pictures_without_an_object_are_refused(image, words):
 def test_object_size_must_fit():
     with pytest.raises(ValueError, match="object_size must be from 1 to 64 pixels, got 65"):
         prepare_picture(photo(), 64, 65)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_pictures_come_in_the_usual_formats(tmp_path, kind):
+    on_white(size=(64, 64)).save(tmp_path / "picture", kind)
+    assert open_picture(tmp_path / "picture").size == (64, 64)
+
+
+@pytest.mark.parametrize("kind", ["PPM", "PCX", "TGA", "SGI", "ICO", "EPS"])
+def test_no_other_decoder_is_reached_whatever_the_file_is_called(tmp_path, kind):
+    on_white(size=(64, 64)).save(tmp_path / "picture.png", kind)
+    with pytest.raises(PictureError, match="Give a PNG or JPEG"):
+        open_picture(tmp_path / "picture.png")

@@ -1,13 +1,19 @@
 """HiFAPipeline on tiny random Stable Diffusion folders: diffusers' conventions, determinism, errors."""
 
+import os
+import signal
+
 import numpy as np
 import PIL.Image
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from hifa import HiFAConfig, HiFAPipeline
+from hifa import HiFAConfig, HiFAPipeline, HiFARun
 from hifa.cameras import VIEWS
+from hifa.interrupt import Interrupted
+from hifa.optimisation import draw_camera
+from hifa.saved import RunError, is_saved_in
 
 
 TINY = HiFAConfig.fast(
@@ -40,6 +46,15 @@ def test_loads_a_stock_folder_that_diffusers_wrote(tiny_prior):
     for name in ("vae", "unet", "text_encoder"):
         theirs = getattr(stock, name).state_dict()
         assert all(torch.equal(theirs[key], value) for key, value in getattr(ours, name).state_dict().items())
+
+
+def test_a_text_encoder_of_another_model_is_refused_at_load(tiny_prior, tmp_path):
+    stock = StableDiffusionPipeline.from_pretrained(tiny_prior)
+    config = dict(stock.unet.config) | {"cross_attention_dim": 24}
+    stock.unet = type(stock.unet).from_config(config)
+    stock.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="reads text embeddings of 24 numbers, but the text encoder writes 16"):
+        HiFAPipeline.from_pretrained(tmp_path)
 
 
 def test_save_and_load(pipe, tmp_path):
@@ -129,6 +144,73 @@ def test_callback_sees_every_step_and_can_interrupt(pipe):
         pipe("a red ball", callback_on_step_end_tensor_inputs=["latents"])
 
 
+def test_an_interrupt_ends_a_list_of_prompts(pipe):
+    def callback(pipeline, step, timestep, tensors):
+        pipeline._interrupt = pipeline.current_run.prompt == "a blue cube"
+        return tensors
+
+    prompts = ["a red ball", "a blue cube", "a green duck"]
+    output = pipe(prompts, config=TINY, callback_on_step_end=callback, num_frames=1)
+    assert [(run.prompt, run.step) for run in output.runs] == [("a red ball", 3), ("a blue cube", 1)]
+    assert len(output.images) == len(output.assets) == 2
+
+
+def test_a_run_is_saved_while_it_goes_on(pipe, tmp_path):
+    saved = []
+
+    def callback(pipeline, step, timestep, tensors):
+        saved.append(HiFARun.load(tmp_path / "run").step if is_saved_in(tmp_path / "run") else 0)
+        return tensors
+
+    inputs = {"config": TINY, "num_frames": 1, "save_dir": tmp_path / "run", "save_every": 2}
+    pipe("a red ball", **inputs, callback_on_step_end=callback)
+    assert saved == [0, 2, 2] and HiFARun.load(tmp_path / "run").step == 3
+    pipe(["a red ball", "a blue cube"], **inputs | {"save_dir": tmp_path / "runs"})
+    prompts = [HiFARun.load(tmp_path / "runs" / name).prompt for name in ("0000-a-red-ball", "0001-a-blue-cube")]
+    assert prompts == ["a red ball", "a blue cube"]
+
+
+def test_an_error_in_a_run_loses_nothing(pipe, tmp_path):
+    def callback(pipeline, step, timestep, tensors):
+        if step == 1:
+            raise RuntimeError("no")
+        return tensors
+
+    inputs = {"config": TINY, "generator": generator(), "num_frames": 1, "save_dir": tmp_path}
+    with pytest.raises(RuntimeError, match="no"):
+        pipe("a red ball", **inputs, callback_on_step_end=callback)
+    assert pipe.current_run.step == 2
+    run = HiFARun.load(tmp_path)
+    assert run.step == 2
+    list(pipe.advance(run))
+    parameters = torch.cat([p.detach().flatten() for p in run.radiance_field.parameters()])
+    assert torch.equal(parameters, final_parameters(pipe))
+    pipe.start("a red ball", config=TINY).save(tmp_path)
+    with pytest.raises(RunError, match="holds an unfinished run .0 of 3 steps."):
+        pipe("a red ball", **inputs)
+
+
+def test_ctrl_c_waits_for_the_step_and_the_second_one_does_not(pipe, interruptible, tmp_path, monkeypatch):
+    def press(step):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    run = pipe.start("a red ball", config=TINY)
+    with pytest.raises(Interrupted):
+        pipe.run_to_end(run, tmp_path, on_step=press)
+    assert HiFARun.load(tmp_path).step == 1
+
+    def press_twice(*_, **__):
+        press(None)
+        press(None)
+        raise AssertionError("went on after the second Ctrl-C")
+
+    monkeypatch.setattr("hifa.runner.optimisation_step", press_twice)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        pipe.run_to_end(run, tmp_path)
+    assert caught.type is KeyboardInterrupt and HiFARun.load(tmp_path).step == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_streaming_in_parts_equals_one_go(pipe):
     run = pipe.start("a red ball", config=TINY, generator=generator())
     steps = [s.step for s in pipe.advance(run, steps=2)] + [s.step for s in pipe.advance(run)]
@@ -150,11 +232,27 @@ def test_losses_are_reported_with_their_sum(pipe):
     assert losses["loss"] == pytest.approx(sum(losses.values()) - losses["loss"], rel=1e-5)
 
 
-def test_prompt_embeddings_are_negative_then_views(pipe):
+def test_prompt_embeddings_are_negative_plain_then_views(pipe):
     embeds = pipe.encode_prompt("a red ball", "a blue cube")
-    assert embeds.shape[0] == 1 + len(VIEWS)
-    torch.testing.assert_close(embeds[0], pipe.encode_prompt("a green duck", "a blue cube")[0])
-    assert not torch.allclose(embeds[1], embeds[3])
+    assert embeds.shape[0] == 2 + len(VIEWS)
+    texts = ["a blue cube", "a red ball", *(f"a red ball, {view}" for view in VIEWS)]
+    for embed, text in zip(embeds, texts, strict=True):
+        torch.testing.assert_close(embed, pipe.encode_prompt("a green duck", text)[0])
+
+
+def test_front_and_back_come_first(pipe):
+    run = pipe.start("a red duck", seed=0, num_inference_steps=40, front_back_end=0.5)
+    views = []
+    for run.step in range(40):
+        views.append(VIEWS[draw_camera(run).view])
+    assert {"front view", "back view"} <= set(views[:20]) and "side view" not in views[:20]
+    assert {"front view", "back view", "side view"} <= set(views[20:])
+
+
+def test_view_guidance_changes_a_run(pipe):
+    runs = [pipe.start("a red duck", seed=0, num_inference_steps=2, view_guidance=k) for k in (1.0, 1.0, 3.0)]
+    losses = [list(pipe.advance(run))[-1].losses["sds"] for run in runs]
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_half_precision_prior(pipe, tiny_prior):
@@ -179,12 +277,17 @@ def test_model_offload_hooks(tiny_prior):
         ({"prompt": "   "}, ValueError, "prompt is empty"),
         ({"prompt": 3}, TypeError, "3"),
         ({"prompt": "a red zebra"}, ValueError, "'zebra'"),
+        ({"prompt": "a photo of"}, ValueError, "'a photo of' names no object"),
         ({"prompt": "a red ball", "negative_prompt": "ugly"}, ValueError, "'ugly'"),
-        ({"prompt": "a red ball on " * 20 + "a cube"}, ValueError, "tokens"),
+        ({"prompt": "a red ball", "negative_prompt": "a toy " * 20}, ValueError, "negative prompt takes 42 tokens"),
+        ({"prompt": "a red ball on " * 20 + "a cube"}, ValueError, "prompt with its view takes"),
         ({"prompt": "a red ball", "num_inference_steps": 0}, ValueError, "num_inference_steps"),
         ({"prompt": "a red ball", "guidance_scale": float("nan")}, ValueError, "guidance_scale"),
         ({"prompt": "a red ball", "output_type": "gif"}, ValueError, "gif"),
         ({"prompt": "a red ball", "annealing": "cubed"}, ValueError, "cubed"),
+        ({"prompt": "a red ball", "prompt_embeds": torch.zeros(6, 24, 8)}, ValueError, r"\(6, tokens, 16\).*24, 8"),
+        ({"prompt": "a red ball", "save_every": 0}, ValueError, "save_every must be at least 1 step, got 0"),
+        ({"prompt": "a red ball", "prompt_embeds": torch.zeros(24, 16)}, ValueError, r"got \(24, 16\)"),
     ],
 )
 def test_bad_input_is_refused_before_work(pipe, arguments, error, words):

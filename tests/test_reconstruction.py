@@ -1,18 +1,27 @@
 """Reconstruction and image-guided hallucination: what guides when, exact resume, and a shape that is found."""
 
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from hifa import HiFAConfig, HiFAPipeline, HiFARun
-from hifa.given_views import read_views, ring_cameras
-from hifa.optimisation import optimisation_step
+from hifa.given_views import RING_EXTENT, read_views, ring_cameras
+from hifa.hallucination import EMBEDDED_NOTE, Photo
+from hifa.multiview import SyncDreamerPipeline, best_of_seeds
+from hifa.multiview.architecture import build_scheduler, build_volume
+from hifa.multiview.input_image import prepare_image
+from hifa.multiview.selection import ELEVATIONS_DEG
+from hifa.optimisation import draw_camera, optimisation_step
+from hifa.pictures import PreparedPicture
 from hifa.rendering.image import render_picture
 from hifa.rendering.rays import RaySampling
-from hifa.run import FILE, RunError
+from hifa.saved import FILE, RunError
 
-from .syncdreamer_models import tiny_pipeline
+from .syncdreamer_models import TINY as TINY_MODEL
+from .syncdreamer_models import tiny_models, tiny_pipeline
 from .test_given_views import disc, shades
 from .test_pipeline import TINY as TINY_TEXT
 from .test_pipeline import generator
@@ -22,6 +31,7 @@ from .test_run import finish, state
 TINY = replace(TINY_TEXT, given_rays=128, num_inference_steps=4)
 GUIDED = replace(TINY, image_guidance_end=0.5)
 VIEWS = shades()
+AT_64 = {"render_size": 64, "start_render_size": 64, "growth_end": 0.0, "guidance_scale": 20.0}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +89,7 @@ def test_image_losses_fade(pipe):
     """At half of the guided part of the run the terms on given views weigh half; regularisers are not faded."""
     full, half = start(pipe, config=TINY), start(pipe, config=GUIDED)
     full.step = half.step = 1
-    first, second = (optimisation_step(run, _prior(pipe), pipe.image_size).losses for run in (full, half))
+    first, second = (optimisation_step(run, _prior(pipe)).losses for run in (full, half))
     assert second["given_image"] == pytest.approx(first["given_image"] / 2, rel=1e-5)
     assert second["given_mask"] == pytest.approx(first["given_mask"] / 2, rel=1e-5)
     assert second["given_z_variance"] == pytest.approx(first["given_z_variance"], rel=1e-5)
@@ -113,7 +123,9 @@ def test_after_image_guidance_the_views_are_not_even_read(pipe, monkeypatch):
     assert len(list(pipe.advance(run))) == 2
 
 
-@pytest.mark.parametrize("prompt, config", [("a red ball", TINY), ("a red ball", GUIDED), (None, TINY)])
+@pytest.mark.parametrize(
+    "prompt, config", [("a red ball", TINY), ("a red ball", GUIDED), (None, TINY), ("a zebra", TINY)]
+)
 @pytest.mark.parametrize("stop_after", [0, 1, 3])
 def test_continuing_a_loaded_run_equals_not_stopping(pipe, tmp_path, prompt, config, stop_after):
     config = replace(config, lr_end=0.1)
@@ -156,6 +168,15 @@ def test_latent_reconstruction_adds_its_term(pipe):
     assert before is not None and before.abs().sum() > 0
 
 
+def test_total_variation_adds_its_term_and_fades_with_the_views(pipe):
+    config = replace(TINY, lambda_tv=1.0)
+    full, half = start(pipe, config=config), start(pipe, config=replace(config, image_guidance_end=0.5))
+    full.step = half.step = 1
+    first, second = (optimisation_step(run, _prior(pipe), pipe.image_size).losses for run in (full, half))
+    assert 0 < second["given_tv"] == pytest.approx(first["given_tv"] / 2, rel=1e-5)
+    assert "given_tv" not in next(pipe.advance(start(pipe))).losses
+
+
 def test_from_a_photo_through_a_multi_view_model(pipe):
     sync = tiny_pipeline()
     photo = disc(size=64)
@@ -170,6 +191,82 @@ def test_from_a_photo_through_a_multi_view_model(pipe):
     assert output.runs[0].finished and output.assets[0].prompt == ""
 
 
+def counted(sync, elevations: list) -> None:
+    """Have a multi-view model keep count of the elevations of its calls."""
+    encode = sync.encode_image
+
+    def counting(prepared, elevation_deg, generator):
+        elevations.append(elevation_deg)
+        return encode(prepared, elevation_deg, generator)
+
+    sync.encode_image = counting
+
+
+def test_an_unknown_elevation_is_estimated_and_told(pipe):
+    counted(sync := tiny_pipeline(), elevations := [])
+    inputs = {
+        "views": None,
+        "image": disc(size=64),
+        "multiview": sync,
+        "multiview_settings": {"num_inference_steps": 1},
+    }
+    run = start(pipe, **inputs, view_seeds=3)
+    assert elevations[:6] == list(ELEVATIONS_DEG) and len(elevations) == 8, "two more sheets at the estimate"
+    assert elevations[6] == elevations[7] and f"estimated: {elevations[6]:g} degrees" in run.note
+    assert run.note == run.asset().facts["note"]
+    assert torch.equal(start(pipe, **inputs, view_seeds=3).views.colour, run.views.colour), "the generator decides"
+
+
+def test_of_several_seeds_the_best_sheet_is_used(pipe):
+    counted(sync := tiny_pipeline(), elevations := [])
+    settings = {"num_inference_steps": 1}
+    photo = Photo(disc(size=64), sync, 20, view_seeds=4, settings=settings)
+    made = photo.hallucinate(torch.Generator().manual_seed(0))
+    assert elevations == [20] * 4 and made.elevation_deg == 20 and made.note == ""
+    seeds = torch.randint(2**31 - 1, (4,), generator=torch.Generator().manual_seed(0)).tolist()
+    best, *others = best_of_seeds(sync, photo.picture.image, 20, seeds, **settings)
+    assert torch.equal(made.images, best.images) and best.score > min(other.score for other in others)
+
+
+def test_one_photo_is_hallucinated_once_for_several_prompts_and_shown_back(pipe):
+    counted(sync := tiny_pipeline(), elevations := [])
+    photo = disc(size=64, radius=0.6)
+    output = pipe(
+        ["a red ball", "a blue ball"], image=photo, elevation_deg=20, multiview=sync, config=TINY, num_frames=1,
+        frame_size=8, multiview_settings={"num_inference_steps": 1},
+    )  # fmt: skip
+    assert elevations == [20]
+    assert torch.equal(output.runs[0].views.colour, output.runs[1].views.colour)
+    assert output.picture.image.size == (256, 256) and "touches" in output.picture.warnings[0]
+    assert output.runs[1].note == output.picture.warnings[0]
+    assert pipe("a red ball", config=TINY, num_frames=1, frame_size=8).picture is None
+
+
+def test_a_prepared_picture_is_not_prepared_again():
+    prepared = PreparedPicture(disc(size=64, radius=0.2), "alpha")
+    photo = Photo(prepared, sync := tiny_pipeline(), 20)
+    assert photo.picture is prepared
+    seen = prepare_image(prepared.image, sync.image_size).movedim(0, -1) / 2 + 0.5
+    assert np.array_equal(np.asarray(photo.seen), (seen.numpy() * 255).round().astype(np.uint8))
+
+
+def test_the_embedded_multi_view_model_says_what_it_knows(pipe):
+    photo = Photo(disc(size=64), SyncDreamerPipeline.from_pretrained(), 20)
+    assert photo.hallucinate(generator()).note == EMBEDDED_NOTE
+
+
+def test_views_are_placed_where_the_ring_of_their_model_is(pipe):
+    size = replace(TINY_MODEL.volume, num_views=8, elevation_deg=0.0, radius=2.0, half_extent=0.7)
+    volume = build_volume(replace(TINY_MODEL, volume=size)).eval()
+    sync = SyncDreamerPipeline(**(tiny_models() | {"volume": volume}), scheduler=build_scheduler())
+    settings = {"num_inference_steps": 1}
+    run = start(pipe, views=None, image=disc(size=64), elevation_deg=20, multiview=sync, multiview_settings=settings)
+    assert [camera.azimuth_deg for camera in run.views.cameras] == [45.0 * view for view in range(8)]
+    assert {camera.elevation_deg for camera in run.views.cameras} == {0.0}
+    # Half the side of the object is 1 / 1.2 of the bound, as it is with SyncDreamer's ring.
+    assert run.views.cameras[0].radius == pytest.approx(2.0 / 0.7 / 1.2)
+
+
 def test_views_serve_several_prompts(pipe):
     output = pipe(["a red ball", "a blue ball"], views=VIEWS, config=TINY, num_frames=1, frame_size=8)
     assert [len(run.views) for run in output.runs] == [16, 16]
@@ -182,10 +279,27 @@ def test_views_serve_several_prompts(pipe):
         ({"prompt": "", "views": VIEWS}, ValueError, "prompt is empty"),
         ({"views": VIEWS[:3]}, ValueError, "views must be 16"),
         ({"views": VIEWS, "image": disc()}, ValueError, "either image.*or views, not both"),
-        ({"image": disc(), "elevation_deg": 30}, ValueError, "image needs multiview"),
+        ({"image": disc(), "elevation_deg": 30}, ValueError, "image with this prior needs multiview"),
         ({"image": disc(), "elevation_deg": 30, "multiview": "SyncDreamer"}, TypeError, "got str"),
-        ({"image": disc(), "multiview": "tiny"}, ValueError, "image needs elevation_deg"),
         ({"image": disc(), "multiview": "tiny", "elevation_deg": 120}, ValueError, "elevation_deg .* got 120"),
+        ({"image": disc(), "multiview": "tiny", "view_seeds": 0}, ValueError, "view_seeds .* from 1 to 64, got 0"),
+        ({"image": disc(), "multiview": "tiny", "multiview_settings": {"steps": 2}}, ValueError, "; got steps"),
+        ({"image": disc(), "multiview": "tiny", "multiview_settings": {"eta": 2}}, ValueError, "eta must be .* got 2"),
+        (
+            {"image": disc(), "multiview": "tiny", "multiview_settings": {"crop_size": 99}},
+            ValueError,
+            "to 32 .* got 99",
+        ),
+        (
+            {"prompt": None, "views": VIEWS, "lambda_disparity": 1.0},
+            ValueError,
+            "lambda_disparity=1.0 needs the prior",
+        ),
+        (
+            {"prompt": "a zebra", "views": VIEWS, "lambda_image_latent": 1.0},
+            ValueError,
+            "lambda_image_latent.*'zebra'",
+        ),
         ({"prompt": None, "views": VIEWS, "image_guidance_end": 0.5}, ValueError, "image_guidance_end=0.5"),
         ({"prompt": "a zebra", "views": VIEWS, "image_guidance_end": 0.5}, ValueError, "'zebra'"),
         ({"views": VIEWS, "image_guidance_end": 0.0}, ValueError, "image_guidance_end"),
@@ -201,7 +315,48 @@ def test_bad_input_is_refused_before_work(pipe, inputs, error, words):
 
 
 def test_default_settings_follow_the_views(pipe):
-    assert pipe.default_config(views=True) == HiFAConfig.reconstruction()
+    assert pipe.default_config(views=True, prompt=False) == HiFAConfig.reconstruction()
+    assert pipe.default_config(views=True) == HiFAConfig.guided()
+    assert start(pipe, None, config=None).config == HiFAConfig.reconstruction(finest_resolution=VIEWS[0].width)
+    assert start(pipe, None, config=None, finest_resolution=99).config.finest_resolution == 99
+    assert pipe.default_config(views=True, prompt=False, image=True) == HiFAConfig.hallucinated()
+    made = start(pipe, None, config=None, hallucinated=True, num_inference_steps=1)
+    assert made.config == HiFAConfig.hallucinated(num_inference_steps=1, finest_resolution=VIEWS[0].width)
+    assert HiFAConfig.reconstruction().lambda_tv == 0 < HiFAConfig.hallucinated().lambda_tv
+    assert HiFAConfig.reconstruction(given_size=128).finest_resolution == 128
+    assert start(pipe, config=None, image_guidance_end=0.5).config == HiFAConfig.guided(image_guidance_end=0.5)
+
+
+@pytest.mark.parametrize(
+    "family, alone, beside",
+    [
+        ("toybox", HiFAConfig.fast(), HiFAConfig.guided()),
+        ("large", HiFAConfig.preview(), HiFAConfig.guided_preview()),
+        ("pixels", HiFAConfig.preview(**AT_64), HiFAConfig.guided_preview(**AT_64)),
+    ],
+)
+def test_default_settings_of_every_family(pipe, monkeypatch, family, alone, beside):
+    if family == "large":
+        monkeypatch.setattr(HiFAPipeline, "image_size", 512)
+    if family == "pixels":
+        monkeypatch.setattr(pipe, "vae", None)
+    assert pipe.default_config() == pipe.default_config(image=True) == alone
+    assert pipe.default_config(views=True) == pipe.default_config(views=True, image=True) == beside
+    assert pipe.default_config(views=True, prompt=False) == HiFAConfig.reconstruction()
+    assert pipe.default_config(views=True, prompt=False, image=True) == HiFAConfig.hallucinated()
+
+
+@pytest.mark.parametrize("config", [HiFAConfig.guided(), HiFAConfig.guided_preview()])
+def test_distillation_cameras_see_the_object_as_large_as_the_given_views_do(config):
+    def half_width(camera) -> float:
+        """World units that fit in half a picture, at the distance of the object."""
+        return camera.radius * math.tan(math.radians(camera.fov_deg / 2))
+
+    ring = half_width(ring_cameras(config.bound)[0])
+    run = HiFARun.begin(None, "", replace(config, density_grid=0), 0, None, None, generator(), torch.device("cpu"))
+    seen = [half_width(draw_camera(run)) for _ in range(200)]
+    assert 0.7 * ring < min(seen) and max(seen) < 1.1 * ring
+    assert min(seen) > 0.5 / RING_EXTENT * config.bound, "the object's half side fits in"
 
 
 def test_a_ball_is_found_from_its_views(pipe, analytic_field):

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from hifa import HiFAPipeline, HiFARun
-from hifa.run import FILE, RunError, read_facts
+from hifa.saved import FILE, RunError, read_facts
 from tests.test_pipeline import TINY, generator
 
 

@@ -6,7 +6,7 @@ import torch
 
 from hifa.cameras import Camera, camera_to_world
 from hifa.multiview.cameras import ViewRing
-from hifa.multiview.consistency import consistency, foreground, input_agreement
+from hifa.multiview.consistency import consistency, foregrounds, input_agreement
 from hifa.toybox.render import render
 from hifa.toybox.world import RADIUS, make_scene
 
@@ -86,7 +86,14 @@ def test_highlights_are_not_holes():
     image = torch.ones(1, 8, 8, 3)
     image[0, 2:7, 2:7] = 0.3
     image[0, 4, 4] = 1.0
-    assert foreground(image).sum() == 25
+    assert foregrounds(image).sum() == 25
+
+
+def test_what_is_seen_through_an_object_is_not_part_of_it():
+    image = torch.ones(1, 32, 32, 3)
+    image[0, 4:28, 4:28] = 0.3
+    image[0, 10:22, 10:22] = 1.0
+    assert foregrounds(image).sum() == 24**2 - 12**2
 
 
 def test_a_sheet_has_one_image_a_camera(images):

@@ -1,11 +1,10 @@
 """The published checkpoint's names: all of them are known, and conversion there and back changes nothing."""
 
-import pickle
-
 import pytest
 import torch
 from accelerate import init_empty_weights
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from hifa.multiview.architecture import build_models
@@ -129,8 +128,28 @@ def test_code_in_a_file_is_not_run(tmp_path):
             return (print, ("harm",))
 
     torch.save({"state_dict": {"x": Harm()}}, tmp_path / "harm.ckpt")
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match="harm.ckpt' is damaged or no checkpoint"):
         read_checkpoint(tmp_path / "harm.ckpt")
+
+
+@pytest.mark.parametrize("name", ["cut.ckpt", "text.ckpt", "empty.ckpt", "text.safetensors"])
+def test_damaged_files_are_refused_in_one_way(tmp_path, name):
+    whole = published_file(tmp_path, tiny_models()).read_bytes()
+    content = {"cut": whole[: len(whole) // 2], "text": b"<html>not found</html>", "empty": b""}[name.split(".")[0]]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}' is damaged or no checkpoint"):
+        read_checkpoint(tmp_path / name, TINY)
+
+
+def test_the_same_tensors_as_safetensors(tmp_path):
+    models = tiny_models(seed=3)
+    save_file(
+        {key: tensor.clone().contiguous() for key, tensor in to_published(models).items()},
+        tmp_path / "published.safetensors",
+    )
+    loaded = read_checkpoint(tmp_path / "published.safetensors", TINY)
+    for part, model in models.items():
+        assert all(torch.equal(loaded[part].state_dict()[k], v) for k, v in model.state_dict().items())
 
 
 def test_wrong_files_are_refused(tmp_path):

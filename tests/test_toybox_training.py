@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch import nn
 
@@ -38,7 +38,7 @@ def train_diffusion_in(folder: Path, trained: Path, *steps: int) -> dict[str, to
         train_diffusion.train(
             argparse.Namespace(
                 data=trained / "data", output_dir=folder, init_from=None, export=folder / "prior", export_every=1000,
-                steps=last, batch=2, seed=0,
+                steps=last, batch=2, learning_rate=1e-3, noisy_share=0.5, seed=0,
             )
         )  # fmt: skip
     return load_file(folder / "diffusion.safetensors")
@@ -53,6 +53,23 @@ def test_an_interrupted_training_ends_as_one_in_a_go(trained, tmp_path):
     # The caption reader serves the training only.
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "resumed/prior")
     assert pipe("a red car", num_inference_steps=1, output_type="np").images.shape == (1, 64, 64, 3)
+
+
+def test_latents_of_other_pictures_or_another_autoencoder_are_refused(pictures, trained, tmp_path):
+    vae, cache = AutoencoderKL.from_pretrained(trained / "vae"), tmp_path / "latents.npy"
+    few = dataset.Pictures(pictures.pixels[:6], pictures.labels[:6])
+    latents = train_diffusion.encode_pictures(vae, few, cache)
+    assert (
+        torch.equal(train_diffusion.encode_pictures(vae, few, cache), latents) and len(list(tmp_path.iterdir())) == 1
+    )
+    for other in (
+        dataset.Pictures(few.pixels[:5], few.labels[:5]),
+        dataset.Pictures(few.pixels[::-1].copy(), few.labels),
+    ):
+        with pytest.raises(ValueError, match="is of other pictures or another autoencoder; remove it"):
+            train_diffusion.encode_pictures(vae, other, cache)
+    with pytest.raises(ValueError, match="another autoencoder"):
+        train_diffusion.encode_pictures(train_autoencoder.build_autoencoder(), few, cache)
 
 
 def test_without_an_autoencoder_it_says_how_to_make_one(trained, tmp_path):
@@ -88,7 +105,14 @@ def test_caption_loss_of_a_guess_and_of_nothing_told():
 
 
 def test_timesteps_cover_all_and_prefer_the_noisy_quarter():
-    t = train_diffusion.draw_timesteps(np.random.default_rng(0), 20_000)
+    t = train_diffusion.draw_timesteps(np.random.default_rng(0), 20_000, noisy_share=0.5)
     assert t.min() == 0 and t.max() == 999
     # Half are drawn from there, and a quarter of the other half fall there: .5 + .5 / 4.
     assert abs((t >= 750).double().mean() - 0.625) < 0.01
+
+
+def test_fronts_and_backs_are_drawn_twice_as_often_where_they_differ():
+    kinds, (front, side) = list(world.KINDS), (world.VIEWS.index("front view"), world.VIEWS.index("side view"))
+    rows = [("car", front), ("car", side), ("ball", front)]
+    labels = np.array([(kinds.index(kind), 0, -1, -1, view) for kind, view in rows], np.int16)
+    np.testing.assert_allclose(train_diffusion.drawing_chances(labels), [0.5, 0.25, 0.25])

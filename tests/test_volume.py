@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hifa.rendering.volume import accumulate, depth_moments, disparity, weights_from_density
+from hifa.rendering.volume import accumulate, depth_moments, disparity, weights_from_density, z_entropy
 
 
 def test_weights_by_hand():
@@ -92,6 +92,32 @@ def test_an_empty_ray_has_zero_moments_and_finite_gradients():
     assert depth.tolist() == variance.tolist() == [0, 0]
     (depth.sum() + variance.sum()).backward()
     assert torch.isfinite(weights.grad).all()
+
+
+@pytest.mark.parametrize("n", [1, 4, 50])
+def test_entropy_of_a_uniform_ray_is_the_log_of_its_length_however_it_is_cut(n):
+    lengths = torch.full((1, n), 2.5 / n)
+    assert z_entropy(lengths / 2.5, lengths).item() == pytest.approx(math.log(2.5), abs=1e-5)
+
+
+def test_entropy_by_hand():
+    # Weights 1/2 and 1/4 on cells of length 1/2 and 1/8: shares 2/3 and 1/3, densities 1 and 2.
+    weights, lengths = torch.tensor([[0.5, 0.0, 0.25]]), torch.tensor([[0.5, 1.0, 0.125]])
+    assert z_entropy(weights, lengths).item() == pytest.approx(-math.log(2) / 3, abs=1e-6)
+
+
+def test_entropy_of_empty_rays_and_cells_is_finite():
+    weights = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]], requires_grad=True)
+    entropy = z_entropy(weights, torch.tensor([[0.1, 0.2, 0.0], [0.1, 0.0, 0.3]]))
+    assert entropy[0] == 0 and entropy[1].item() == pytest.approx(-math.log(1e5), rel=1e-5)
+    entropy.sum().backward()
+    assert torch.isfinite(weights.grad).all()
+
+
+def test_gradient_of_the_entropy_is_that_of_finite_differences():
+    generator = torch.Generator().manual_seed(0)
+    weights, lengths = 0.01 + torch.rand(2, 3, 7, generator=generator, dtype=torch.float64)
+    assert torch.autograd.gradcheck(z_entropy, (weights.requires_grad_(), lengths))
 
 
 def test_disparity_by_hand():

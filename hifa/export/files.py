@@ -3,13 +3,10 @@
 All formats use the axes of glTF: +Y up, front +Z, so world (x, y, z) is written as (y, z, x); one unit is one unit.
 """
 
-import contextlib
 import io
 import os
 import re
-import secrets
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +15,7 @@ from PIL import Image
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
+from ..atomic import atomically
 from .grid import Colour, Density
 from .mesh import Mesh, extract_mesh
 from .texture import TexturedMesh, bake_texture
@@ -108,27 +106,6 @@ def write_ply(path: str | os.PathLike, mesh: Mesh) -> Path:
     colours = np.round(mesh.colours * 255).astype(np.uint8)
     ply = trimesh.Trimesh(vertices, mesh.faces, vertex_normals=normals, vertex_colors=colours, process=False)
     return _write(path, ply.export(file_type="ply", vertex_normal=True))
-
-
-@contextlib.contextmanager
-def atomically(path: str | os.PathLike) -> Iterator[Path]:
-    """A path in the same folder to write to. It becomes `path` when the block ends and goes away if the block fails.
-
-    Raises:
-        OSError: If the file cannot be written; the message names `path` and the reason in one line.
-    """
-    path = Path(path)
-    partial = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")  # libraries go by the suffix
-    try:
-        # Tells now, not after the work, and with the name the caller knows.
-        partial.touch()
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        raise OSError(f"Cannot write {path}: {error.strerror or error}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def _write(path: str | os.PathLike, data: bytes) -> Path:

@@ -1,9 +1,11 @@
 """Multi-resolution hash encoding (Mueller et al. 2022, "Instant Neural Graphics Primitives", section 3).
 
-Two implementations of one function: compiled loops for a CPU (`hash_grid_cpu`) and plain torch for every other device.
+Three implementations of one function: compiled loops for a CPU (`hash_grid_cpu`), Triton kernels for CUDA
+(`hash_grid_triton`), and plain torch for every other device, and for CUDA without Triton.
 """
 
 import math
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
@@ -99,4 +101,8 @@ class HashGrid(nn.Module):
         """`(n, 3)` in [0, 1] -> `(n, 2 levels)`. Gradients reach the table, not the points."""
         if points.device.type == "cpu":
             return _EncodeOnCPU.apply(points.detach().contiguous(), self.table, self.resolutions, self.entries)
+        if points.device.type == "cuda" and find_spec("triton"):
+            from .hash_grid_triton import EncodeTriton  # Triton takes a second to import, and a CPU has no use for it
+
+            return EncodeTriton.apply(points, self.table, self.resolutions, self.entries)
         return encode_torch(points, self.table, self.resolutions.tolist(), self.entries)

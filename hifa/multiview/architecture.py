@@ -53,6 +53,7 @@ class Architecture:
         layers_per_block: Of the UNet.
         attention_heads: diffusers' `attention_head_dim`, which in Stable Diffusion's UNet is the number of heads.
         cross_attention_dim: Size of the context.
+        context_hidden_dim: See `ViewConditioner`.
         unet_norm_num_groups: Of the UNet's group norms.
         prediction_type: What the UNet predicts: `"epsilon"` or `"v_prediction"`.
         vae_channels, vae_layers, vae_norm_num_groups: Of the autoencoder, from fine to coarse.
@@ -66,6 +67,7 @@ class Architecture:
     layers_per_block: int = 2
     attention_heads: int = 8
     cross_attention_dim: int = 768
+    context_hidden_dim: int = 0
     unet_norm_num_groups: int = 32
     prediction_type: str = "epsilon"
     vae_channels: tuple[int, ...] = (128, 256, 512, 512)
@@ -142,6 +144,7 @@ def build_conditioner(architecture: Architecture) -> ViewConditioner:
         image_embed_dim=architecture.clip.projection_dim,
         cross_attention_dim=architecture.cross_attention_dim,
         time_dim=architecture.volume.time_dim,
+        context_hidden_dim=architecture.context_hidden_dim,
     )
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from huggingface_hub import hf_hub_download
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from .architecture import Architecture, build_models
 from .conversion import load_published
@@ -37,18 +38,37 @@ def find_checkpoint(path_or_id: str | Path, **hub: Any) -> Path:
 
 
 def read_checkpoint(path: str | Path, architecture: Architecture | None = None) -> dict[str, nn.Module]:
-    """The models of a published checkpoint file, in evaluation mode.
-
-    The file is mapped into memory and only tensors are unpickled: weights are read when they are used.
+    """The models of a published checkpoint file, or of its tensors as safetensors, in evaluation mode.
 
     Raises:
         ValueError: If the file holds something else.
     """
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    if not isinstance(content, dict) or "state_dict" not in content:
-        raise ValueError(f"{str(path)!r} has no 'state_dict'; it is not syncdreamer-pretrain.ckpt.")
+    published = read_tensors(path)
     # Buffers that no file holds, such as CLIP's position ids, are made for real.
     with init_empty_weights(include_buffers=False):
         models = build_models(architecture)
-    load_published(models, content["state_dict"])
+    load_published(models, published)
     return {name: model.eval() for name, model in models.items()}
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by their published names.
+
+    The file is mapped into memory and only tensors are unpickled: weights are read when they are used.
+
+    Raises:
+        ValueError: If the file cannot be read, or holds something else.
+    """
+    safe = Path(path).suffix == ".safetensors"
+    try:
+        content = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except OSError:
+        raise
+    except Exception as error:  # zip, pickle and safetensors each have their own for a damaged or a foreign file
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"{str(path)!r} is damaged or no checkpoint ({reason[0]}). Nothing in it was run.") from error
+    if safe:
+        return content
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise ValueError(f"{str(path)!r} has no 'state_dict'; it is not syncdreamer-pretrain.ckpt.")
+    return content["state_dict"]

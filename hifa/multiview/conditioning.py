@@ -40,14 +40,27 @@ class ViewConditioner(ModelMixin, ConfigMixin):
         view_dim: Size of a view embedding.
         cross_attention_dim: Size of the UNet's context.
         time_dim: Size of the time embedding of the volumes, which is not the UNet's own.
+        context_hidden_dim: Of two hidden layers between the embeddings and the context; 0, as SyncDreamer has it, is a
+            linear map. What a view shows is a product of what is seen and where from: a small UNet, which has few
+            layers to find products in, is better given them.
     """
 
     @register_to_config
     def __init__(
-        self, image_embed_dim: int = 768, view_dim: int = 4, cross_attention_dim: int = 768, time_dim: int = 256
+        self,
+        image_embed_dim: int = 768,
+        view_dim: int = 4,
+        cross_attention_dim: int = 768,
+        time_dim: int = 256,
+        context_hidden_dim: int = 0,
     ):
         super().__init__()
-        self.context_proj = nn.Linear(image_embed_dim + view_dim, cross_attention_dim)
+        sizes = [image_embed_dim + view_dim, *(2 * [context_hidden_dim] if context_hidden_dim else [])]
+        layers: list[nn.Module] = []
+        for before, after in zip(sizes, sizes[1:], strict=False):
+            layers += [nn.Linear(before, after), nn.SiLU()]
+        last = nn.Linear(sizes[-1], cross_attention_dim)
+        self.context_proj = nn.Sequential(*layers, last) if layers else last
         self.time_mlp = nn.Sequential(nn.Linear(time_dim, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
 
     def embed_time(self, timesteps: Tensor) -> Tensor:

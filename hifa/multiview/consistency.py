@@ -20,16 +20,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..cameras import Camera
 from .cameras import ViewRing, world_to_camera
+from .foreground import foreground
 from .projection import frustum_points, project, sample_volumes, volume_points
 
 
-WHITE = 0.95  # a pixel with a channel below this belongs to the object
 COLOUR_SCALE = 0.1  # mean difference that costs a factor of e
 HULL_SIZE, IMAGE_SIZE, DEPTH_PLANES = 64, 64, 96
 SAME_DEPTH = 0.04  # world units, between two and three cells of the hull
@@ -70,10 +69,10 @@ class Hull:
     masks: Tensor
 
 
-def foreground(images: Tensor) -> Tensor:
-    """Mask `(V, H, W)` in {0, 1} of what is not white in `(V, H, W, 3)`, holes filled: a highlight is not a hole."""
-    dark = (images.amin(-1) < WHITE).cpu().numpy()
-    return torch.from_numpy(np.stack([binary_fill_holes(mask) for mask in dark]).astype(np.float32))
+def foregrounds(images: Tensor) -> Tensor:
+    """Masks `(V, H, W)` in {0, 1} of the object in `(V, H, W, 3)`, see `foreground`."""
+    masks = [foreground(image) for image in images.float().cpu().numpy()]
+    return torch.from_numpy(np.stack(masks).astype(np.float32))
 
 
 def _lookup(images: Tensor, pixels: Tensor) -> Tensor:
@@ -84,7 +83,7 @@ def _lookup(images: Tensor, pixels: Tensor) -> Tensor:
 
 def visual_hull(images: Tensor, ring: ViewRing, half_extent: float = 0.5) -> Hull:
     """The hull of `(V, H, W, 3)` views in [0, 1] on white."""
-    masks = F.interpolate(foreground(images)[:, None], (IMAGE_SIZE, IMAGE_SIZE), mode="area")
+    masks = F.interpolate(foregrounds(images)[:, None], (IMAGE_SIZE, IMAGE_SIZE), mode="area")
     colours = F.interpolate(images.float().cpu().movedim(-1, 1), (IMAGE_SIZE, IMAGE_SIZE), mode="area")
     points = volume_points(HULL_SIZE, half_extent).reshape(-1, 3)
     pixels, _ = project(points, ring.world_to_camera(), ring.intrinsics(IMAGE_SIZE))
@@ -202,7 +201,7 @@ def input_agreement(
     hull = visual_hull(images, ring, half_extent)
     camera = Camera(0.0, elevation_deg, ring.radius, ring.fov_deg)
     outlines, surfaces = hull_depth(hull, world_to_camera(camera)[None])
-    mask = foreground(image[None])
+    mask = foregrounds(image[None])
     picture = _fitted(torch.cat([mask, image.float().cpu().movedim(-1, 0)]), mask[0], oversampling=4)
     # Not smoothed: a mean of points on both sides of an edge lies on no surface.
     seen = _fitted(torch.cat([outlines, surfaces[0].movedim(-1, 0)]), outlines[0], oversampling=1)

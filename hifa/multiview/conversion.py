@@ -17,7 +17,7 @@ from .cameras import ViewRing
 UNET, VAE, CLIP = "model.diffusion_model.", "first_stage_model.", "clip_image_encoder.model."
 VISUAL = f"{CLIP}visual."
 
-# In the published file and of no use here. The cameras are checked against ours before they are left out.
+# In the published file and of no use here. The poses of the cameras are checked against ours before they are left out.
 UNUSED_SCHEDULE = (
     "betas", "alphas", "alphas_cumprod", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
     "posterior_variance", "posterior_log_variance_clipped",

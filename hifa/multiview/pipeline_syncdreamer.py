@@ -26,6 +26,7 @@ from .input_image import prepare_image
 from .volume import MultiViewVolume
 
 
+TOYBOX = Path(__file__).parents[1] / "toybox" / "multiview_weights"
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
@@ -53,6 +54,8 @@ class SyncDreamerPipeline(DiffusionPipeline):
         unet: Takes the latent of the picture beside the noisy one.
         volume, depth_attention, conditioner: The parts that SyncDreamer adds.
         scheduler: Any diffusers scheduler with a noise schedule; a `DDIMScheduler` is made from it.
+        num_inference_steps, guidance_scale, eta, crop_size: What a call takes if it is not told; saved with the model,
+            since another size of model is at its best with others. These are SyncDreamer's.
 
     Raises:
         ValueError: If the parts do not fit together.
@@ -72,6 +75,10 @@ class SyncDreamerPipeline(DiffusionPipeline):
         depth_attention: DepthAttention,
         conditioner: ViewConditioner,
         scheduler: DDIMScheduler,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 2.0,
+        eta: float = 1.0,
+        crop_size: int | None = None,
     ):
         super().__init__()
         _check_fit(vae, unet, volume, depth_attention)
@@ -84,16 +91,24 @@ class SyncDreamerPipeline(DiffusionPipeline):
             conditioner=conditioner,
             scheduler=DDIMScheduler.from_config(scheduler.config),
         )
+        self.register_to_config(
+            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, eta=eta, crop_size=crop_size
+        )
         self._interrupt = False
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "SyncDreamerPipeline":
-        """Load what `save_pretrained` wrote: a folder or a hub id.
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path = TOYBOX, **kwargs: Any
+    ) -> "SyncDreamerPipeline":
+        """Load what `save_pretrained` wrote: a folder or a hub id; the embedded Toybox model by default.
 
         Args:
             kwargs: As for `DiffusionPipeline.from_pretrained`: `dtype`, `variant`, `token`, `revision`, ...
         """
-        if not Path(pretrained_model_name_or_path).is_dir():
+        if pretrained_model_name_or_path == TOYBOX:
+            # Stored in half precision, in which transformers would leave the image encoder.
+            kwargs = {"dtype": torch.float32} | kwargs
+        elif not Path(pretrained_model_name_or_path).is_dir():
             # diffusers takes classes from outside of it from a local folder only.
             hub = ("revision", "token", "cache_dir", "force_download", "local_files_only")
             pretrained_model_name_or_path = snapshot_download(
@@ -135,6 +150,11 @@ class SyncDreamerPipeline(DiffusionPipeline):
         return self.volume.ring
 
     @property
+    def embedded(self) -> bool:
+        """Whether it is the embedded Toybox model."""
+        return self.config.get("_name_or_path") == str(TOYBOX)
+
+    @property
     def image_size(self) -> int:
         """Height and width of the views, pixels."""
         return self.volume.config.latent_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
@@ -151,9 +171,9 @@ class SyncDreamerPipeline(DiffusionPipeline):
     def check_inputs(
         self,
         elevation_deg: float,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 2.0,
-        eta: float = 1.0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        eta: float | None = None,
         view_chunk: int = 4,
         generator: torch.Generator | None = None,
         output_type: str = "pil",
@@ -167,9 +187,9 @@ class SyncDreamerPipeline(DiffusionPipeline):
         """
         last = self.scheduler.config.num_train_timesteps - 1
         _check_range("elevation_deg", elevation_deg, -90, 90)
-        _check_range("num_inference_steps", num_inference_steps, 1, last, kind=int)
-        _check_range("guidance_scale", guidance_scale, 0)
-        _check_range("eta", eta, 0, 1)
+        _check_range("num_inference_steps", self._given("num_inference_steps", num_inference_steps), 1, last, kind=int)
+        _check_range("guidance_scale", self._given("guidance_scale", guidance_scale), 0)
+        _check_range("eta", self._given("eta", eta), 0, 1)
         _check_range("view_chunk", view_chunk, 1, kind=int)
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}.")
@@ -180,6 +200,10 @@ class SyncDreamerPipeline(DiffusionPipeline):
             raise ValueError(
                 f"callback_on_step_end_tensor_inputs knows {self._callback_tensor_inputs}, got {sorted(unknown)}."
             )
+
+    def _given(self, name: str, value: Any) -> Any:
+        """The value of an option of a call: the model's own without one."""
+        return self.config[name] if value is None else value
 
     def predict_views(
         self,
@@ -225,9 +249,9 @@ class SyncDreamerPipeline(DiffusionPipeline):
         self,
         image: PIL.Image.Image,
         elevation_deg: float,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 2.0,
-        eta: float = 1.0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        eta: float | None = None,
         generator: torch.Generator | None = None,
         crop_size: int | None = None,
         alpha_threshold: int = 0,
@@ -238,6 +262,8 @@ class SyncDreamerPipeline(DiffusionPipeline):
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006  diffusers' signature
     ) -> SyncDreamerPipelineOutput | tuple:
         """Generate all views of an object.
+
+        `None` for `num_inference_steps`, `guidance_scale`, `eta` or `crop_size` is the model's own, see the class.
 
         Args:
             image: The object with a transparent background.
@@ -269,12 +295,14 @@ class SyncDreamerPipeline(DiffusionPipeline):
             output_type,
             callback_on_step_end_tensor_inputs,
         )
-        prepared = prepare_image(image, self.image_size, crop_size, alpha_threshold)
+        prepared = prepare_image(image, self.image_size, self._given("crop_size", crop_size), alpha_threshold)
+        guidance_scale, eta = self._given("guidance_scale", guidance_scale), self._given("eta", eta)
         generator = generator or torch.Generator().manual_seed(0)
         self._interrupt = False
         condition = self.encode_image(prepared, elevation_deg, generator)
         latents = self.prepare_latents(generator)
-        self.scheduler.set_timesteps(num_inference_steps, device=latents.device)
+        steps = self._given("num_inference_steps", num_inference_steps)
+        self.scheduler.set_timesteps(steps, device=latents.device)
         timesteps = self.scheduler.timesteps
         self._num_timesteps = len(timesteps)
         with VolumeDenoiser(self.unet, self.depth_attention) as denoiser, self.progress_bar(timesteps) as progress:

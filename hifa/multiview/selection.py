@@ -58,6 +58,7 @@ def rank(
     """
     config = pipe.volume.config
     framing = {name: settings[name] for name in ("crop_size", "alpha_threshold") if name in settings}
+    framing = {"crop_size": pipe.config.crop_size} | framing
     picture = prepare_image(image, pipe.image_size, **framing).movedim(0, -1) / 2 + 0.5
     candidates = []
     for seed, elevation in trials:

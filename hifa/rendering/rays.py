@@ -10,7 +10,7 @@ from ..cameras import Rays
 from ..field import RadianceField
 from .density_grid import DensityGrid
 from .sampling import BOXCAR, box_intersection, cells_around, importance_samples, stratified_edges
-from .volume import accumulate, depth_moments, weights_from_density
+from .volume import accumulate, depth_moments, weights_from_density, z_entropy
 
 
 NEGLIGIBLE_SHARE = 1 / 512  # of full brightness: what a ray may lose by samples too faint to be coloured
@@ -27,12 +27,17 @@ class RayOutput:
         opacity: `(n_rays,)` sum of the weights.
         depth: `(n_rays,)` mu_z, distance along the ray, world units (equation 6).
         z_variance: `(n_rays,)` (equation 7).
+        z_entropy: `(n_rays,)` in nats, if the sampling asks for it; else 0.
+        density: `(n_rays, n)` weights over the lengths of their cells, of the composited samples from near to far, if
+            the sampling asks for them; else `(n_rays, 0)`.
     """
 
     colour: Tensor
     opacity: Tensor
     depth: Tensor
     z_variance: Tensor
+    z_entropy: Tensor
+    density: Tensor
 
     def map(self, function) -> "RayOutput":
         return RayOutput(*(function(getattr(self, f.name)) for f in fields(self)))
@@ -47,6 +52,8 @@ class RaySampling:
         kernel: Smoothing kernel of the coarse weights.
         grid: Read for the coarse pass in place of the field. Then only the fine samples are composited.
         min_opacity: With a grid, rays whose opacity in it is below this see the background only.
+        keep_density: Return the density along the rays, which takes as much memory as all else.
+        keep_entropy: Return the entropy of z along the rays.
     """
 
     n_coarse: int
@@ -54,6 +61,8 @@ class RaySampling:
     kernel: Sequence[float] = BOXCAR
     grid: DensityGrid | None = None
     min_opacity: float = 0.0
+    keep_density: bool = False
+    keep_entropy: bool = False
 
 
 def render_rays(
@@ -93,7 +102,7 @@ def _both_passes(field, rays, edges, sampling, behind, offset) -> RayOutput:
     density = torch.cat([density_coarse, density_fine], -1).gather(-1, order)
     features = torch.cat([features_coarse, features_fine], 1)
     features = features.gather(1, order[..., None].expand_as(features))
-    return _composite(field, rays, z, density, features, behind)
+    return _composite(field, rays, z, density, features, behind, sampling)
 
 
 def _fine_pass(field, rays, edges, sampling, behind, offset) -> RayOutput:
@@ -106,11 +115,12 @@ def _fine_pass(field, rays, edges, sampling, behind, offset) -> RayOutput:
     live = torch.nonzero(weights.sum(-1) > sampling.min_opacity)[:, 0]
     z = importance_samples(edges[live], weights[live], sampling.n_fine, sampling.kernel, offset[live])
     density, features = _encode(field, rays[live], z)
-    seen = _composite(field, rays[live], z, density, features, behind[live])
+    seen = _composite(field, rays[live], z, density, features, behind[live], sampling)
     nothing = torch.zeros(len(rays), device=z.device)
     return RayOutput(
         behind.index_copy(0, live, seen.colour),
-        *(nothing.index_copy(0, live, value) for value in (seen.opacity, seen.depth, seen.z_variance)),
+        *(nothing.index_copy(0, live, value) for value in (seen.opacity, seen.depth, seen.z_variance, seen.z_entropy)),
+        nothing[:, None].repeat(1, seen.density.shape[1]).index_copy(0, live, seen.density),
     )
 
 
@@ -123,7 +133,7 @@ def _encode(field: RadianceField, rays: Rays, z: Tensor) -> tuple[Tensor, Tensor
     return density.view_as(z), features.view(*z.shape, features.shape[-1])
 
 
-def _composite(field, rays, z, density, features, behind) -> RayOutput:
+def _composite(field, rays, z, density, features, behind, sampling) -> RayOutput:
     edges = cells_around(z)
     weights = weights_from_density(edges, density * _visible(edges, density))
     # Colour only what shows: behind a surface, and in clear air, most samples have no weight.
@@ -132,7 +142,10 @@ def _composite(field, rays, z, density, features, behind) -> RayOutput:
     colour = torch.zeros(*z.shape, 3, device=z.device).index_put(seen, colours)
     opacity = accumulate(weights)
     depth, z_variance = depth_moments(weights, z)
-    return RayOutput(accumulate(weights, colour) + (1 - opacity) * behind, opacity[:, 0], depth, z_variance)
+    entropy = z_entropy(weights, edges.diff()) if sampling.keep_entropy else torch.zeros_like(depth)
+    kept = weights / edges.diff().clamp_min(1e-5) if sampling.keep_density else weights[:, :0]
+    colour = accumulate(weights, colour) + (1 - opacity) * behind
+    return RayOutput(colour, opacity[:, 0], depth, z_variance, entropy, kept)
 
 
 @torch.no_grad()

@@ -33,6 +33,22 @@ def depth_moments(weights: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     return depth, (share * (z - depth[:, None]) ** 2).sum(-1)
 
 
+def z_entropy(weights: Tensor, lengths: Tensor) -> Tensor:
+    """Differential entropy of z along each ray, -sum_i n_i log p_i, as the public HiFA code has it; not in the paper.
+
+    n are the weights normalised per ray, p their densities before that, weights over lengths, not below 1e-5.
+
+    Args:
+        weights: nu `(n_rays, n)`.
+        lengths: Of the cells `(n_rays, n)`, world units.
+
+    Returns:
+        `(n_rays,)` in nats; 0 where all weights are 0.
+    """
+    share = weights / weights.sum(-1, keepdim=True).clamp_min(1e-5)
+    return -(share * torch.log((weights / lengths.clamp_min(1e-5)).clamp_min(1e-5))).sum(-1)
+
+
 def disparity(depth: Tensor) -> Tensor:
     """d = 1 / mu_z (equation 6); 0 where the depth is 0, that is where the ray meets nothing."""
     return torch.where(depth > 0, 1 / depth.clamp_min(1e-6), torch.zeros_like(depth))

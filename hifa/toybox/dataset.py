@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..atomic import atomically
 from . import world
 from .render import orbit_pose, render
 
@@ -73,9 +74,8 @@ def _write_shard(task: tuple[Path, int]) -> None:
     if path.exists():
         return
     pixels, labels = zip(*(render_scene(seed) for seed in range(first, first + SHARD)), strict=True)
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, pixels=np.concatenate(pixels), labels=np.concatenate(labels))
-    os.replace(partial, path)
+    with atomically(path) as partial:
+        np.savez(partial, pixels=np.concatenate(pixels), labels=np.concatenate(labels))
 
 
 def make_dataset(folder: Path, scenes: int, first_seed: int = 0, workers: int | None = None) -> None:
@@ -93,7 +93,7 @@ def load_dataset(folder: Path) -> Pictures:
     Raises:
         FileNotFoundError: If there are none.
     """
-    shards = [np.load(path) for path in sorted(folder.glob("[0-9]*.npz")) if "partial" not in path.name]
+    shards = [np.load(path) for path in sorted(folder.glob("[0-9]*.npz"))]
     if not shards:
         raise FileNotFoundError(f"No training pictures in {folder}. Make them: python -m hifa.toybox.dataset")
     return Pictures(np.concatenate([s["pixels"] for s in shards]), np.concatenate([s["labels"] for s in shards]))

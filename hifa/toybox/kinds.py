@@ -77,6 +77,9 @@ def chair(c: Colour, j: Jitter) -> list[Part]:
     return [
         Part(BOX, (0.42, 0.42, 0.08, 0.03), (0, 0, 0), c),
         Part(BOX, (0.07, 0.42, back, 0.03), (-0.36, 0, back), c),
+        # Cushions: of the back of a chair alone the front would show nothing but the edge of the seat.
+        Part(BOX, (0.3, 0.32, 0.06, 0.05), (0.04, 0, 0.1), CREAM),
+        Part(BOX, (0.05, 0.3, back * 0.62, 0.04), (-0.29, 0, back * 1.1), CREAM),
         *legs,
     ]
 
@@ -117,7 +120,10 @@ def car(c: Colour, j: Jitter) -> list[Part]:
         Part(BOX, (0.02, 0.22, cabin * 0.55, 0), (0.235, 0, 0.27), GLASS),
         Part(BOX, (0.02, 0.22, cabin * 0.5, 0), (-0.475, 0, 0.27), INK),
         *[Part(BOX, (0.26, 0.02, cabin * 0.5, 0), (-0.12, side * 0.275, 0.27), GLASS) for side in (-1, 1)],
-        *[Part(ELLIPSOID, (0.05, 0.07, 0.06), (0.69, side * 0.2, 0.02), YELLOW) for side in (-1, 1)],
+        # Lamps as large as a toy's: at 64 pixels smaller ones are less than a cell of the prior's latents.
+        *[Part(ELLIPSOID, (0.07, 0.1, 0.09), (0.67, side * 0.2, 0.03), YELLOW) for side in (-1, 1)],
+        Part(BOX, (0.02, 0.09, 0.06, 0), (0.7, 0, 0.0), INK),
+        Part(BOX, (0.02, 0.2, 0.07, 0.02), (-0.7, 0, 0.0), WHITE),
         *wheels,
         *hubs,
     ]
@@ -150,9 +156,10 @@ def snowman(c: Colour, j: Jitter) -> list[Part]:
         Part(ELLIPSOID, (top, top, top), (0, 0, 0.44), c),
         Part(CYLINDER, (0.26, 0.025, 0), (0, 0, 0.57), INK),
         Part(CYLINDER, (0.16, 0.13, 0.02), (0, 0, 0.7), INK),
-        Part(CONE, (0.06, 0.01, 0.13), (top + 0.1, 0, 0.43), BEAK, turn=(0, 90, 0)),
-        *_eyes(top * 0.86, 0.09, 0.5, 0.035),
-        *[Part(ELLIPSOID, (0.04, 0.04, 0.04), (0.27, 0, z), INK) for z in (-0.04, 0.12)],
+        Part(CONE, (0.08, 0.01, 0.16), (top + 0.12, 0, 0.42), BEAK, turn=(0, 90, 0)),
+        *_eyes(top * 0.84, 0.1, 0.5, 0.05),
+        *[Part(ELLIPSOID, (0.06, 0.06, 0.06), (0.26, 0, z), INK) for z in (-0.04, 0.14)],
+        *[Part(ELLIPSOID, (0.06, 0.06, 0.06), (0.36, 0, z), INK) for z in (-0.3,)],
     ]
 
 
@@ -240,12 +247,14 @@ def sailboat(c: Colour, j: Jitter) -> list[Part]:
 def airplane(c: Colour, j: Jitter) -> list[Part]:
     span = 0.68 * j()
     return [
-        Part(ELLIPSOID, (0.7, 0.15, 0.16), (0, 0, 0), c),
-        Part(BOX, (0.15, span, 0.03, 0.02), (0.08, 0, -0.02), STEEL),
-        Part(BOX, (0.09, 0.26, 0.025, 0.02), (-0.58, 0, 0.06), STEEL),
-        Part(BOX, (0.1, 0.025, 0.17, 0.02), (-0.58, 0, 0.2), c),
-        Part(ELLIPSOID, (0.16, 0.1, 0.1), (0.36, 0, 0.11), GLASS),
-        Part(ELLIPSOID, (0.08, 0.08, 0.08), (0.68, 0, 0), INK),
+        Part(ELLIPSOID, (0.7, 0.19, 0.19), (0, 0, 0), c),
+        Part(BOX, (0.19, span, 0.045, 0.03), (0.08, 0, -0.02), STEEL),
+        Part(BOX, (0.12, 0.3, 0.04, 0.03), (-0.56, 0, 0.06), STEEL),
+        Part(BOX, (0.12, 0.04, 0.18, 0.03), (-0.56, 0, 0.22), c),
+        Part(ELLIPSOID, (0.18, 0.12, 0.12), (0.34, 0, 0.13), GLASS),
+        # The propeller is at the front, and a rudder of the body's colour at the back.
+        Part(BOX, (0.02, 0.05, 0.32, 0.02), (0.68, 0, 0), INK),
+        Part(ELLIPSOID, (0.12, 0.11, 0.11), (0.68, 0, 0), YELLOW),
     ]
 
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
-from .vocabulary import all_words
+from .vocabulary import PUNCTUATION, all_words
 
 
 MAX_TOKENS = 24
@@ -14,10 +14,13 @@ SPECIAL = ["<unk>", "<start>", "<end>"]
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word; lower-cased; padded to `MAX_TOKENS` with the end token, as CLIP does."""
+    """One token a word; lower-cased, no punctuation but commas; padded to `MAX_TOKENS` with the end token, as
+    CLIP does."""
     vocabulary = {word: index for index, word in enumerate([*SPECIAL, *all_words()])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Lowercase(), normalizers.Replace(Regex(PUNCTUATION), " ")]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", 2)]

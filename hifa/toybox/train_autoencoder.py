@@ -7,7 +7,6 @@ published autoencoder in place of random weights.
 """
 
 import argparse
-import time
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
 from .dataset import Pictures, load_dataset
-from .training import Average, batch_rng, learning_rate, load_checkpoint, save_checkpoint
+from .training import Average, Recipe, batch_rng, optimise
 
 
 def build_autoencoder() -> AutoencoderKL:
@@ -74,31 +73,22 @@ def train(
         model = build_autoencoder()
     if init_from is not None:
         model.load_state_dict(AutoencoderKL.from_pretrained(init_from, dtype=torch.float32).state_dict())
-    average = Average(model, decay=0.998)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
-    checkpoint = folder / "autoencoder.safetensors"
-    start, clock = load_checkpoint(checkpoint, model, average, optimizer), time.time()
     pixels = torch.from_numpy(pictures.pixels)
     held_back, pixels = pixels[-128:], pixels[:-128]
-    for step in range(start, steps):
+
+    def losses_at(step: int) -> dict[str, torch.Tensor]:
         rng = batch_rng(seed, step)
         images = to_images(pixels[torch.from_numpy(rng.integers(len(pixels), size=batch))])
         noise = torch.from_numpy(rng.standard_normal((batch, 4, 16, 16), "float32"))
-        optimizer.param_groups[0]["lr"] = learning_rate(step, steps, peak=1.5e-3)
-        loss = autoencoder_loss(model, images, noise, bf16)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        average.update(model, step)
-        if (step + 1) % 100 == 0 or step + 1 == steps:
-            save_checkpoint(checkpoint, step + 1, model, average, optimizer)
-            seconds = (time.time() - clock) / (step + 1 - start)
-            print(f"step {step + 1} loss {loss.item():.4f} {seconds:.2f} s/step", flush=True)
-        if (step + 1) % 500 == 0 or step + 1 == steps:
-            trial = build_autoencoder()
-            trial.load_state_dict(average.values)
-            print(f"step {step + 1} PSNR {psnr(trial, held_back):.2f} dB", flush=True)
+        return {"loss": autoencoder_loss(model, images, noise, bf16)}
+
+    def try_out(average: Average) -> None:
+        trial = build_autoencoder()
+        trial.load_state_dict(average.values)
+        print(f"PSNR {psnr(trial, held_back):.2f} dB", flush=True)
+
+    recipe = Recipe(steps, peak=1.5e-3, weight_decay=1e-4)
+    average = optimise(model, losses_at, recipe, folder / "autoencoder.safetensors", try_out)
     model.load_state_dict(average.values)
     return finish(model, pixels[:1024])
 

@@ -1,6 +1,6 @@
 """Train the Toybox diffusion model and its text encoder on cached latents.
 
-    python -m hifa.toybox.train_diffusion --data toybox-data --output-dir toybox-training --steps 4500
+    python -m hifa.toybox.train_diffusion --data toybox-data --output-dir toybox-training
 
 Needs the autoencoder of `train_autoencoder` in the same output folder. Seeded; resumed from `diffusion.safetensors`
 when run again. `--export DIR` gets the moving average as a Stable Diffusion folder every `--export-every` steps.
@@ -8,7 +8,6 @@ when run again. `--export DIR` gets the moving average as a Stable Diffusion fol
 """
 
 import argparse
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,31 +17,53 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
+from ..atomic import atomically
 from . import world
 from .dataset import Pictures, load_dataset, scene_of
 from .models import build_scheduler, build_text_encoder, build_tokenizer, build_unet, save_prior
 from .train_autoencoder import to_images
-from .training import Average, batch_rng, learning_rate, load_checkpoint, save_checkpoint
+from .training import Average, Recipe, batch_rng, optimise
 
 
 EMPTY_SHARE, NO_VIEW_SHARE = 0.10, 0.15
 CAPTION_WEIGHT, READ_TOKENS = 0.05, 8  # of the caption loss; padding tokens that it reads
-NOISY_SHARE, NOISY_FROM = 0.5, 750  # of the timesteps, where only the words tell the view
+NOISY_FROM = 750  # timesteps above, where only the words tell the view
+FACING_WEIGHT = 2.0  # how much more often fronts and backs of the kinds that have them are drawn
 HEADS = (len(world.KINDS), len(world.COLOURS), len(world.VIEWS))
 
 
 @torch.no_grad()
 def encode_pictures(vae: AutoencoderKL, pictures: Pictures, cache: Path) -> torch.Tensor:
-    """Scaled latent means `(n, 4, 16, 16)` float16, kept in `cache`."""
-    if cache.exists():
-        return torch.from_numpy(np.load(cache))
-    latents = []
-    for part in torch.from_numpy(pictures.pixels).split(128):
-        mean = vae.encode(to_images(part)).latent_dist.mean
-        latents.append((mean * vae.config.scaling_factor).half())
-    latents = torch.cat(latents)
-    np.save(cache, latents.numpy())
+    """Scaled latent means `(n, 4, 16, 16)` float16, kept in `cache`.
+
+    Raises:
+        ValueError: If `cache` is of other pictures or another autoencoder.
+    """
+
+    def encode(part: torch.Tensor) -> torch.Tensor:
+        return (vae.encode(to_images(part)).latent_dist.mean * vae.config.scaling_factor).half()
+
+    pixels = torch.from_numpy(pictures.pixels)
+    if not cache.exists():
+        latents = torch.cat([encode(part) for part in pixels.split(128)])
+        with atomically(cache) as partial:
+            np.save(partial, latents.numpy())
+        return latents
+    latents = torch.from_numpy(np.load(cache))
+    few = [0, len(pixels) // 2, len(pixels) - 1]
+    # Beyond what rounding in batches of another size does.
+    if len(latents) != len(pixels) or not torch.allclose(latents[few].float(), encode(pixels[few]).float(), atol=0.02):
+        raise ValueError(f"{cache} is of other pictures or another autoencoder; remove it.")
     return latents
+
+
+def drawing_chances(labels: np.ndarray) -> np.ndarray:
+    """`(n,)` chances of the pictures. A random camera sees a side twice as often as a front or a back, and which way
+    an object faces is the smallest of the differences that words make."""
+    has_front = np.array([kind in world.KINDS_WITH_FRONT for kind in world.KINDS])[labels[:, 0]]
+    facing = np.isin(labels[:, 4], [world.VIEWS.index("front view"), world.VIEWS.index("back view")])
+    weights = np.where(has_front & facing, FACING_WEIGHT, 1.0)
+    return weights / weights.sum()
 
 
 def caption_for(labels: np.ndarray, rng: np.random.Generator) -> tuple[str, tuple[int, int, int]]:
@@ -59,13 +80,13 @@ def caption_for(labels: np.ndarray, rng: np.random.Generator) -> tuple[str, tupl
     return world.caption(scene_of(labels), rng, view), told
 
 
-def draw_timesteps(rng: np.random.Generator, count: int) -> torch.Tensor:
-    """`(count,)` timesteps: half of them from all, half from the noisiest quarter.
+def draw_timesteps(rng: np.random.Generator, count: int, noisy_share: float) -> torch.Tensor:
+    """`(count,)` timesteps: `noisy_share` of them from the noisiest quarter, the others from all.
 
     Below t = 800 or so the noisy picture shows the view by itself and the words are ignored. What they add to the loss
     above is small, and drowns in that of the other timesteps if those are as frequent.
     """
-    noisy = rng.random(count) < NOISY_SHARE
+    noisy = rng.random(count) < noisy_share
     return torch.from_numpy(np.where(noisy, rng.integers(NOISY_FROM, 1000, count), rng.integers(0, 1000, count)))
 
 
@@ -125,34 +146,24 @@ def train(arguments: argparse.Namespace) -> None:
         for name, part in (("unet", UNet2DConditionModel), ("text_encoder", CLIPTextModel)):
             published = part.from_pretrained(arguments.init_from / name, dtype=torch.float32)
             model[name].load_state_dict(published.state_dict())
-    average = Average(model, decay=0.9985)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-3)
-    checkpoint = folder / "diffusion.safetensors"
-    start, clock, losses = load_checkpoint(checkpoint, model, average, optimizer), time.time(), []
-    for step in range(start, arguments.steps):
+    chances = drawing_chances(pictures.labels)
+
+    def losses_at(step: int) -> dict[str, torch.Tensor]:
         rng = batch_rng(arguments.seed + 1, step)
-        chosen = rng.integers(len(latents), size=arguments.batch)
+        chosen = rng.choice(len(latents), size=arguments.batch, p=chances)
         captions, told = zip(*(caption_for(pictures.labels[i], rng) for i in chosen), strict=True)
         context = model["text_encoder"](token_ids(tokenizer, list(captions))).last_hidden_state
         noise = torch.from_numpy(rng.standard_normal((arguments.batch, 4, 16, 16), "float32"))
-        t = draw_timesteps(rng, arguments.batch)
-        optimizer.param_groups[0]["lr"] = learning_rate(step, arguments.steps, peak=1e-3)
-        loss = diffusion_loss(model, scheduler, latents[torch.from_numpy(chosen)].float(), noise, t, context)
+        t = draw_timesteps(rng, arguments.batch, arguments.noisy_share)
+        denoising = diffusion_loss(model, scheduler, latents[torch.from_numpy(chosen)].float(), noise, t, context)
         reading = caption_loss(model, context, torch.tensor(told))
-        optimizer.zero_grad()
-        (loss + CAPTION_WEIGHT * reading).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        average.update(model, step)
-        losses.append(loss.item())
-        done = step + 1
-        if done % 100 == 0 or done == arguments.steps:
-            save_checkpoint(checkpoint, done, model, average, optimizer)
-            seconds = (time.time() - clock) / (done - start)
-            mean = np.mean(losses[-100:])
-            print(f"step {done} loss {mean:.4f} caption {reading.item():.4f} {seconds:.2f} s/step", flush=True)
-        if done % arguments.export_every == 0 or done == arguments.steps:
-            export(arguments.export, vae, average)
+        return {"loss": denoising + CAPTION_WEIGHT * reading, "denoising": denoising, "caption": reading}
+
+    optimise(
+        model, losses_at, Recipe(arguments.steps, arguments.learning_rate, average_decay=0.9985),
+        folder / "diffusion.safetensors", lambda average: export(arguments.export, vae, average),
+        arguments.export_every,
+    )  # fmt: skip
 
 
 def export(folder: Path, vae: AutoencoderKL, average: Average) -> None:
@@ -172,8 +183,10 @@ def main() -> None:
     parser.add_argument("--init-from", type=Path, help="folder of an exported prior to start from")
     parser.add_argument("--export", type=Path, default=Path("toybox-training/prior"))
     parser.add_argument("--export-every", type=int, default=500)
-    parser.add_argument("--steps", type=int, default=4500)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--noisy-share", type=float, default=0.5, help="see `draw_timesteps`")
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())
 

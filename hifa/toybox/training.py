@@ -1,5 +1,8 @@
-"""What both Toybox trainers share: the learning-rate curve, the moving average, checkpoints that resume exactly."""
+"""What the Toybox trainers share: the loop, its learning rate and moving average, checkpoints that resume exactly."""
 
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -56,3 +59,60 @@ def load_checkpoint(path: Path, module: nn.Module, average: Average, optimizer: 
     average.values = without_prefix("average", tensors)
     load_optimizer_tensors(optimizer, without_prefix("optimizer", tensors))
     return facts["step"]
+
+
+REPORT_EVERY = 100  # steps; a checkpoint is written as often
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained.
+
+    Args:
+        steps: Of AdamW, in all.
+        peak: Learning rate between warm-up and decay.
+        weight_decay: Of AdamW.
+        average_decay: Of the moving average that is kept in the end.
+    """
+
+    steps: int
+    peak: float = 1e-3
+    weight_decay: float = 1e-3
+    average_decay: float = 0.998
+
+
+def optimise(
+    module: nn.Module,
+    losses_at: Callable[[int], dict[str, torch.Tensor]],
+    recipe: Recipe,
+    checkpoint: Path,
+    export: Callable[[Average], None] | None = None,
+    export_every: int = 500,
+) -> Average:
+    """Train a module, from its checkpoint if there is one; returns the moving average of its weights.
+
+    Args:
+        losses_at: From the number of a step to named scalars: the first is minimised, all are printed.
+        export: Called with the average every `export_every` steps and at the end.
+    """
+    average = Average(module, recipe.average_decay)
+    optimizer = torch.optim.AdamW(module.parameters(), betas=(0.9, 0.99), weight_decay=recipe.weight_decay)
+    start, clock, seen = load_checkpoint(checkpoint, module, average, optimizer), time.time(), []
+    for step in range(start, recipe.steps):
+        optimizer.param_groups[0]["lr"] = learning_rate(step, recipe.steps, recipe.peak)
+        losses = losses_at(step)
+        optimizer.zero_grad()
+        next(iter(losses.values())).backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        average.update(module, step)
+        seen.append([loss.item() for loss in losses.values()])
+        done = step + 1
+        if done % REPORT_EVERY == 0 or done == recipe.steps:
+            save_checkpoint(checkpoint, done, module, average, optimizer)
+            means = zip(losses, np.mean(seen[-REPORT_EVERY:], axis=0), strict=True)
+            shown = ", ".join(f"{name} {mean:.4f}" for name, mean in means)
+            print(f"step {done}: {shown}, {(time.time() - clock) / (done - start):.2f} s a step", flush=True)
+        if export is not None and (done % export_every == 0 or done == recipe.steps):
+            export(average)
+    return average

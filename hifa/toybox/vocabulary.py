@@ -3,10 +3,10 @@
 import difflib
 import re
 
-from ..cameras import VIEWS
+from ..view_words import VIEWS
 
 
-# Linear RGB-free, plain display values in [0, 1]; each colour is far from the others under the world's shading.
+# sRGB in [0, 1], as on a screen; each colour is far from the others under the world's shading.
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.86, 0.08, 0.08),
     "orange": (0.98, 0.50, 0.06),
@@ -105,6 +105,10 @@ _FILLERS = (
 )
 
 
+# Says nothing here: the tokenizer reads spaces in its place.
+PUNCTUATION = "[.!?;:\"'()…“”‘’–—-]"
+
+
 def words(text: str) -> list[str]:
     """Lower-case words and commas of a caption, as the tokenizer sees them."""
     return re.findall(r"[a-z0-9]+|,", text.lower())
@@ -118,6 +122,19 @@ def all_words() -> list[str]:
     return sorted({word for phrase in phrases for word in words(phrase)})
 
 
+def unknown_words(text: str) -> list[str]:
+    """The words of a prompt, as they were typed, that the tokenizer does not know."""
+    known = set(all_words())
+    typed = text.replace(",", " ").split()
+    return [word for word in typed if not known.issuperset(re.sub(PUNCTUATION, " ", word.lower()).split())]
+
+
+def names_object(text: str) -> bool:
+    """Whether a kind, or a synonym of it, is in a prompt."""
+    padded = f" {' '.join(words(text))} "
+    return any(f" {phrase} " in padded for synonyms in KIND_WORDS.values() for phrase in synonyms)
+
+
 def nearest_words(word: str, count: int = 3) -> list[str]:
     """The known words that are spelt most like `word`."""
     return difflib.get_close_matches(word.lower(), all_words(), n=count, cutoff=0.0)
@@ -127,7 +144,18 @@ def explain_unknown_word(word: str) -> str:
     """One paragraph for a user whose prompt has a word outside the vocabulary."""
     return (
         f"The embedded Toybox prior does not know the word {word!r}; the nearest words it knows are "
-        f"{', '.join(map(repr, nearest_words(word)))}. It knows the kinds {', '.join(KIND_WORDS)}; the colours "
+        f"{', '.join(map(repr, nearest_words(word)))}. {_what_it_knows()}"
+    )
+
+
+def explain_no_object(prompt: str) -> str:
+    """The same for a prompt that names nothing to make."""
+    return f"The prompt {prompt!r} names no object that the embedded Toybox prior knows. {_what_it_knows()}"
+
+
+def _what_it_knows() -> str:
+    return (
+        f"It knows the kinds {', '.join(KIND_WORDS)}; the colours "
         f"{', '.join(COLOUR_WORDS)}; and two objects as in 'a red ball on a blue cube'. For any other subject use an "
         "open-vocabulary prior on a GPU: HiFAPipeline.from_pretrained('stable-diffusion-v1-5/stable-diffusion-v1-5'), "
         "or --model on the command line."

@@ -2,7 +2,7 @@
 
     scene = sample_scene(rng)                        # one object, or one on another
     scene = make_scene("mushroom", "red")            # a wanted one, without jitter
-    image = render.render(scene.shape, camera)       # colour, mask, depth, normals: see `render`
+    image = render.render(scene.shape, pose)         # from a (3, 4) pose: colour, mask, depth, normals
     caption(scene, rng, view="front view")           # "a crimson toadstool, front view"
 
 World axes: z up, front along +x (azimuth 0), azimuth counter-clockwise seen from above. Every scene is centred at the

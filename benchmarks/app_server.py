@@ -1,0 +1,63 @@
+"""`python app.py` in a process of its own, on a free port, for the tools that look at the app from outside."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+
+
+class Server:
+    """The app; with `with`, from start to kill.
+
+    Args:
+        root: Where it keeps its runs. What it prints goes to a `.log` beside that.
+    """
+
+    def __init__(self, root: Path):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url, self.root = f"http://127.0.0.1:{self.port}", root
+        self.lives = 0
+
+    def start(self) -> None:
+        """Start it and wait until it answers.
+
+        Raises:
+            RuntimeError: If it ends instead.
+        """
+        self.lives += 1
+        variables = {"HIFA_RUNS": str(self.root), "GRADIO_SERVER_PORT": str(self.port)}
+        quiet = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_SERVER_NAME": "127.0.0.1"}
+        with open(self.root.with_suffix(".log"), "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "app.py"], env=os.environ | variables | quiet, stdout=log, stderr=log
+            )
+        while True:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"The server ended; see {self.root.with_suffix('.log')}.")
+            with contextlib.suppress(httpx.TransportError):
+                httpx.get(self.url, timeout=5)
+                return
+            time.sleep(0.3)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def __enter__(self) -> "Server":
+        self.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.kill()
+
+    def megabytes(self) -> float:
+        """Resident memory of the process."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024

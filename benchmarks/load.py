@@ -1,0 +1,251 @@
+"""Many visitors at once, a server that is killed: is a run lost, is anything mixed up, does the memory grow?
+
+    python -m benchmarks.load [--minutes 5] [--clients 8] [--kills 2]
+
+Every client starts runs with a prompt of its own on Toybox, and stops, leaves and resumes them at random. The server
+is killed (SIGKILL) at equal distances and started again. At the end each run that a client was told of has to be there
+with that client's prompt and seed, at a step no lower than the last one that had been saved when it was looked at, and
+with all the files that can be made of it, now, if they were not made in time.
+
+The last line printed is one JSON object:
+
+    runs         that are there at the end
+    made_late    runs of which files had to be made at the end: of who left or whose server was killed
+    fileless     runs of which files could not be made even then
+    lost, mixed  runs that are gone or at an earlier step than one that was saved; that hold what another client asked
+    actions      what clients did, and the errors that they met (the server is down for a while after a kill)
+    memory_mb    resident memory, every half minute, of each server in turn
+"""
+
+import argparse
+import json
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gradio_client
+
+from hifa.saved import read_facts
+from hifa.space.files import missing
+from hifa.space.lease import LeaseTask, News
+from hifa.space.store import RunStore
+from hifa.space.timings import Timings
+from hifa.space.worker import Worker, current
+from hifa.toybox.vocabulary import COLOURS, KIND_WORDS
+
+from .app_server import Server
+
+
+WATCH = 2.0  # seconds between looks at the memory
+SAVED_EVERY = 6.0  # seconds between saves, with a margin: what a kill may cost
+
+
+@dataclass
+class Told:
+    """What a client knows of a run of its own."""
+
+    prompt: str
+    seed: int
+    step: int = 0
+    seen: float = 0.0
+    saved: int = 0
+
+
+@dataclass
+class Visitor:
+    """A client and what happens to it."""
+
+    number: int
+    runs: dict[str, Told] = field(default_factory=dict)
+    actions: dict[str, int] = field(default_factory=dict)
+    mixed: list[str] = field(default_factory=list)
+
+    def count(self, action: str) -> None:
+        self.actions[action] = self.actions.get(action, 0) + 1
+
+
+def visit(visitor: Visitor, server: Server, store: RunStore, end: float) -> None:
+    """Start, stop, leave and resume until the time is over."""
+    dice = random.Random(visitor.number)
+    kinds = list(KIND_WORDS)
+    while time.monotonic() < end:
+        try:
+            client = gradio_client.Client(server.url, verbose=False, analytics_enabled=False)
+            if visitor.runs and dice.random() < 0.5:
+                run_id = dice.choice(list(visitor.runs))
+                prompt, seed = visitor.runs[run_id].prompt, visitor.runs[run_id].seed
+                visitor.count("resume")
+                job = client.submit(run_id, api_name="/resume")
+            else:
+                prompt = f"a {list(COLOURS)[visitor.number % len(COLOURS)]} {dice.choice(kinds)}"
+                seed = 1000 * visitor.number + len(visitor.runs)
+                run_id = None
+                visitor.count("start")
+                job = client.submit(prompt, seed, dice.choice([20, 60, 200]), api_name="/text_to_3d")
+            patience = min(time.monotonic() + dice.uniform(5, 40), end)
+            run_id, done = follow(visitor, server, store, job, run_id, (prompt, seed), patience)
+            if done:
+                visitor.count("ended")
+                continue
+            if run_id is None:  # still in the queue
+                visitor.count("leave the queue")
+                job.cancel()
+                continue
+            if dice.random() < 0.5:
+                visitor.count("stop")
+                client.predict(run_id, api_name="/stop")
+                follow(visitor, server, store, job, run_id, (prompt, seed), time.monotonic() + 120)
+            else:
+                visitor.count("leave")
+                job.cancel()
+        except Exception as error:  # the server is being killed, the queue is full, another client has the run
+            visitor.count(f"error {type(error).__name__}")
+            time.sleep(dice.uniform(0.5, 2))
+
+
+def follow(
+    visitor: Visitor,
+    server: Server,
+    store: RunStore,
+    job: gradio_client.client.Job,
+    run_id: str | None,
+    asked: tuple[str, int],
+    patience: float,
+) -> tuple[str | None, bool]:
+    """Take in what a call streams, until it is over or patience is.
+
+    A client whose server is killed is not told by gradio_client, so that its stream has to be watched from outside.
+
+    Returns:
+        The id of the run, if it is known by then, and whether the call is over.
+
+    Raises:
+        ConnectionError: If the server was killed meanwhile.
+    """
+    seen, life = 0, server.lives
+    while True:
+        over, outputs = job.done(), job.outputs()
+        for status, *_ in outputs[seen:]:
+            if run_id is None:
+                run_id = status["run_id"]
+                visitor.runs[run_id] = Told(*asked)
+            take_in(visitor, run_id, status, store)
+        seen = len(outputs)
+        if over:
+            if job.exception() is not None:
+                raise job.exception()
+            return run_id, True
+        if server.lives != life:
+            raise ConnectionError("The server was killed.")
+        if time.monotonic() > patience:
+            return run_id, False
+        time.sleep(0.1)
+
+
+def take_in(visitor: Visitor, run_id: str, status: dict, store: RunStore) -> None:
+    told = visitor.runs[run_id]
+    if status["run_id"] != run_id or status["seed"] != told.seed:
+        visitor.mixed.append(f"{run_id}: told {status['run_id']}, seed {status['seed']} instead of {told.seed}")
+    told.step = max(told.step, status["step"])
+    folder = store.root / run_id / "run"
+    if time.monotonic() - told.seen > SAVED_EVERY and (folder / "run.safetensors").exists():
+        told.saved, told.seen = max(told.saved, read_facts(folder)["step"]), time.monotonic()
+
+
+def check(visitors: list[Visitor], store: RunStore) -> tuple[int, int, int]:
+    """Runs that are there, that are lost or went back, and that hold what another client asked for."""
+    there = lost = mixed = 0
+    for visitor in visitors:
+        mixed += len(visitor.mixed)
+        for run_id, told in visitor.runs.items():
+            try:
+                folder = store.open(run_id)
+                request = folder.read().request
+                mixed += (request.prompt, request.seed) != (told.prompt, told.seed)
+                step = read_facts(folder.run)["step"] if folder.started else 0
+                lost += step < told.saved
+                there += 1
+            except ValueError:
+                lost += 1
+    return there, lost, mixed
+
+
+def make_late(visitors: list[Visitor], store: RunStore) -> tuple[int, int]:
+    """Make the files that are missing; returns of how many runs they were, and of how many they are still."""
+    worker = Worker(store, no_lease, limited=False, timings=Timings(store.root / "timings.json"))
+    late = fileless = 0
+    for run_id in (run_id for visitor in visitors for run_id in visitor.runs):
+        try:
+            folder = store.open(run_id)
+        except ValueError:  # lost, which is counted elsewhere
+            continue
+        if not missing(folder, current(folder, folder.read(), held=False)):
+            continue
+        late += 1
+        *_, end = worker.make_files(folder)
+        fileless += bool(end.missing)
+    return late, fileless
+
+
+def no_lease(task: LeaseTask) -> Iterator[News]:
+    raise RuntimeError("Files are made without a GPU.")
+
+
+def every_half_minute(values: list[float]) -> list[int]:
+    """Of values `WATCH` seconds apart."""
+    return [round(value) for value in values[:: round(30 / WATCH)]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--kills", type=int, default=2)
+    arguments = parser.parse_args()
+    root = Path(tempfile.mkdtemp(prefix="hifa-load-")) / "runs"
+    store, server = RunStore(root), Server(root)
+    server.start()
+    seconds = 60 * arguments.minutes
+    began = time.monotonic()
+    end = began + seconds
+    visitors = [Visitor(number) for number in range(arguments.clients)]
+    threads = [threading.Thread(target=visit, args=(visitor, server, store, end), daemon=True) for visitor in visitors]
+    for thread in threads:
+        thread.start()
+    kills = [began + seconds * (k + 1) / (arguments.kills + 1) for k in range(arguments.kills)]
+    memory: list[list[float]] = [[]]
+    while time.monotonic() < end:
+        time.sleep(WATCH)
+        memory[-1].append(server.megabytes())
+        if kills and time.monotonic() > kills[0]:
+            kills.pop(0)
+            server.kill()
+            server.start()
+            memory.append([])
+    for thread in threads:
+        thread.join(150)
+    server.kill()
+    there, lost, mixed = check(visitors, store)
+    late, fileless = make_late(visitors, store)
+    actions: dict[str, int] = {}
+    for visitor in visitors:
+        for action, count in visitor.actions.items():
+            actions[action] = actions.get(action, 0) + count
+    figures = {"clients": arguments.clients, "minutes": arguments.minutes, "kills": arguments.kills}
+    figures |= {
+        "runs": there,
+        "lost": lost,
+        "mixed": mixed,
+        "made_late": late,
+        "fileless": fileless,
+        "actions": dict(sorted(actions.items())),
+    }
+    print(json.dumps({**figures, "memory_mb": [every_half_minute(values) for values in memory]}))
+
+
+if __name__ == "__main__":
+    main()

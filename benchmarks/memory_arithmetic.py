@@ -1,0 +1,176 @@
+"""Memory of a 512x512 step of the `paper` preset with Stable Diffusion 1.5 in float16, by arithmetic: no GPU needed.
+
+    python -m benchmarks.memory_arithmetic
+
+The full-size classes run on the meta device, where tensors have shapes and no values, while the bytes of all tensors
+alive are added up after each operation; a chunk of rays, whose shapes depend on values, runs on the CPU and is
+counted in the same way. `python -m benchmarks.memory --model ID --half` measures the same on any CUDA machine.
+
+Attention without a gradient is counted as the fused kernels of CUDA do it, which keep no matrix of weights. What no
+tensor holds is not counted: CUDA's context, workspaces of convolutions, gaps between the blocks of the allocator. The
+last line printed is one JSON object, in 10^9 bytes:
+
+    weights               UNet, autoencoder and text encoder in float16; the latter can be released
+    field                 parameters, gradients and Adam's moments in float32
+    encoder_graph         what the encoder keeps for its backward pass while the UNet runs
+    guidance              most at any time from the encoder to the image's gradient: encoder_graph and the UNet, the
+                          decoder, or the backward pass
+    image                 the rays of the whole image, what they saw and its gradient
+    chunk                 most at any time of one chunk of rays, forward and backward
+    total                 weights + field + image + the larger of guidance and chunk, which do not coincide
+    without_chunks        the same, were all rays held with their graph at a time: as many chunks, beside guidance
+"""
+
+import argparse
+import json
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from hifa import HiFAConfig
+from hifa.cameras import VIEWS, Camera, camera_to_world, image_rays
+from hifa.field import RadianceField
+from hifa.losses import sds_plus_loss
+from hifa.priors.guidance import classifier_free
+from hifa.priors.prior import DiffusionPrior
+from hifa.rendering.rays import RayOutput, RaySampling, render_rays
+
+from .published_models import build_pipeline
+
+
+TOKENS = 77
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors that were made in it and are still there. `peak` is the most so far."""
+
+    def __init__(self):
+        super().__init__()
+        self.peak = 0
+        self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def now(self) -> int:
+        self._storages = {key: value for key, value in self._storages.items() if not value[0].expired()}
+        return sum(size for _, size in self._storages.values())
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        result = function(*arguments, **(named or {}))
+        given = {StorageWeakRef(storage).cdata for storage in _storages_of((arguments, named))}
+        for storage in _storages_of(result):
+            reference = StorageWeakRef(storage)
+            if reference.cdata not in given:  # neither a view nor written in place: of a weight, it is none of ours
+                self._storages[reference.cdata] = (reference, storage.nbytes())
+        self.peak = max(self.peak, self.now())
+        return result
+
+
+def _storages_of(tree) -> list[torch.UntypedStorage]:
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+class FusedAttention(TorchFunctionMode):
+    """On the meta device, attention that needs no gradient makes its output alone."""
+
+    def __torch_function__(self, function, types, arguments=(), named=None):
+        named = named or {}
+        if function is torch.nn.functional.scaled_dot_product_attention and not torch.is_grad_enabled():
+            query, value = arguments[0], arguments[2] if len(arguments) > 2 else named["value"]
+            return query.new_empty(*query.shape[:-1], value.shape[-1])
+        return function(*arguments, **named)
+
+
+def guidance_bytes(prior: DiffusionPrior, config: HiFAConfig, text_dim: int, device: str = "meta") -> tuple[int, int]:
+    """Bytes of the encoder's graph, and most at any time, of equation 4 and its gradient of the image.
+
+    Args:
+        prior: On the device.
+        text_dim: Of the text encoder.
+    """
+    size = prior.image_size
+    embeds = torch.zeros(2 + len(VIEWS), TOKENS, text_dim, device=device)
+    guidance = classifier_free(embeds, 0, config.guidance_scale, config.view_guidance, config.guidance_rescale)
+    x = torch.zeros(1, 3, size, size, device=device, requires_grad=True)
+    t = int(config.t_max * len(prior.alphas_cumprod))
+    with LiveBytes() as live, FusedAttention():
+        z = prior.encode(x)
+        graph = live.now()
+        z_hat = prior.estimate(z, t, guidance, config.denoising_stride, config.eta, torch.Generator())
+        weights = dict(weight=config.sds_weight, lambda_latent=config.lambda_latent, lambda_rgb=config.lambda_rgb)
+        sds_plus_loss(z, z_hat, x, prior.decode(z_hat), **weights).backward()
+    return graph, live.peak
+
+
+def field_bytes(field: RadianceField) -> int:
+    """Parameters, their gradients and Adam's two moments."""
+    return 4 * sum(p.numel() * p.element_size() for p in field.parameters())
+
+
+def chunk_bytes(field: RadianceField, config: HiFAConfig) -> int:
+    """Most at any time, beside `field_bytes`, of a chunk of rays that is rendered and has its gradient pushed through.
+
+    The rays are those of the middle of an image, which all pass the object.
+    """
+    camera = Camera(0.0, 15.0, sum(config.camera_radius) / 2, sum(config.camera_fov_deg) / 2)
+    rays = image_rays(camera_to_world(camera), camera.fov_deg, config.render_size)
+    start = (len(rays) - config.rays_per_chunk) // 2
+    part = rays[start : start + config.rays_per_chunk]
+    for parameter in field.parameters():  # which are there already in every chunk but the first
+        parameter.grad = torch.zeros_like(parameter)
+    with LiveBytes() as live:
+        seen = render_rays(field, part, RaySampling(config.n_coarse, config.n_fine, config.kernel))
+        (seen.colour.sum() + seen.z_variance.sum()).backward()
+    return live.peak
+
+
+def image_bytes(config: HiFAConfig) -> int:
+    """Origins, directions and offsets of all rays, and twice what they see: its gradient is as large."""
+    seen = sum({"colour": 3}.get(name, 1) for name in RayOutput.__dataclass_fields__ if name != "density")
+    return 4 * config.render_size**2 * (3 + 3 + 2 + 2 * seen)
+
+
+def arithmetic(name: str, config: HiFAConfig) -> dict:
+    """All of it, in 10^9 bytes, for one of `published_models.NAMES` that has an autoencoder."""
+    pipe = build_pipeline(name)
+    models = {key: getattr(pipe, key).half() for key in ("unet", "vae", "text_encoder")}
+    weights = {key: sum(p.numel() * 2 for p in model.parameters()) for key, model in models.items()}
+    field = RadianceField(
+        levels=config.levels, base_resolution=config.base_resolution, finest_resolution=config.finest_resolution,
+        log2_entries=config.log2_entries, hidden_dim=config.hidden_dim, view_bands=config.view_bands,
+    )  # fmt: skip
+    graph, guidance = guidance_bytes(pipe.make_prior(), config, pipe.text_encoder.config.hidden_size)
+    chunk, image, kept = chunk_bytes(field, config), image_bytes(config), field_bytes(field)
+    resting = sum(weights.values()) + kept + image
+    all_rays = chunk * config.render_size**2 / config.rays_per_chunk
+    parts = {
+        "field": kept,
+        "encoder_graph": graph,
+        "guidance": guidance,
+        "image": image,
+        "chunk": chunk,
+        "total": resting + max(guidance, chunk),
+        "without_chunks": resting + guidance + all_rays,
+    }
+    return {
+        "model": name,
+        "render_size": config.render_size,
+        "samples_a_ray": config.n_coarse + config.n_fine,
+        "rays_per_chunk": config.rays_per_chunk,
+        "weights": {key: round(value / 1e9, 3) for key, value in weights.items()},
+        **{key: round(value / 1e9, 3) for key, value in parts.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=("sd15", "sd21"), default="sd15", help="of benchmarks/published")
+    parser.add_argument("--rays-per-chunk", type=int, default=HiFAConfig.rays_per_chunk)
+    arguments = parser.parse_args()
+    print(json.dumps(arithmetic(arguments.model, HiFAConfig.paper(rays_per_chunk=arguments.rays_per_chunk))))
+
+
+if __name__ == "__main__":
+    main()

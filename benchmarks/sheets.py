@@ -1,0 +1,98 @@
+"""Sheets of sixteen hallucinated views: how well a reconstruction from twelve of them foretells the other four.
+
+    python -m benchmarks.sheets --sheets DIR
+
+DIR holds sheets as `given_views.read_views` takes them: PNGs of sixteen square views on white side by side, such as
+SyncDreamer's of 4096x256; other pictures in it are left alone. Reconstruction alone, no prior. There is no truth, so
+views that the model hallucinated are compared with: what they disagree about can not be foretold. NAME.png in the
+output folder has the held-out views: ours, theirs, and four times their difference. The last line printed is one JSON
+object:
+
+    sheets       for each: `psnr` in dB on white at the views held out, every fourth from the third on; `given_psnr` at
+                 the twelve that were given; `seconds` of the optimisation
+    psnr         mean over the sheets of `psnr`
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from hifa import HiFAConfig
+from hifa.given_views import GivenViews, read_views, ring_cameras
+from hifa.multiview import ViewRing
+
+from .image_to_3d import as_array, reconstruct, render, scores
+
+
+COUNT = ViewRing().num_views
+HELD_OUT = range(2, COUNT, 4)
+
+
+def find_sheets(folder: Path) -> list[Path]:
+    """The sheets in `folder`, by name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    sheets = []
+    for path in sorted(folder.glob("*.png")):
+        with PIL.Image.open(path) as image:
+            if image.width == COUNT * image.height:
+                sheets.append(path)
+    if not sheets:
+        raise ValueError(f"{str(folder)!r} holds no PNG of {COUNT} square views side by side.")
+    return sheets
+
+
+def split(sheet: PIL.Image.Image, bound: float, size: int) -> tuple[GivenViews, GivenViews]:
+    """The views of a sheet that are given, and those that are held out."""
+    side, cameras = sheet.height, ring_cameras(bound)
+    tiles = [sheet.crop((i * side, 0, (i + 1) * side, side)) for i in range(COUNT)]
+    given = [i for i in range(COUNT) if i not in HELD_OUT]
+    return tuple(
+        read_views([tiles[i] for i in part], bound, size, [cameras[i] for i in part]) for part in (given, HELD_OUT)
+    )
+
+
+def write_picture(path: Path, images: np.ndarray, views: np.ndarray) -> None:
+    rows = [images, views, np.minimum(1, 4 * abs(images - views))]
+    pixels = np.concatenate([np.concatenate(list(row), 1) for row in rows])
+    PIL.Image.fromarray((pixels * 255).round().astype(np.uint8)).save(path)
+
+
+def measure(path: Path, folder: Path, size: int, changes: dict) -> dict:
+    config = HiFAConfig.hallucinated(given_size=size, **changes)
+    given, held_out = split(PIL.Image.open(path), config.bound, size)
+    run, seconds, _ = reconstruct(given, config)
+    asset = run.asset()
+    images = render(asset, held_out)
+    write_picture(folder / path.name, images, as_array(held_out))
+    return {
+        "psnr": scores(images, as_array(held_out))["psnr"],
+        "given_psnr": scores(render(asset, given), as_array(given))["psnr"],
+        "seconds": round(seconds, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sheets", type=Path, required=True, help="folder of the sheets")
+    parser.add_argument("--output-dir", type=Path, default=Path("benchmarks-cache/sheets"))
+    parser.add_argument("--size", type=int, default=128, help="pixels the views are reduced to; default: 128")
+    parser.add_argument("--steps", type=int, help="shorter runs, for a trial; default: the preset's")
+    arguments = parser.parse_args()
+    sheets = find_sheets(arguments.sheets)
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    changes = {} if arguments.steps is None else {"num_inference_steps": arguments.steps}
+    result = {}
+    for path in sheets:
+        result[path.stem] = measure(path, arguments.output_dir, arguments.size, changes)
+        print(f"{path.stem}: {result[path.stem]}", flush=True)
+    print(json.dumps({"sheets": result, "psnr": round(float(np.mean([r["psnr"] for r in result.values()])), 2)}))
+
+
+if __name__ == "__main__":
+    main()

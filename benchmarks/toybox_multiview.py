@@ -1,0 +1,307 @@
+"""Benchmark of the embedded Toybox multi-view model: one photo in, sixteen views and a 3D asset out.
+
+    python -m benchmarks.toybox_multiview --figure examples/pictures/toybox_multiview.png
+
+Photos of scenes that nothing was trained on, single objects and pairs as the training draws them, from any side and
+from -10 to 40 degrees of elevation, go through the default calls. The last line printed is one JSON object. PSNR in dB
+is of the mean squared error over the sixteen views of a scene, values in [0, 1] on white; means over the scenes:
+
+    model           of the generated views; `first` and `back`: of view 0 alone, seen as the photo is, and of view 8
+    held_out        the same for kind-colour combinations that were never trained
+    input_repeated  baseline: the photo for all views, at the true size of the object, which the model is not told
+    input_as_framed the same with the photo as the model sees it
+    mean_of_kind    baseline: the mean of training views of the right kind (for a pair, of both), random elsewhere
+    mean_of_kind_turned
+                    the same where every training object is turned as the true one, which no baseline could know
+    margin          of the model over the better of `input_repeated` and `mean_of_kind`
+    object          the PSNR of the model and of the first baseline over pixels of the object alone
+    silhouette_iou  of assets made of such photos by `HiFAPipeline`, at cameras off the ring (elevations 0, 15 and 55,
+                    azimuths half-way between its), against the true mask; `silhouette_iou_worst` of them
+    silhouette_iou_true_views
+                    what reconstruction makes of true views, on the first `--assets` / 4 scenes
+    disparity_correlation
+                    of the embedded disparity model with the true disparity, over the object: unseen scenes, one view
+                    of each on a new background; `disparity_worst` of them
+    seconds_per_sheet, seconds_per_asset
+                    wall clock; all that depends on the machine
+"""
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import DPTForDepthEstimation
+
+from hifa import HiFAAsset, HiFAConfig, HiFAPipeline
+from hifa.cameras import Camera
+from hifa.losses import disparity_loss
+from hifa.multiview import SyncDreamerPipeline
+from hifa.toybox import world
+from hifa.toybox.multiview_dataset import framed, look, ring_from, sample_photo_camera, take_photo
+from hifa.toybox.train_disparity import draw_batch, render_relief
+
+
+# Seeds that nothing was trained on: training draws from 10,000,000 on, the disparity model from 20,000,000.
+SCENE_SEED, HELD_OUT_SEED, KIND_SEED, DISPARITY_SEED = 30_000_000, 31_000_000, 32_000_000, 33_000_000
+DISPARITY = Path(str(resources.files("hifa.toybox") / "disparity_weights"))
+OTHERS = 12  # training scenes in the mean of a kind
+UNSEEN_ELEVATIONS_DEG, UNSEEN_AZIMUTHS_DEG = (0.0, 15.0, 55.0), (11.25, 101.25, 191.25, 281.25)
+MASK_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A photo and the truth.
+
+    Args:
+        scene: Of the world.
+        photo: RGBA.
+        azimuth_deg, elevation_deg: Of its camera; views are counted from there.
+        truth: `(16, 64, 64, 3)` in [0, 1].
+    """
+
+    scene: world.Scene
+    photo: Image.Image
+    azimuth_deg: float
+    elevation_deg: float
+    truth: np.ndarray
+
+
+def make_trial(scene: world.Scene, rng: np.random.Generator) -> Trial:
+    azimuth, (elevation, radius) = rng.uniform(0, 360), sample_photo_camera(rng)
+    photo = take_photo(scene.shape, azimuth, elevation, radius)
+    return Trial(scene, photo, azimuth, elevation, ring_views(scene, azimuth))
+
+
+def ring_views(scene: world.Scene, azimuth_deg: float, every: int = 1) -> np.ndarray:
+    """`(16 / every, 64, 64, 3)` in [0, 1]: every so many-th view of the ring."""
+    return np.stack([look(scene.shape, camera).colour for camera in ring_from(azimuth_deg)[::every]])
+
+
+def trained_trials(count: int) -> list[Trial]:
+    """Scenes of the training distribution from new seeds."""
+    rngs = [np.random.default_rng(SCENE_SEED + index) for index in range(count)]
+    return [make_trial(world.sample_scene(rng), rng) for rng in rngs]
+
+
+def held_out_trials(count: int) -> list[Trial]:
+    """Single objects of never-trained combinations."""
+    pairs, trials = world.combinations(held_out=True), []
+    for index in range(count):
+        rng = np.random.default_rng(HELD_OUT_SEED + index)
+        trials.append(make_trial(world.make_scene(*pairs[index % len(pairs)], rng), rng))
+    return trials
+
+
+def psnr(images: np.ndarray, truth: np.ndarray, weight: np.ndarray | float = 1.0) -> float:
+    """In dB, of the mean squared error of `(views, H, W, 3)`, weighted by `(views, H, W, 1)`."""
+    weight = np.broadcast_to(weight, truth.shape)
+    return float(-10 * np.log10((weight * (images - truth) ** 2).sum() / weight.sum()))
+
+
+def object_weight(trial: Trial) -> np.ndarray:
+    """`(16, 64, 64, 1)`: 1 on the object."""
+    masks = [look(trial.scene.shape, camera).mask for camera in ring_from(trial.azimuth_deg)]
+    return np.stack(masks)[..., None]
+
+
+# Baselines
+
+
+def repeated_input(trial: Trial) -> np.ndarray:
+    """`(1, 64, 64, 3)`: what the photo's camera would see at the distance of the ring."""
+    ring = ring_from(0.0)[0]
+    camera = Camera(trial.azimuth_deg, trial.elevation_deg, ring.radius, ring.fov_deg)
+    return look(trial.scene.shape, camera).colour[None]
+
+
+def mean_of_kind(trial: Trial, rng: np.random.Generator, turned: bool) -> np.ndarray:
+    """`(16 or 1, 64, 64, 3)`: mean over training scenes of the kind, from the same azimuth or from random ones."""
+    trained = world.combinations(held_out=False)
+
+    def colour_of(kind: str) -> str:
+        own = [colour for other, colour in trained if other == kind]
+        return own[rng.integers(len(own))]
+
+    sheets = []
+    for _ in range(OTHERS):
+        kind, on_kind = trial.scene.kind, trial.scene.on_kind
+        if on_kind is None:
+            scene = world.make_scene(kind, colour_of(kind), rng)
+        else:
+            scene = world.make_pair(kind, colour_of(kind), on_kind, colour_of(on_kind), rng)
+        azimuth, every = (trial.azimuth_deg, 1) if turned else (rng.uniform(0, 360), 4)
+        sheets.append(ring_views(scene, azimuth, every))
+    mean = np.mean(sheets, 0)
+    # Over random azimuths all sixteen views have the same mean: the average of some is the better estimate of it.
+    return mean if turned else mean.mean(0, keepdims=True)
+
+
+# The model
+
+
+def generate(pipe: SyncDreamerPipeline, trial: Trial, seed: int = 0) -> np.ndarray:
+    """`(16, 64, 64, 3)` in [0, 1] by the default call."""
+    generator = torch.Generator().manual_seed(seed)
+    return pipe(trial.photo, trial.elevation_deg, generator=generator, output_type="np").images
+
+
+def unseen_cameras() -> list[Camera]:
+    """At the distance of the ring, off it, azimuths counted from the photo's."""
+    ring = ring_from(0.0)[0]
+    return [
+        Camera(azimuth, elevation, ring.radius, ring.fov_deg)
+        for elevation in UNSEEN_ELEVATIONS_DEG
+        for azimuth in UNSEEN_AZIMUTHS_DEG
+    ]
+
+
+def silhouette_iou(asset: HiFAAsset, trial: Trial) -> float:
+    """Mean intersection over union of the masks from the unseen cameras."""
+    values = []
+    for camera in unseen_cameras():
+        ours = asset.render(camera, MASK_SIZE).opacity.numpy() > 0.5
+        turned = Camera(camera.azimuth_deg + trial.azimuth_deg, camera.elevation_deg, camera.radius, camera.fov_deg)
+        truth = look(trial.scene.shape, turned, MASK_SIZE).mask > 0.5
+        values.append((ours & truth).sum() / (ours | truth).sum())
+    return float(np.mean(values))
+
+
+def make_asset(pipe: HiFAPipeline, config: HiFAConfig, **given) -> HiFAAsset:
+    """Reconstruction alone, from seed 0."""
+    run = pipe.start(None, config=config, generator=torch.Generator().manual_seed(0), **given)
+    for _ in pipe.advance(run):
+        pass
+    return run.asset()
+
+
+# What is reported
+
+
+def measure_views(pipe: SyncDreamerPipeline, trials: list[Trial]) -> tuple[list[np.ndarray], dict]:
+    clock, sheets = time.time(), []
+    for index, trial in enumerate(trials):
+        sheets.append(generate(pipe, trial))
+        print(f"{index + 1} of {len(trials)}: {psnr(sheets[-1], trial.truth):.2f} dB {name_of(trial)}", flush=True)
+    pairs = list(zip(sheets, [trial.truth for trial in trials], strict=True))
+    return sheets, {
+        "psnr": mean(psnr(sheet, truth) for sheet, truth in pairs),
+        "first": mean(psnr(sheet[:1], truth[:1]) for sheet, truth in pairs),
+        "back": mean(psnr(sheet[8:9], truth[8:9]) for sheet, truth in pairs),
+        "seconds_per_sheet": round((time.time() - clock) / len(trials), 2),
+    }
+
+
+def name_of(trial: Trial) -> str:
+    below = "" if trial.scene.on_kind is None else f" on {trial.scene.on_colour} {trial.scene.on_kind}"
+    return f"{trial.scene.colour} {trial.scene.kind}{below}"
+
+
+def measure_baselines(trials: list[Trial]) -> dict:
+    rng = np.random.default_rng(KIND_SEED)
+    return {
+        "input_repeated": mean(psnr(repeated_input(trial), trial.truth) for trial in trials),
+        "input_as_framed": mean(psnr(framed(trial.photo)[None] / 255, trial.truth) for trial in trials),
+        "mean_of_kind": mean(psnr(mean_of_kind(trial, rng, False), trial.truth) for trial in trials),
+        "mean_of_kind_turned": mean(psnr(mean_of_kind(trial, rng, True), trial.truth) for trial in trials),
+    }
+
+
+def measure_assets(multiview: SyncDreamerPipeline, trials: list[Trial], steps: int | None) -> dict:
+    pipe = HiFAPipeline.from_pretrained()
+    changes = {} if steps is None else {"num_inference_steps": steps}
+    changes["given_size"] = multiview.image_size
+    made, true = HiFAConfig.hallucinated(**changes), HiFAConfig.reconstruction(**changes)  # as by default
+    clock, values = time.time(), []
+    for trial in trials:
+        photo = {"image": trial.photo, "elevation_deg": trial.elevation_deg, "multiview": multiview}
+        values.append(silhouette_iou(make_asset(pipe, made, **photo), trial))
+        print(f"silhouette IoU {values[-1]:.3f} {name_of(trial)}", flush=True)
+    seconds = (time.time() - clock) / len(trials)
+    true_views = [
+        silhouette_iou(make_asset(pipe, true, views=trial.truth), trial) for trial in trials[: -(-len(trials) // 4)]
+    ]
+    return {
+        "assets": len(values),
+        "steps": made.num_inference_steps,
+        "silhouette_iou": round(float(np.mean(values)), 4),
+        "silhouette_iou_worst": round(min(values), 4),
+        "silhouette_iou_true_views": round(float(np.mean(true_views)), 4),
+        "seconds_per_asset": round(seconds, 1),
+    }
+
+
+@torch.no_grad()
+def measure_disparity(count: int) -> dict:
+    """Of renders as the model was trained on, from new seeds; no noise is added."""
+    model = DPTForDepthEstimation.from_pretrained(DISPARITY).eval()
+    values = []
+    for index in range(count):
+        relief = render_relief(DISPARITY_SEED + index, views=1)
+        pixels, disparity, mask = draw_batch(relief, np.random.default_rng(index), 1, noise=0.0)
+        seen = model(pixels).predicted_depth
+        values.append(1 - float(disparity_loss(seen.flatten(), disparity.flatten(), mask.flatten() > 0.99)))
+    return {"disparity_correlation": round(float(np.mean(values)), 4), "disparity_worst": round(min(values), 4)}
+
+
+def mean(values) -> float:
+    return round(float(np.mean(list(values))), 2)
+
+
+def write_figure(path: Path, trials: list[Trial], sheets: list[np.ndarray], columns: int = 8) -> None:
+    """For each trial the photo as the model sees it, then every other view, generated above true."""
+    step, rows = 16 // columns, []
+    for trial, sheet in zip(trials, sheets, strict=True):
+        photo = framed(trial.photo) / 255
+        for first, views in ((photo, sheet), (np.ones_like(photo), trial.truth)):
+            rows.append(np.concatenate([first, np.ones((64, 8, 3)), *views[::step]], 1))
+    pixels = (np.concatenate(rows) * 255).round().astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, optimize=True)
+
+
+def run(arguments: argparse.Namespace) -> dict:
+    """All measurements; the keys are described at the top of this file."""
+    pipe = SyncDreamerPipeline.from_pretrained(*([arguments.model] if arguments.model else []), dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    trials = trained_trials(arguments.scenes)
+    sheets, model = measure_views(pipe, trials)
+    if arguments.figure is not None:
+        write_figure(arguments.figure, trials[: arguments.rows], sheets[: arguments.rows])
+    result = {"scenes": len(trials), "model": model}
+    if arguments.held_out:
+        result["held_out"] = measure_views(pipe, held_out_trials(arguments.held_out))[1]
+    result |= measure_baselines(trials)
+    result["margin"] = round(model["psnr"] - max(result["input_repeated"], result["mean_of_kind"]), 2)
+    weights = [object_weight(trial) for trial in trials]
+    scored = list(zip(sheets, trials, weights, strict=True))
+    result["object"] = {
+        "model": mean(psnr(sheet, trial.truth, weight) for sheet, trial, weight in scored),
+        "input_repeated": mean(psnr(repeated_input(trial), trial.truth, weight) for _, trial, weight in scored),
+    }
+    result |= measure_disparity(arguments.scenes)
+    if arguments.assets:
+        result |= measure_assets(pipe, trials[: arguments.assets], arguments.steps)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, help="folder of another multi-view pipeline; default: the embedded one")
+    parser.add_argument("--scenes", type=int, default=64, help="unseen scenes")
+    parser.add_argument("--held-out", type=int, default=28, help="scenes of never-trained combinations")
+    parser.add_argument("--assets", type=int, default=64, help="of the scenes, how many are made into assets")
+    parser.add_argument("--steps", type=int, help="shorter reconstructions, for a trial; default: the preset's")
+    parser.add_argument("--figure", type=Path, help="write a contact sheet: photo, generated views above true ones")
+    parser.add_argument("--rows", type=int, default=8, help="scenes on the contact sheet")
+    print(json.dumps(run(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    main()

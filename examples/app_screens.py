@@ -1,0 +1,153 @@
+"""Pictures of the app as README shows them: python -m examples.app_screens [--steps 500]
+
+Starts `app.py` with Toybox on a free port and its runs in a temporary folder, drives it in Chromium (playwright), and
+writes `examples/pictures/app_*.jpg`, the page in each of its states:
+
+    empty, running, stopped, done    of a text run; `stopped` is in the middle of it, with Resume
+    error                            a prompt that is refused
+    dark, phone                      the finished run in the dark theme, and on a phone
+    image                            the image tab with a picture, its views and what was made of them
+"""
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from benchmarks.app_server import Server
+from hifa.toybox.render import orbit_pose, render
+from hifa.toybox.world import make_scene
+
+
+FOLDER = Path(__file__).parent / "pictures"
+FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+PATIENCE = 600_000  # milliseconds
+WIDTH, HEIGHT = 1280, 860
+
+
+def visit(browser: Browser, url: str, width: int = WIDTH, height: int = HEIGHT) -> Page:
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.set_default_timeout(PATIENCE)
+    page.goto(url)
+    page.locator("#prompt textarea, #prompt input").first.wait_for()
+    page.wait_for_timeout(2000)  # until the page listens to its buttons
+    return page
+
+
+def shoot(page: Page, name: str, whole: bool = True) -> None:
+    """A JPEG of the page."""
+    page.wait_for_timeout(1500)
+    with tempfile.NamedTemporaryFile(suffix=".png") as file:
+        page.screenshot(path=file.name, full_page=whole)
+        Image.open(file.name).convert("RGB").save(FOLDER / f"app_{name}.jpg", quality=80, optimize=True)
+    print(FOLDER / f"app_{name}.jpg", flush=True)
+
+
+def prepare(page: Page, prompt: str, steps: int) -> None:
+    """Enter what to make; Generate is still to be pressed."""
+    page.locator("#prompt textarea, #prompt input").first.fill(prompt)
+    page.locator("#text-advanced button").first.click()
+    page.locator("#text-steps input").fill(str(steps))
+    page.locator("#text-steps input").blur()
+    page.locator("#text-advanced button").first.click()
+
+
+def all_files(page: Page) -> None:
+    """Until every file has been made, also again after Resume, and the viewer, which draws in software here, has
+    drawn."""
+    page.wait_for_timeout(2000)
+    expect(page.locator("#progress")).not_to_contain_text("…", timeout=PATIENCE)
+    for kind in ("glb", "obj", "ply", "mp4", "asset", "run"):
+        expect(page.locator(f"#download-{kind}")).to_be_enabled(timeout=PATIENCE)
+    page.locator("#model canvas").wait_for()
+    page.wait_for_timeout(5000)
+
+
+def text_screens(browser: Browser, url: str, steps: int) -> str:
+    """Screens of a text run; returns the address of the finished run."""
+    page = visit(browser, url)
+    shoot(page, "empty")
+    prepare(page, "a red mushroom", steps)
+    page.get_by_role("button", name="Generate").click()
+    progress = page.locator("#progress")
+    page.wait_for_function("document.querySelector('#progress progress').value > 0.33")
+    shoot(page, "running")
+    page.locator("#stop").click()
+    expect(progress).to_contain_text("Stopped at step", timeout=PATIENCE)
+    all_files(page)
+    shoot(page, "stopped")
+    page.locator("#resume").click()
+    expect(progress).to_contain_text("Finished", timeout=PATIENCE)
+    all_files(page)
+    shoot(page, "done")
+    address = page.url
+    page.close()
+    return address
+
+
+def error_screen(browser: Browser, url: str) -> None:
+    page = visit(browser, url)
+    prepare(page, "a red xylophone", 100)
+    page.get_by_role("button", name="Generate").click()
+    page.get_by_text("does not know the word").first.wait_for()
+    shoot(page, "error")
+    page.close()
+
+
+def duck(folder: Path) -> Path:
+    """A picture for the image tab, with transparency."""
+    picture = render(make_scene("duck", "yellow").shape, orbit_pose(30, 20, 2.5), 256, 40.0)
+    rgba = np.concatenate([picture.colour, picture.mask[..., None]], axis=-1)
+    Image.fromarray((rgba * 255).round().astype(np.uint8), "RGBA").save(folder / "duck.png")
+    return folder / "duck.png"
+
+
+def result_screens(browser: Browser, address: str) -> None:
+    """The finished run in the dark and on a phone, whose page goes to the result by itself."""
+    page = visit(browser, f"{address}&__theme=dark")
+    all_files(page)
+    shoot(page, "dark")
+    page.close()
+    page = visit(browser, address, 390, 844)
+    all_files(page)
+    shoot(page, "phone", whole=False)
+    page.close()
+
+
+def image_screen(browser: Browser, url: str, picture: Path, steps: int) -> None:
+    page = visit(browser, url)
+    page.get_by_role("tab", name="Image to 3D").click()
+    page.locator("#image-photo input[type=file]").set_input_files(picture)
+    page.locator("#image-matte img").wait_for()
+    page.locator("#image-advanced button").first.click()
+    page.locator("#image-steps input").fill(str(steps))
+    page.locator("#image-steps input").blur()
+    page.locator("#image-advanced button").first.click()
+    page.get_by_role("button", name="Reconstruct").click()
+    expect(page.locator("#progress")).to_contain_text("Finished", timeout=PATIENCE)
+    page.locator("#views img").first.wait_for()
+    all_files(page)
+    shoot(page, "image")
+    page.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--chromium", default=shutil.which("chromium"))
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as root, Server(Path(root) / "runs") as server, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=arguments.chromium, args=FLAGS)
+        address = text_screens(browser, server.url, arguments.steps)
+        error_screen(browser, server.url)
+        result_screens(browser, address)
+        image_screen(browser, server.url, duck(Path(root)), arguments.steps)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

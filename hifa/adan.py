@@ -1,0 +1,55 @@
+"""Adan, the optimiser of the public HiFA code; torch has none."""
+
+import torch
+
+
+class Adan(torch.optim.Optimizer):
+    """Adaptive Nesterov momentum (Xie et al. 2022, "Adan", algorithm 1), with the bias correction of its public code.
+
+    With the gradient g, its change d since the last step (0 in the first), and the averages m of g, v of d and n of
+    (g + b2 d)^2, each with its own b: theta <- (theta - lr (m + b2 v) / (sqrt(n) + eps)) / (1 + lr lambda).
+
+    Args:
+        params, lr: As for any optimiser of torch.
+        betas: b of m, v and n, the shares that are kept: one minus the paper's.
+        eps: Added to the root.
+        weight_decay: lambda.
+    """
+
+    def __init__(
+        self,
+        params,
+        lr: float = 1e-3,
+        betas: tuple[float, float, float] = (0.98, 0.92, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ):
+        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take a step; parameters without a gradient stay, and so does their state."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    _update(parameter, self.state[parameter], **group)
+
+
+def _update(parameter: torch.Tensor, state: dict, *, lr, betas, eps, weight_decay, **_) -> None:
+    gradient, (b1, b2, b3) = parameter.grad, betas
+    if not state:
+        state["step"] = torch.zeros((), dtype=torch.float32)
+        state |= {name: torch.zeros_like(gradient) for name in ("exp_avg", "exp_avg_diff", "exp_avg_sq")}
+        state["previous"] = gradient.clone()
+    state["step"] += 1
+    count = state["step"].item()
+    change = gradient - state["previous"]
+    state["previous"].copy_(gradient)
+    state["exp_avg"].lerp_(gradient, 1 - b1)
+    state["exp_avg_diff"].lerp_(change, 1 - b2)
+    ahead = gradient + b2 * change
+    state["exp_avg_sq"].mul_(b3).addcmul_(ahead, ahead, value=1 - b3)
+    root = (state["exp_avg_sq"] / (1 - b3**count)).sqrt_().add_(eps)
+    parameter.addcdiv_(state["exp_avg"], root, value=-lr / (1 - b1**count))
+    parameter.addcdiv_(state["exp_avg_diff"], root, value=-lr * b2 / (1 - b2**count))
+    parameter.div_(1 + lr * weight_decay)

@@ -1,0 +1,137 @@
+"""The hash encoding as Triton kernels for a GPU. Triton comes with torch's CUDA builds and needs no nvcc.
+
+One program handles a block of points at one level. Neighbouring points of a ray share cells, so the backward pass adds
+with atomics; their order, and with it the last bits of a gradient, differs from run to run on a GPU.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+BLOCK = 256  # points of a program
+
+
+@triton.jit
+def _cell(coordinate, resolution):
+    """Cell index along an axis, and where in it a coordinate in [0, 1] lies."""
+    scaled = tl.minimum(tl.maximum(coordinate, 0.0), 1.0) * resolution
+    cell = tl.minimum(tl.floor(scaled), resolution - 1.0)
+    return cell.to(tl.int32), scaled - cell
+
+
+@triton.jit
+def _share(n, block: tl.constexpr):
+    """What a program works on: a level, indices of points, and which of them exist."""
+    index = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    return tl.program_id(1), index, index < n
+
+
+@triton.jit
+def _cells(points, index, inside, resolution):
+    """Cell and position in it, along each axis, of the points with these indices."""
+    x, fx = _cell(tl.load(points + 3 * index, inside, 0.0), resolution)
+    y, fy = _cell(tl.load(points + 3 * index + 1, inside, 0.0), resolution)
+    z, fz = _cell(tl.load(points + 3 * index + 2, inside, 0.0), resolution)
+    return x, fx, y, fy, z, fz
+
+
+@triton.jit
+def _row(x, y, z, resolution, entries):
+    """Row in the table of a level: dense where it fits, else the hash of instant-ngp's equation 4."""
+    side = resolution + 1
+    # The low bits of 32-bit products are those of the exact ones, and a power of two keeps the low bits only.
+    hashed = x.to(tl.uint32) ^ (y.to(tl.uint32) * 2654435761) ^ (z.to(tl.uint32) * 805459861)
+    hashed = (hashed & (entries - 1).to(tl.uint32)).to(tl.int32)
+    dense = x + side * (y + side * z)
+    return tl.where(side.to(tl.int64) * side * side <= entries, dense, hashed)
+
+
+@triton.jit
+def _corner(cx: tl.constexpr, cy: tl.constexpr, cz: tl.constexpr, x, y, z, fx, fy, fz, resolution, entries):
+    """Row and trilinear weight of one corner of the cells."""
+    wx = fx if cx else 1.0 - fx
+    wy = fy if cy else 1.0 - fy
+    wz = fz if cz else 1.0 - fz
+    return _row(x + cx, y + cy, z + cz, resolution, entries), wx * wy * wz
+
+
+@triton.jit
+def _forward(points, table, resolutions, out, n, entries, levels, block: tl.constexpr):
+    level, index, inside = _share(n, block)
+    resolution = tl.load(resolutions + level).to(tl.int32)
+    x, fx, y, fy, z, fz = _cells(points, index, inside, resolution)
+    base = table + level.to(tl.int64) * entries * 2
+    first = tl.full((block,), 0.0, tl.float32)
+    second = tl.full((block,), 0.0, tl.float32)
+    for cx in tl.static_range(2):
+        for cy in tl.static_range(2):
+            for cz in tl.static_range(2):
+                row, weight = _corner(cx, cy, cz, x, y, z, fx, fy, fz, resolution, entries)
+                first += weight * tl.load(base + 2 * row, inside, 0.0).to(tl.float32)
+                second += weight * tl.load(base + 2 * row + 1, inside, 0.0).to(tl.float32)
+    target = out + index * (2 * levels) + 2 * level
+    tl.store(target, first, inside)
+    tl.store(target + 1, second, inside)
+
+
+@triton.jit
+def _backward(points, grad, resolutions, grad_table, n, entries, levels, block: tl.constexpr):
+    level, index, inside = _share(n, block)
+    resolution = tl.load(resolutions + level).to(tl.int32)
+    x, fx, y, fy, z, fz = _cells(points, index, inside, resolution)
+    source = grad + index * (2 * levels) + 2 * level
+    first = tl.load(source, inside, 0.0).to(tl.float32)
+    second = tl.load(source + 1, inside, 0.0).to(tl.float32)
+    # Behind a surface, and in the background, nothing comes back.
+    active = inside & ((first != 0.0) | (second != 0.0))
+    base = grad_table + level.to(tl.int64) * entries * 2
+    for cx in tl.static_range(2):
+        for cy in tl.static_range(2):
+            for cz in tl.static_range(2):
+                row, weight = _corner(cx, cy, cz, x, y, z, fx, fy, fz, resolution, entries)
+                tl.atomic_add(base + 2 * row, weight * first, active)
+                tl.atomic_add(base + 2 * row + 1, weight * second, active)
+
+
+class EncodeTriton(torch.autograd.Function):
+    """`hash_grid.encode_torch` by the kernels above. `apply(points, table, resolutions, entries)`.
+
+    Args:
+        points: `(n, 3)` in [0, 1]; float32 after the first step, like all sums.
+        table: `(levels * entries, 2)`, float32, float16 or bfloat16.
+        resolutions: `(levels,)` int64, on the device of the points.
+        entries: Table size of a level, a power of two.
+
+    Returns:
+        `(n, 2 levels)` in the dtype of the table. Gradients reach the table only.
+    """
+
+    @staticmethod
+    def forward(ctx, points: Tensor, table: Tensor, resolutions: Tensor, entries: int) -> Tensor:
+        points, levels = points.detach().float().contiguous(), len(resolutions)
+        out = torch.empty(len(points), 2 * levels, device=points.device, dtype=table.dtype)
+        ctx.save_for_backward(points, resolutions)
+        ctx.entries, ctx.table = entries, (table.shape, table.dtype)
+        if len(points):
+            _forward[_programs(points, levels)](
+                points, table.detach().contiguous(), resolutions, out, len(points), entries, levels, BLOCK
+            )
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        points, resolutions = ctx.saved_tensors
+        shape, dtype = ctx.table
+        # Summed in float32: thousands of points may share an entry of a coarse level.
+        grad_table = torch.zeros(shape, device=grad.device, dtype=torch.float32)
+        if len(points):
+            _backward[_programs(points, len(resolutions))](
+                points, grad.contiguous(), resolutions, grad_table, len(points), ctx.entries, len(resolutions), BLOCK
+            )
+        return None, grad_table.to(dtype), None, None
+
+
+def _programs(points: Tensor, levels: int) -> tuple[int, int]:
+    return triton.cdiv(len(points), BLOCK), levels

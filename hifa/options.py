@@ -1,0 +1,69 @@
+"""What the command lines `python -m hifa` and `python -m hifa.batch` share: models, and what is made of an asset."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:  # the options are read before torch is loaded
+    from .asset import HiFAAsset
+    from .pipeline_hifa import HiFAPipeline
+
+
+RANGES = (
+    ("mesh_resolution", 16, 1024), ("max_faces", 100, 10**7), ("texture_size", 64, 8192), ("frames", 1, 1000),
+    ("frame_size", 16, 2048),
+)  # fmt: skip
+
+
+def add_export_options(parser: argparse.ArgumentParser, formats: tuple[str, ...]) -> None:
+    """Add the options; `formats` are the mesh files by default."""
+    export = parser.add_argument_group("export")
+    export.add_argument("--formats", nargs="+", default=list(formats), choices=["glb", "obj", "zip", "ply"])
+    export.add_argument("--mesh-resolution", type=int, default=128)
+    export.add_argument("--max-faces", type=int, default=20_000)
+    export.add_argument("--texture-size", type=int, default=1024)
+    export.add_argument("--frames", type=int, default=48, help="turntable frames; default: 48")
+    export.add_argument("--frame-size", type=int, default=192)
+
+
+def check_ranges(arguments: argparse.Namespace, ranges: tuple[tuple[str, int, int], ...]) -> None:
+    """
+    Raises:
+        ValueError: If an option is out of its range; the message names it.
+    """
+    for name, low, high in ranges:
+        if not low <= getattr(arguments, name) <= high:
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option} must be between {low} and {high}, got {getattr(arguments, name)}.")
+
+
+def load_pipeline(model: str | Path, disparity_model: str | None, dtype, device) -> "HiFAPipeline":
+    """A pipeline on a device, with the disparity model of a hub id or folder if there is one.
+
+    Raises:
+        ValueError, OSError: If one of them is missing or of another kind.
+    """
+    from . import HiFAPipeline
+
+    given = {}
+    if disparity_model is not None:
+        from transformers import DPTForDepthEstimation
+
+        given["disparity_estimator"] = DPTForDepthEstimation.from_pretrained(disparity_model, dtype=dtype).eval()
+    return HiFAPipeline.from_pretrained(model, dtype=dtype, **given).to(device)
+
+
+def export_asset(asset: "HiFAAsset", folder: Path, arguments: argparse.Namespace) -> None:
+    """Write the asset, a turntable, stills and meshes into a folder.
+
+    Raises:
+        EmptyFieldError: If there is no surface to make a mesh of; all else is there then.
+    """
+    asset.save_pretrained(folder / "asset")
+    asset.export_video(folder / "turntable.mp4", num_frames=arguments.frames, size=arguments.frame_size)
+    asset.export_stills(folder)
+    for suffix in arguments.formats:
+        asset.export_mesh(
+            folder / f"mesh.{suffix}", arguments.mesh_resolution, arguments.max_faces, arguments.texture_size
+        )

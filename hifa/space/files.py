@@ -1,0 +1,228 @@
+"""The files of a run for its visitor: meshes, turntable, asset and the run itself.
+
+Each stage can be the last one: the record says of every file at which step it was made, so what is missing is known
+and made later. The three files of a mesh lie in a folder of their own, which the record names when all are written.
+"""
+
+import contextlib
+import secrets
+import shutil
+import threading
+import zipfile
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from ..atomic import atomically
+from ..export import EmptyFieldError, TexturedMesh, bake_texture, extract_mesh, write_glb, write_obj_zip, write_ply
+from ..names import file_name
+from ..run import HiFARun
+from ..saved import FILE
+from .beside import beside, until_given_up
+from .store import FINISHED, Record, RunFolder
+
+
+T = TypeVar("T")
+KINDS = ("glb", "obj", "ply", "mp4", "asset", "run")
+MESH_KINDS = KINDS[:3]
+MAX_TEXTURE = 2048  # phones show no more
+# Bytes of a GLB for each face and for each texel, means of Toybox assets: 10,000 faces and 1024 texels give 0.9 MB.
+BYTES_PER_FACE, BYTES_PER_TEXEL = 36.0, 0.5
+
+
+@dataclass(frozen=True)
+class MeshOptions:
+    """How a mesh is made.
+
+    Args:
+        resolution: Cells per axis.
+        max_faces: At most so many triangles.
+        texture_size: Texels per side.
+    """
+
+    resolution: int = 128
+    max_faces: int = 10_000
+    texture_size: int = 1024
+
+    def __post_init__(self):
+        for name, low, high in (
+            ("resolution", 16, 256),
+            ("max_faces", 100, 100_000),
+            ("texture_size", 64, MAX_TEXTURE),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or not low <= value <= high:
+                raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value!r}.")
+
+
+@dataclass(frozen=True)
+class TurntableOptions:
+    """How a turntable is made: frames, pixels per side of each of its halves, frames a second."""
+
+    num_frames: int = 48
+    size: int = 192
+    fps: int = 16
+
+
+MESH, TURNTABLE = MeshOptions(), TurntableOptions(36, 160, 12)
+# A stopped run has to be on the screen in two seconds, so what is made of it is lighter.
+STOPPED_MESH, STOPPED_TURNTABLE = MeshOptions(64, 5_000, 512), TurntableOptions(16, 112, 8)
+
+
+def predicted_megabytes(max_faces: int, texture_size: int) -> float:
+    """Size of a GLB, before it is made."""
+    return (max_faces * BYTES_PER_FACE + texture_size**2 * BYTES_PER_TEXEL) / 1e6
+
+
+def plain_name(record: Record) -> str:
+    """The prompt as a file name."""
+    words = record.request.prompt or record.request.kind
+    return file_name(words)
+
+
+def existing(folder: RunFolder, record: Record) -> dict[str, Path]:
+    """The files that are there, by what they are."""
+    paths = {kind: folder.files / name for kind, name in record.files.items()}
+    return {kind: path for kind, path in paths.items() if path.is_file()}
+
+
+def missing(folder: RunFolder, record: Record) -> tuple[str, ...]:
+    """The kinds of which a run has no file, or one of an earlier step; none of a run that has not begun."""
+    if not folder.started:
+        return ()
+    have = existing(folder, record)
+    return tuple(
+        kind
+        for kind in KINDS
+        if record.made_at.get(kind) != record.step or (kind in record.files and kind not in have)
+    )
+
+
+def make_missing(folder: RunFolder, record: Record) -> Iterator[tuple[str, Record]]:
+    """Make what is missing, the mesh first and, of a run that has not finished, light files. Yields what comes next
+    and the record so far, which is on disk by then; the last text is empty."""
+    finished = record.status == FINISHED
+    wanted = missing(folder, record)
+    if set(wanted) & set(MESH_KINDS):
+        try:
+            for text, record in make_mesh(folder, record, MESH if finished else STOPPED_MESH):
+                yield text or "Making the turntable", record
+        except EmptyFieldError:
+            nothing = dict.fromkeys(KINDS, record.step)
+            problem = "There is no surface yet: Resume, or take more steps."
+            yield "", folder.write(record, problem=problem, files={}, facts={}, made_at=nothing)
+            return
+    if "mp4" in wanted:
+        yield "Making the turntable", record
+        record = make_turntable(folder, record, TURNTABLE if finished else STOPPED_TURNTABLE)
+    if {"asset", "run"} & set(wanted):
+        yield "Packing", record
+    for kind, pack in (("asset", pack_asset), ("run", pack_run)):
+        if kind in wanted:
+            record = pack(folder, record)
+    yield "", record
+
+
+def make_mesh(folder: RunFolder, record: Record, options: MeshOptions) -> Iterator[tuple[str, Record]]:
+    """GLB, OBJ and PLY of a saved run, yielding what goes on, often, and the record; ends with the new record. Closed
+    before that, it leaves the old three.
+
+    Raises:
+        EmptyFieldError: If there is no surface yet.
+    """
+    yield "Reading the run", record
+    asset = HiFARun.load(folder.run).asset()
+    name = plain_name(record)
+    place = _new_mesh_folder(folder, record)
+
+    def find(given_up: threading.Event):
+        density, colour = (until_given_up(f, given_up) for f in (asset.density, asset.colour))
+        bound = asset.radiance_field.bound
+        return extract_mesh(density, colour, bound, resolution=options.resolution, max_faces=options.max_faces)
+
+    def colour_and_write(given_up: threading.Event) -> TexturedMesh:
+        textured = bake_texture(mesh, until_given_up(asset.colour, given_up), options.texture_size)
+        write_glb(place / f"{name}.glb", textured)
+        write_obj_zip(place / f"{name}-obj.zip", textured)
+        write_ply(place / f"{name}.ply", mesh)
+        return textured
+
+    mesh = yield from _saying("Finding the surface", record, beside(find))
+    textured = yield from _saying(f"Colouring {len(mesh.faces):,} faces", record, beside(colour_and_write))
+    names = {"glb": f"{name}.glb", "obj": f"{name}-obj.zip", "ply": f"{name}.ply"}
+    yield (
+        "",
+        folder.write(
+            record,
+            files=record.files | {kind: f"{place.name}/{names[kind]}" for kind in MESH_KINDS},
+            facts=record.facts | mesh_facts(place / names["glb"], textured),
+            made_at=record.made_at | dict.fromkeys(MESH_KINDS, record.step),
+        ),
+    )
+
+
+def _saying(text: str, record: Record, work: Generator[None, None, T]) -> Generator[tuple[str, Record], None, T]:
+    """Say what goes on while it does; returns what comes out of it."""
+    yield text, record
+    with contextlib.closing(work):
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                return end.value
+            yield text, record
+
+
+def _new_mesh_folder(folder: RunFolder, record: Record) -> Path:
+    """A folder for the files of a mesh. Those that were begun and never finished go, the current one stays."""
+    kept = {Path(name).parent.name for name in record.files.values()}
+    for path in folder.files.glob("mesh-*"):
+        if path.name not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+    place = folder.files / f"mesh-{secrets.token_hex(4)}"
+    place.mkdir()
+    return place
+
+
+def mesh_facts(glb: Path, textured: TexturedMesh) -> dict[str, float]:
+    return {
+        "faces": len(textured.faces),
+        "vertices": len(textured.mesh.vertices),
+        "texture_size": textured.texture.shape[0],
+        "glb_megabytes": round(glb.stat().st_size / 1e6, 3),
+    }
+
+
+def make_turntable(folder: RunFolder, record: Record, options: TurntableOptions) -> Record:
+    name = f"{plain_name(record)}.mp4"
+    asset = HiFARun.load(folder.run).asset()
+    with atomically(folder.files / name) as partial:
+        asset.export_video(partial, options.num_frames, options.size, options.fps)
+    return _made(folder, record, "mp4", name)
+
+
+def pack_asset(folder: RunFolder, record: Record) -> Record:
+    """The asset as a zip of what `HiFAAsset.from_pretrained` reads."""
+    path = folder.files / f"{plain_name(record)}-asset.zip"
+    unpacked = path.with_suffix("")
+    try:
+        HiFARun.load(folder.run).asset().save_pretrained(unpacked)
+        with atomically(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+            for file in sorted(unpacked.iterdir()):
+                archive.write(file, file.name)
+    finally:
+        shutil.rmtree(unpacked, ignore_errors=True)
+    return _made(folder, record, "asset", path.name)
+
+
+def pack_run(folder: RunFolder, record: Record) -> Record:
+    """The run as a zip of what `HiFARun.load` reads."""
+    path = folder.files / f"{plain_name(record)}-run.zip"
+    with atomically(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        archive.write(folder.run / FILE, FILE)
+    return _made(folder, record, "run", path.name)
+
+
+def _made(folder: RunFolder, record: Record, kind: str, name: str) -> Record:
+    return folder.write(record, files=record.files | {kind: name}, made_at=record.made_at | {kind: record.step})

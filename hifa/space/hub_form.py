@@ -1,0 +1,176 @@
+"""Push to the Hub: a form under a result. The token is the visitor's own, is used once, and is kept nowhere.
+
+On a Space with OAuth it comes from signing in (scope `contribute-repos`: the app reaches only what it created);
+elsewhere from a password box, or from HF_TOKEN for a person at the machine itself.
+"""
+
+import html
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ..export.hub import LICENCES, HubError, add_mesh_row, check_repo_id, model_card, push_folder
+from ..run import HiFARun
+from .actions import told
+from .events import afterwards
+from .files import existing, plain_name
+from .priors import PriorShelf
+from .store import Record, RunFolder, RunStore
+
+
+class HubForm:
+    """Built where it stands.
+
+    Args:
+        endpoint: Of the Hub; the usual one without it.
+    """
+
+    def __init__(self, store: RunStore, shelf: PriorShelf, endpoint: str | None = None):
+        self.store, self.shelf, self.endpoint = store, shelf, endpoint
+        # Building the button elsewhere would refuse to launch.
+        self.oauth = bool(os.environ.get("OAUTH_CLIENT_ID"))
+        with gr.Accordion("Push to the Hub", open=False, elem_id="hub-form"):
+            if self.oauth:
+                gr.LoginButton(elem_id="hub-login")
+            self.token = gr.Textbox(
+                label="Token", type="password", visible=not self.oauth, max_length=200, elem_id="hub-token",
+                info="With write access, from hf.co/settings/tokens. It is used once and not kept."
+                + (" Empty: HF_TOKEN, if this is your own machine." if os.environ.get("HF_TOKEN") else ""),
+            )  # fmt: skip
+            with gr.Row():
+                self.repo = gr.Textbox(
+                    label="Repository", placeholder="me/red-mushroom", max_length=200, elem_id="hub-repo",
+                    info="Empty: add the row to the dataset only.",
+                )  # fmt: skip
+                self.licence = gr.Dropdown(list(LICENCES), value="cc-by-4.0", label="Licence", elem_id="hub-licence")
+            self.dataset = gr.Textbox(
+                label="Also add a row to a dataset of meshes", placeholder="me/my-meshes (optional)", max_length=200,
+                elem_id="hub-dataset",
+            )  # fmt: skip
+            self.private = gr.Checkbox(True, label="Private", elem_id="hub-private")
+            self.push = gr.Button("Push", elem_id="hub-push")
+            self.result = gr.HTML(elem_id="hub-result")
+
+    def wire(self, run_id: gr.State) -> None:
+        inputs = [run_id, self.repo, self.private, self.licence, self.dataset, self.token]
+        # The signature tells Gradio whether to look for a visitor who signed in.
+        handler = self.push_signed_in if self.oauth else self.push_with_token
+        pushed = self.push.click(
+            handler, inputs, self.result, concurrency_id="export", show_progress_on=self.push, api_visibility="private"
+        )
+        # Where one run went is not where the next one is.
+        run_id.change(
+            lambda: "", None, self.result, queue=False, show_progress="hidden", api_visibility="private"
+        )  # fmt: skip
+        # A token does not stay in a page.
+        afterwards(pushed, lambda: "", None, self.token, queue=False, show_progress="hidden", api_visibility="private")
+
+    def push_signed_in(
+        self, run_id: str, repo: str, private: bool, licence: str, dataset: str, token: str,
+        visitor: gr.OAuthToken | None,
+    ) -> str:  # fmt: skip
+        if visitor is None:
+            raise gr.Error("Sign in to Hugging Face first, with the button above.", print_exception=False)
+        return self._push(run_id, repo, private, licence, dataset, visitor.token)
+
+    def push_with_token(
+        self, run_id: str, repo: str, private: bool, licence: str, dataset: str, token: str, request: gr.Request
+    ) -> str:
+        token = (token or "").strip() or own_token(request)
+        if not token:
+            raise gr.Error("Give a token with write access, from hf.co/settings/tokens.", print_exception=False)
+        return self._push(run_id, repo, private, licence, dataset, token)
+
+    def _push(self, run_id: str, repo: str, private: bool, licence: str, dataset: str, token: str) -> str:
+        with told():
+            if not run_id:
+                raise HubError("There is no run of yours to push. Generate something first.")
+            folder = self.store.open(run_id)
+            record = folder.read()
+            repo, dataset = ((name or "").strip() and check_repo_id(name) for name in (repo, dataset))
+            if not repo and not dataset:
+                raise HubError("Name a repository, such as me/red-mushroom, or a dataset of meshes, or both.")
+            if licence not in LICENCES:
+                raise HubError(f"There is no licence {licence!r}; choose one of {', '.join(LICENCES)}.")
+            if "glb" not in existing(folder, record):
+                raise HubError("There is no mesh to push yet. Finish or stop the run first.")
+            options = {"private": bool(private), "token": token, "endpoint": self.endpoint}
+            links, problem = [], ""
+            if repo:
+                links.append(push_run(folder, record, self.prior_licence(record), repo, licence, **options))
+            if dataset:
+                try:
+                    links.append(push_row(folder, record, dataset, licence, **options))
+                except HubError as error:
+                    if not links:
+                        raise
+                    problem = f"It is not in {dataset} yet: {error} To try again, leave Repository empty."
+        return pushed_html(record.request.prompt or "It", links, problem)
+
+    def prior_licence(self, record: Record) -> str:
+        if not record.request.prompt or record.request.prior not in self.shelf.priors:
+            return "no prior was used"
+        prior = self.shelf.priors[record.request.prior]
+        return f"{prior.licence}, {prior.licence_url}"
+
+
+def own_token(request: gr.Request) -> str:
+    """HF_TOKEN, for the person who sits at this machine only: a visitor must not write in the name of its owner."""
+    host = (request.headers.get("host") or "").rsplit(":", 1)[0].strip("[]")
+    local = {"127.0.0.1", "localhost", "::1"}
+    proxied = "x-forwarded-for" in request.headers or "SPACE_ID" in os.environ
+    at_home = host in local and request.client.host in local and not proxied
+    return os.environ.get("HF_TOKEN", "") if at_home else ""
+
+
+def pushed_html(name: str, links: list[str], problem: str) -> str:
+    """Where it is, by the name of what it is: another run may be shown by then."""
+    shown = " and ".join(
+        f"<a href='{html.escape(url)}' target='_blank' rel='noopener'>{html.escape(url)}</a>" for url in links
+    )
+    more = f"<p role='alert'>{html.escape(problem)}</p>" if problem else ""
+    return f"<p role='status'>{html.escape(name)} is at {shown}.</p>{more}"
+
+
+def push_row(folder: RunFolder, record: Record, dataset: str, licence: str, **options: Any) -> str:
+    """Add the mesh of a run to a dataset; returns its address.
+
+    Args:
+        options: Of `export.hub.add_mesh_row`: `private`, `token`, `endpoint`.
+
+    Raises:
+        HubError: If the Hub refuses.
+    """
+    request = record.request
+    facts = {"prompt": request.prompt, "seed": request.seed, "prior": request.prior, "steps": record.step}
+    name = f"{plain_name(record)}-{request.seed}"
+    return add_mesh_row(
+        dataset, existing(folder, record)["glb"], name, facts | {"licence": licence, **record.facts}, **options
+    )
+
+
+def push_run(folder: RunFolder, record: Record, prior_licence: str, repo_id: str, licence: str, **options: Any) -> str:
+    """Upload the asset of a run with the files that were made of it; returns its address.
+
+    Args:
+        options: Of `export.hub.push_folder`: `private`, `token`, `endpoint`.
+
+    Raises:
+        HubError: If the Hub refuses, or something is there already.
+    """
+    asset = HiFARun.load(folder.run).asset()
+    asset.facts["prior_licence"] = prior_licence
+    have = existing(folder, record)
+
+    def write_files(path: Path) -> None:
+        asset.save_pretrained(path)
+        asset.export_stills(path)
+        for kind, name in (("glb", "mesh.glb"), ("mp4", "turntable.mp4")):
+            if kind in have:
+                shutil.copyfile(have[kind], path / name)
+        (path / "README.md").write_text(model_card(asset.facts, repo_id, licence, options.get("endpoint")))
+
+    return push_folder(repo_id, write_files, overwrite=False, **options)

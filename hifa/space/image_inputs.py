@@ -1,0 +1,201 @@
+"""The picture side of the two image tabs: upload, matte, framing, the sixteen views of several seeds, or a sheet."""
+
+from typing import Any
+
+import gradio as gr
+
+from .actions import MAX_SEEDS, Guided, told
+from .inputs import PhotoInput, read_photo
+from .sheets import GIVEN, Sheets
+from .store import Request, RunFolder, RunStore, UnknownRunError
+
+
+ONLY_TOYBOX = (
+    "<div class='hint'><p>The multi-view model of this app knows Toybox's kinds of objects only; of other things it "
+    "imagines poor views. For those, upload a sheet that another model made.</p></div>"
+)
+FORMATS = ["upload", "clipboard"]
+
+
+class ImageInputs:
+    """Built where it stands; `inputs` go to `given`.
+
+    Args:
+        name: Prefix of the element ids.
+        view_steps: Denoising steps that the multi-view model is made for. One made for a single step imagines the mean
+            of all that fits the picture, and has neither seeds to choose from nor steps to set.
+    """
+
+    def __init__(self, name: str, store: RunStore, view_steps: int):
+        self.store = store
+        self.views_run, self.chosen = gr.State(""), gr.State(None)
+        with gr.Row():
+            self.photo = PhotoInput(
+                type="filepath", label="Picture of one object", sources=FORMATS, image_mode=None, height=220,
+                min_width=150, elem_id=f"{name}-photo",
+            )  # fmt: skip
+            self.matte = gr.Image(
+                label="What the model sees", interactive=False, height=220, min_width=150, elem_id=f"{name}-matte",
+                buttons=[], alt_text="The object cut out of the picture, on white", format="png",
+            )  # fmt: skip
+        self.matte_note = gr.HTML(elem_id=f"{name}-matte-note")
+        gr.HTML(ONLY_TOYBOX, elem_id=f"{name}-limits")
+        self.object_share = gr.Slider(
+            0.3, 1.0, 0.78, step=0.01, label="Size of the object in the frame", elem_id=f"{name}-share"
+        )
+        self.elevation = gr.Slider(
+            -10, 40, 20, step=1, label="Camera above the horizon, degrees", elem_id=f"{name}-elevation",
+            info="0 looks level at the object, 30 a little from above.",
+        )  # fmt: skip
+        with gr.Accordion("Sixteen views", open=False, elem_id=f"{name}-views"):
+            gr.Markdown(
+                "A multi-view model imagines the object from sixteen sides. Make some, choose the best, or upload a "
+                "sheet; otherwise this happens by itself."
+            )
+            several = view_steps > 1
+            self.seeds = gr.Slider(
+                1, MAX_SEEDS, 1, step=1, label="How many to choose from", elem_id=f"{name}-seeds", visible=several
+            )
+            self.view_steps = gr.Slider(
+                1, max(100, view_steps), view_steps, step=1, label="Denoising steps of the views",
+                elem_id=f"{name}-view-steps", visible=several,
+            )  # fmt: skip
+            self.make = gr.Button("Make views", elem_id=f"{name}-make-views")
+            self.gallery = gr.Gallery(
+                label="Views, the best score first; the marked one is used", columns=2, object_fit="contain",
+                allow_preview=False, interactive=False, elem_id=f"{name}-gallery", visible=False, buttons=[],
+            )  # fmt: skip
+            self.sheet = PhotoInput(
+                type="filepath", label="Or a sheet: sixteen square views side by side", sources=FORMATS,
+                image_mode=None, height=110, elem_id=f"{name}-sheet",
+            )  # fmt: skip
+
+        self.used = gr.HTML(elem_id=f"{name}-used")
+
+    @property
+    def inputs(self) -> list[gr.components.Component]:
+        return [
+            self.photo, self.object_share, self.elevation, self.sheet, self.views_run, self.chosen, self.seeds,
+            self.view_steps,
+        ]  # fmt: skip
+
+    @staticmethod
+    def given(
+        photo: str | None,
+        share: float,
+        elevation: float,
+        sheet: str | None,
+        views_run: str,
+        chosen: int | None,
+        seeds: float,
+        view_steps: float,
+    ) -> Guided:
+        made = (views_run, chosen) if views_run and chosen is not None else None
+        return Guided(photo, float(share), float(elevation), sheet, made, int(seeds), int(view_steps))
+
+    def wire(self) -> None:
+        quiet = {"show_progress": "hidden", "api_visibility": "private"}
+        gr.on(
+            [self.photo.change, self.object_share.input], self.show_matte, [self.photo, self.object_share],
+            [self.matte, self.matte_note], trigger_mode="always_last", concurrency_limit=4, **quiet,
+        )  # fmt: skip
+        views = [self.views_run, self.chosen, self.gallery]
+        # Views of another picture, or of the picture seen otherwise, are not the views of this one.
+        seen_otherwise = gr.on(
+            [self.object_share.input, self.elevation.input], forget, None, views, queue=False,
+            trigger_mode="always_last", **quiet,
+        )  # fmt: skip
+        # What came last is used: a picture in place of a sheet, a sheet in place of views that were made, and views in
+        # place of a sheet when they are made, see `show_views`.
+        photo = gr.on(
+            [self.photo.input, self.photo.clear],
+            self._on_photo,
+            self.photo,
+            [*views, self.sheet],
+            queue=False,
+            **quiet,
+        )
+        sheet = self.sheet.input(self._on_sheet, self.sheet, views, queue=False, **quiet)
+        chosen = self.gallery.select(self.choose, self.views_run, self.chosen, queue=False, **quiet)
+        for event in (seen_otherwise, photo, sheet, chosen):
+            self.tell_source(event)
+        gr.on(
+            [self.photo.change, self.sheet.change, self.chosen.change], self.source,
+            [self.photo, self.sheet, self.chosen], self.used, queue=False, trigger_mode="always_last", **quiet,
+        )  # fmt: skip
+
+    def tell_source(self, event: gr.events.Dependency) -> None:
+        """Say after an event what the next run is made of: a state that an event outside of the queue changes does not
+        always tell the page so."""
+        event.then(
+            self.source, [self.photo, self.sheet, self.chosen], self.used, queue=False, show_progress="hidden",
+            api_visibility="private",
+        )  # fmt: skip
+
+    @property
+    def views(self) -> list[gr.blocks.Block]:
+        """What `show_views` fills."""
+        return [self.views_run, self.chosen, self.gallery, self.sheet]
+
+    @staticmethod
+    def _on_photo(photo: str | None) -> tuple[Any, ...]:
+        return *forget(), gr.skip() if photo is None else None
+
+    @staticmethod
+    def _on_sheet(sheet: str | None) -> tuple[Any, ...]:
+        return forget() if sheet is not None else (gr.skip(),) * 3
+
+    @staticmethod
+    def source(photo: str | None, sheet: str | None, chosen: int | None) -> str:
+        """What the next run is made of; in this order, see `Actions`."""
+        if sheet is not None:
+            text = "The uploaded sheet is used."
+        elif chosen is not None:
+            text = f"The views of seed {chosen} are used."
+        elif photo is not None:
+            text = "Views of the picture are made first."
+        else:
+            text = ""
+        return f"<p class='hint' role='status'>{text}</p>" if text else ""
+
+    @property
+    def restorable(self) -> list[gr.blocks.Block]:
+        """What `restored` fills."""
+        return [self.object_share, self.elevation, self.seeds, self.view_steps, *self.views]
+
+    def restored(self, folder: RunFolder, request: Request) -> list[Any]:
+        """What was entered for a run, and its views to choose from."""
+        views = self.show_views(folder.id)
+        sheet = folder.path / GIVEN if Sheets(folder.path).given else None
+        numbers = request.object_share, request.elevation_deg, max(1, len(request.view_seeds))
+        return [*numbers, request.view_steps or self.view_steps.value, *views[:3], sheet and str(sheet)]
+
+    @staticmethod
+    def show_matte(path: str | None, share: float):
+        if path is None:
+            return None, ""
+        with told():
+            prepared = read_photo(path, share)
+        found = {"alpha": "its transparency", "white": "its white background", "rembg": "rembg"}[prepared.background]
+        notes = "".join(f"<p>{warning}</p>" for warning in prepared.warnings)
+        return prepared.preview(), f"<div class='hint'><p>Cut out by {found}.</p>{notes}</div>"
+
+    def show_views(self, run_id: str):
+        """The sheets that a run made, best first, the first one chosen, in place of one that was uploaded."""
+        try:
+            sheets = Sheets(self.store.open(run_id).path)
+        except UnknownRunError:
+            return *forget(), gr.skip()
+        scores = sheets.scores()
+        if sheets.given or not scores:
+            return *forget(), gr.skip()
+        return run_id, next(iter(scores)), gr.Gallery(sheets.pictures(), visible=True, selected_index=0), None
+
+    def choose(self, views_run: str, event: gr.SelectData) -> int | None:
+        with told():
+            seeds = list(Sheets(self.store.open(views_run).path).scores())
+        return seeds[event.index] if event.index < len(seeds) else None
+
+
+def forget() -> tuple[Any, ...]:
+    return "", None, gr.Gallery(None, visible=False)

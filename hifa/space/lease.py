@@ -1,0 +1,271 @@
+"""What happens on a GPU for a bounded time: a run is read from its folder, advanced, and saved there again.
+
+On ZeroGPU a lease is a forked process that gets pickled arguments and gives pickled news, and that is killed when it
+takes longer than it said. So the state crosses by file, and a lease ends itself in time. Without ZeroGPU it is the
+same generator, in the same process and without a deadline.
+"""
+
+import functools
+import json
+import math
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+
+from ..hallucination import EMBEDDED_NOTE
+from ..multiview import SyncDreamerPipeline, best_of_seeds, sheet
+from ..pictures import prepare_picture
+from ..pipeline_hifa import HiFAPipeline
+from ..run import HiFARun
+from ..state import write_text_atomically
+from .errors import explain
+from .priors import PriorShelf
+from .sheets import Sheets
+from .snapshot import snapshot
+from .store import PREVIEWS, RunFolder
+
+
+PREVIEW_SECONDS = 0.5  # between previews; a step and the preview itself come on top, and a second must not pass
+SAVE_SECONDS = 5.0  # between saves, or more if saving itself takes long
+TURN_DEG_PER_SECOND = 9.0
+FIRST_LEASE, LONGEST_LEASE = 30, 60  # seconds that are asked for; a short lease has a better place in ZeroGPU's queue
+RESERVE = 8.0  # seconds of a lease that are left for saving and for handing back
+STOPPED, FINISHED, DEADLINE, FAILED = "stopped", "finished", "deadline", "failed"
+
+
+@dataclass(frozen=True)
+class LeaseTask:
+    """What to do; small, because it is pickled.
+
+    Args:
+        folder: Of the run.
+        seconds: That were asked for; the lease ends before. `None`: as long as it takes.
+    """
+
+    folder: str
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class News:
+    """What a lease says while it works; small, because it is pickled.
+
+    Args:
+        text: What is going on, where it is no step.
+        share: Of it that is done, [0, 1].
+        step, steps, loss, seconds: As in `Record`.
+        step_seconds: Wall time of a step of late, previews included; `None` before it is known.
+        previews: See `snapshot`; `None` if there is no new one.
+        end: Why the lease ends; empty while it goes on.
+    """
+
+    text: str = ""
+    share: float = 0.0
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    seconds: float = 0.0
+    step_seconds: float | None = None
+    previews: dict[str, str] | None = None
+    end: str = ""
+
+
+Lease = Callable[[LeaseTask], Iterator[News]]
+
+
+def seconds_asked(task: LeaseTask) -> int:
+    """The duration of a lease, as ZeroGPU asks for it."""
+    return math.ceil(task.seconds or LONGEST_LEASE)
+
+
+def lease_seconds(steps_left: int, step_seconds: float | None, setup_seconds: float) -> int:
+    """How long the next lease should be: what the rest needs with a fifth more, if that is no more than allowed.
+
+    Args:
+        step_seconds: Measured in the leases before; `None` in the first.
+        setup_seconds: From the start of a lease to its first step.
+    """
+    if step_seconds is None:
+        return FIRST_LEASE
+    return min(LONGEST_LEASE, math.ceil(setup_seconds + 1.2 * steps_left * step_seconds + RESERVE))
+
+
+def make_lease(shelf: PriorShelf, load_multiview: Callable[[], SyncDreamerPipeline]) -> Lease:
+    """The work of a lease with these models.
+
+    Args:
+        load_multiview: Makes views of a picture; asked for once, when it is needed.
+    """
+    multiview = functools.cache(lambda: load_multiview().to(shelf.device))
+
+    def lease(task: LeaseTask) -> Iterator[News]:
+        deadline = math.inf if task.seconds is None else time.monotonic() + task.seconds - RESERVE
+        folder = RunFolder(Path(task.folder))
+        try:
+            yield News(text="Getting the models ready …")
+            pipe = shelf.get(folder.read().request.prior)
+            if not folder.started:
+                end = yield from begin(shelf, pipe, multiview, folder, deadline)
+                if end:
+                    yield News(end=end)
+                    return
+            run = HiFARun.load(folder.run, shelf.device)
+            yield from optimise(pipe, run, folder, deadline)
+        except Exception as error:  # whatever it is, the user is told, and it need not be picklable
+            yield News(text=explain(error), end=FAILED)
+
+    return lease
+
+
+def begin(
+    shelf: PriorShelf,
+    pipe: HiFAPipeline,
+    load_multiview: Callable[[], SyncDreamerPipeline],
+    folder: RunFolder,
+    deadline: float,
+) -> Iterator[News]:
+    """Make the views if there is a picture, then a run at step 0; returns why it ended before that, or nothing."""
+    request = folder.read().request
+    views, note = None, ""
+    if request.kind != "text":
+        sheets = Sheets(folder.path)
+        if not sheets.given and (missing := sheets.missing(request.view_seeds)):
+            yield News(text="Loading the multi-view model …")
+            multiview = load_multiview()
+            for seed in missing:
+                end = yield from make_sheet(multiview, folder, seed, deadline)
+                if end:
+                    return end
+        if request.views_only:
+            return FINISHED
+        if not sheets.given and load_multiview().embedded:
+            note = EMBEDDED_NOTE
+        views = sheets.best()  # also an uploaded one: who has views of this ring has them from a model
+    with shelf.tokenizing:
+        run = pipe.start(
+            request.prompt or None, request.negative_prompt, views=views, hallucinated=True, seed=request.seed,
+            **request.settings,
+        )  # fmt: skip
+    run.note = f"{run.note} {note}".strip()
+    run.save(folder.run)
+    return ""
+
+
+def make_sheet(multiview: SyncDreamerPipeline, folder: RunFolder, seed: int, deadline: float) -> Iterator[News]:
+    """Hallucinate the views of one seed, with news of every denoising step; returns why it ended early, or nothing."""
+    request = folder.read().request
+    side = multiview.image_size
+    with PIL.Image.open(folder.path / "picture.png") as picture:
+        prepared = prepare_picture(picture, side, max(1, round(side * request.object_share))).image
+    steps_done: queue.Queue[Any] = queue.Queue()
+
+    def watch(pipe: SyncDreamerPipeline, step: int, timestep: int, tensors: dict) -> dict:
+        if folder.stop_requested or time.monotonic() > deadline:
+            raise EarlyEnd(STOPPED if folder.stop_requested else DEADLINE)
+        steps_done.put(step + 1)
+        return {}
+
+    def work() -> None:
+        try:
+            found = best_of_seeds(
+                multiview, prepared, request.elevation_deg, [seed], num_inference_steps=request.view_steps,
+                callback_on_step_end=watch,
+            )  # fmt: skip
+            steps_done.put(found[0])
+        except BaseException as error:  # raised again where it is read
+            steps_done.put(error)
+
+    # The call cannot yield, so it works beside this generator.
+    threading.Thread(target=work, daemon=True).start()
+    while True:
+        done = steps_done.get()
+        if isinstance(done, EarlyEnd):
+            return done.why
+        if isinstance(done, BaseException):
+            raise done
+        if not isinstance(done, int):
+            images = [PIL.Image.fromarray(image) for image in (done.images * 255).round().byte().numpy()]
+            Sheets(folder.path).add(seed, sheet(images), done.score)
+            return ""
+        yield News(
+            text=f"Views of seed {seed}: denoising step {done} of {multiview.num_timesteps}",
+            share=done / multiview.num_timesteps,
+        )
+
+
+class EarlyEnd(Exception):
+    """Stop, or the end of the lease, in the middle of a call."""
+
+    def __init__(self, why: str):
+        super().__init__(why)
+        self.why = why
+
+
+class DivergedError(ValueError):
+    """The loss is no number any more."""
+
+
+def optimise(pipe: HiFAPipeline, run: HiFARun, folder: RunFolder, deadline: float) -> Iterator[News]:
+    """Advance to the end, to Stop or to the deadline, with a picture twice a second and a save every few seconds."""
+    started = shown = saved = time.monotonic()
+    times, save_seconds = deque([started], maxlen=20), 0.0
+    yield news_of(run, times, look(run, folder, 0.0))
+    end = FINISHED
+    try:
+        for step in pipe.advance(run):
+            now = time.monotonic()
+            times.append(now)
+            if not math.isfinite(step.losses["loss"]):
+                raise DivergedError(
+                    f"The optimisation diverged at step {run.step}: its loss is {step.losses['loss']}. Resume tries "
+                    "again from the last save; a lower guidance scale may help."
+                )
+            if folder.stop_requested:
+                end = STOPPED
+                break
+            if now + 3 * (now - times[0]) / (len(times) - 1) + save_seconds > deadline and not run.finished:
+                end = DEADLINE
+                break
+            if now - shown > PREVIEW_SECONDS:
+                yield news_of(run, times, look(run, folder, (now - started) * TURN_DEG_PER_SECOND))
+                shown = time.monotonic()
+            if now - saved > max(SAVE_SECONDS, 10 * save_seconds):
+                run.save(folder.run)
+                saved = time.monotonic()
+                save_seconds = saved - now
+    except DivergedError:
+        raise
+    except BaseException:  # also when the reader has gone: nothing computed is lost
+        _save(run, folder)
+        raise
+    _save(run, folder)
+    yield news_of(run, times, look(run, folder, 0.0), end)
+
+
+def _save(run: HiFARun, folder: RunFolder) -> None:
+    if folder.path.exists():  # not cleaned up in the meantime
+        run.save(folder.run)
+
+
+def look(run: HiFARun, folder: RunFolder, azimuth_deg: float) -> dict[str, str]:
+    """Pictures of the run, also kept in its folder for whoever opens it."""
+    previews = snapshot(run, azimuth_deg)
+    if folder.path.exists():
+        write_text_atomically(folder.path / PREVIEWS, json.dumps(previews))
+    return previews
+
+
+def news_of(run: HiFARun, times: deque[float], previews: dict[str, str], end: str = "") -> News:
+    step_seconds = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 2 else None
+    return News(
+        text=run.note, step=run.step, steps=run.config.num_inference_steps,
+        loss=run.losses[-1]["loss"] if run.losses else None, seconds=run.seconds, step_seconds=step_seconds,
+        previews=previews, end=end,
+    )  # fmt: skip

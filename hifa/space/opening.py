@@ -1,0 +1,94 @@
+"""A run that is opened by its address: the result panel shows it, and its tab what was entered for it."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from .history import history_html
+from .image_inputs import ImageInputs
+from .panel import Changes, ResultPanel
+from .settings import RunSettings
+from .shown import Shown
+from .store import Request, RunFolder, UnknownRunError
+from .worker import Worker
+
+
+@dataclass(frozen=True)
+class Tab:
+    """The parts of a tab that hold what was entered.
+
+    Args:
+        settings, prompt, inputs, guidance_end: Those of them that the tab has.
+    """
+
+    settings: RunSettings
+    prompt: gr.Textbox | None = None
+    inputs: ImageInputs | None = None
+    guidance_end: gr.Slider | None = None
+
+    @property
+    def outputs(self) -> list[gr.blocks.Block]:
+        parts = [part for part in (self.prompt, self.guidance_end) if part is not None]
+        return [*self.settings.inputs, *parts, *(self.inputs.restorable if self.inputs else [])]
+
+    def restored(self, folder: RunFolder, request: Request) -> list[Any]:
+        """What a run was asked for with, one value for each of `outputs`."""
+        values = self.settings.restored(request)
+        if self.prompt is not None:
+            values.append(request.prompt)
+        if self.guidance_end is not None:
+            values.append(request.settings.get("image_guidance_end", gr.skip()))
+        return values + (self.inputs.restored(folder, request) if self.inputs else [])
+
+    def fresh(self) -> list[Any]:
+        """As it is, with what is known by now of how long a run takes."""
+        return [self.settings.refreshed() if part is self.settings.preset else gr.skip() for part in self.outputs]
+
+
+class Opening:
+    """Fills a page when it is opened.
+
+    Args:
+        worker: Of the runs.
+        runs: Shows the list of the visitor's runs.
+        tabs: All of them, to choose one.
+        by_kind: Each, by the kind of its runs, which is its id too.
+    """
+
+    def __init__(self, worker: Worker, panel: ResultPanel, runs: gr.HTML, tabs: gr.Tabs, by_kind: dict[str, Tab]):
+        self.worker, self.store, self.panel = worker, worker.store, panel
+        self.runs, self.tabs, self.by_kind = runs, tabs, by_kind
+
+    @property
+    def outputs(self) -> list[gr.blocks.Block]:
+        entered = [part for tab in self.by_kind.values() for part in tab.outputs]
+        return [*self.panel.outputs, self.runs, self.tabs, *entered]
+
+    async def open(self, history: Any, request: gr.Request) -> AsyncIterator[tuple]:
+        """What the address names, followed while another window works on it, and the visitor's runs."""
+        runs, run_id = history_html(self.store, history), request.query_params.get("run")
+        nothing = [gr.skip(), *(value for tab in self.by_kind.values() for value in tab.fresh())]
+        if not run_id:
+            yield *self.panel.values(Shown()), runs, *nothing
+            return
+        changes = Changes()
+        try:
+            folder = self.store.open(run_id)
+            entered = self._entered(folder, folder.read().request)
+            async for state in self.worker.follow(folder):
+                yield *changes.of(state), runs, *entered
+                runs, entered = gr.skip(), [gr.skip() for _ in nothing]
+            for values in changes.end():
+                yield *values, runs, *entered
+        except UnknownRunError as error:
+            gr.Warning(str(error), duration=20)
+            yield *self.panel.values(Shown(text=str(error))), runs, *nothing
+
+    def _entered(self, folder: RunFolder, request: Request) -> list[Any]:
+        """The tab of a run, and what was entered there."""
+        values: list[Any] = [gr.Tabs(selected=request.kind)]
+        for kind, tab in self.by_kind.items():
+            values += tab.restored(folder, request) if kind == request.kind else tab.fresh()
+        return values

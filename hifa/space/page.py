@@ -1,0 +1,342 @@
+"""The page: three tabs, one result panel, the visitor's runs; and what happens when something is pressed."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+
+from .actions import Actions, told
+from .api import Api
+from .events import afterwards
+from .files import MeshOptions
+from .gallery import examples
+from .history import SECRET, STORAGE_KEY, history_html, remember
+from .hub_form import HubForm
+from .image_inputs import ImageInputs
+from .opening import Opening, Tab
+from .panel import ResultPanel
+from .prompt_help import knows_few_words, prompt_hint, vocabulary_html
+from .settings import RunSettings
+from .shown import shown, waiting
+from .store import RunFolder
+from .worker import Worker, current
+
+
+HEADER = """# HiFA: text to 3D
+Watch an object take shape. Stop whenever you like: what is there becomes the asset, and Resume goes on from it."""
+HOUR = 3600
+QUEUE_SIZE = 24
+GPU = {"concurrency_id": "gpu", "concurrency_limit": QUEUE_SIZE}  # they wait in the worker's own line
+EXPORT = {"concurrency_id": "export", "concurrency_limit": 2}
+KEEP_ADDRESS = """() => {
+  const link = document.querySelector('#share a');
+  if (!link) return;
+  const address = new URL(window.location);
+  address.searchParams.set('run', new URL(link.href).searchParams.get('run'));
+  const opened = window.location.search === address.search;
+  window.history.replaceState(null, '', address);
+  // On a phone the result lies below the tabs, and an address is opened to see it.
+  if (opened && window.innerWidth < 700) document.querySelector('#progress').scrollIntoView();
+}"""
+PRIVATE = {"api_visibility": "private"}
+QUIET = {"show_progress": "hidden", **PRIVATE}
+
+
+class Page:
+    """Everything on the page and its wiring.
+
+    Args:
+        demo: The page that is being built.
+        worker: Does the runs.
+        actions: Make them.
+        zero: On ZeroGPU.
+        endpoint: Of the Hub; the usual one without it.
+        notice: For every visitor; empty for none.
+    """
+
+    def __init__(
+        self, demo: gr.Blocks, worker: Worker, actions: Actions, zero: bool, endpoint: str | None, notice: str
+    ):
+        self.worker, self.actions, self.store = worker, actions, worker.store
+        self.shelf = actions.shelf
+        self.pending = gr.State(False)
+        self.history = gr.BrowserState([], storage_key=STORAGE_KEY, secret=SECRET)
+        gr.Markdown(HEADER)
+        gr.Markdown(notice, visible=bool(notice), elem_id="notice")
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                with gr.Tabs() as self.tabs:
+                    with gr.Tab("Text to 3D", id="text"):
+                        self._text_tab(zero)
+                    with gr.Tab("Image to 3D", id="image"):
+                        self._image_tab(zero)
+                    with gr.Tab("Image-guided hallucination", id="hallucination"):
+                        self._hallucination_tab(zero)
+                with gr.Accordion("Your runs", open=False, elem_id="history"):
+                    self.runs = gr.HTML()
+            with gr.Column(scale=3, min_width=320):
+                self.panel = ResultPanel()
+                self.hub = HubForm(self.store, self.shelf, endpoint)
+        self._wire(demo)
+
+    # The tabs
+
+    def _text_tab(self, zero: bool) -> None:
+        self.prompt = gr.Textbox(
+            label="Prompt", placeholder="a red mushroom", max_length=500, autofocus=True, elem_id="prompt", lines=1
+        )
+        self.hint = gr.HTML(elem_id="prompt-hint", visible=False)
+        self.generate = gr.Button("Generate", variant="primary", elem_id="generate")
+        self.settings = RunSettings("text", "text", self.shelf, self.worker.timings, zero)
+        self.examples = examples()
+        self.gallery = gr.Gallery(
+            [(str(example.picture), example.caption) for example in self.examples],
+            label="Finished examples: click to look at one", columns=3, object_fit="cover", allow_preview=False,
+            interactive=False, elem_id="examples", buttons=[], visible=bool(self.examples), height="auto",
+        )  # fmt: skip
+        with gr.Accordion("Words that Toybox knows", open=False):
+            gr.HTML(vocabulary_html())
+
+    def _image_tab(self, zero: bool) -> None:
+        self.image = ImageInputs("image", self.store, self.actions.view_steps)
+        self.reconstruct = gr.Button("Reconstruct", variant="primary", elem_id="reconstruct")
+        self.image_settings = RunSettings("image", "image", self.shelf, self.worker.timings, zero)
+
+    def _hallucination_tab(self, zero: bool) -> None:
+        self.guided_prompt = gr.Textbox(
+            label="Prompt", placeholder="a yellow duck", max_length=500, elem_id="guided-prompt",
+            info="What the picture shows, or what it should become.", lines=1,
+        )  # fmt: skip
+        self.guided = ImageInputs("guided", self.store, self.actions.view_steps)
+        self.guidance_end = gr.Slider(
+            0.05, 1.0, 0.5, step=0.05, label="Share of the run that the picture guides", elem_id="guidance-end",
+            info="Its pull fades out until then, and the prompt goes on alone. 1: it stays to the end.",
+        )  # fmt: skip
+        self.hallucinate = gr.Button("Hallucinate", variant="primary", elem_id="hallucinate")
+        self.guided_settings = RunSettings("guided", "hallucination", self.shelf, self.worker.timings, zero)
+
+    # The wiring
+
+    @property
+    def starters(self) -> list[gr.Button]:
+        return [self.generate, self.reconstruct, self.hallucinate, self.image.make, self.guided.make]
+
+    def _entered(self) -> dict[str, Tab]:
+        """The tabs by the kind of their runs."""
+        return {
+            "text": Tab(self.settings, self.prompt),
+            "image": Tab(self.image_settings, inputs=self.image),
+            "hallucination": Tab(self.guided_settings, self.guided_prompt, self.guided, self.guidance_end),
+        }
+
+    def _wire(self, demo: gr.Blocks) -> None:
+        panel = self.panel
+        panel.wire()
+        for settings in (self.settings, self.image_settings, self.guided_settings):
+            settings.wire()
+        for inputs in (self.image, self.guided):
+            inputs.wire()
+        if knows_few_words(self.shelf.get(self.shelf.fallback.key).tokenizer):
+            self.prompt.change(
+                self._on_prompt, [self.prompt, self.settings.prior], self.hint, trigger_mode="always_last",
+                queue=False, **QUIET,
+            )  # fmt: skip
+        # What writes to the panel on its own, until something is started or another thing opened.
+        opening = Opening(self.worker, panel, self.runs, self.tabs, self._entered())
+        loaded = demo.load(opening.open, self.history, opening.outputs, concurrency_limit=None, **QUIET)  # fmt: skip
+        extracted = panel.extract.click(
+            self.remake_mesh, [panel.run_id, panel.faces, panel.texture], panel.outputs, show_progress="minimal",
+            show_progress_on=panel.progress, cancels=[loaded], **EXPORT, **PRIVATE,
+        )  # fmt: skip
+        made = panel.make_files.click(
+            self.make_files, panel.run_id, panel.outputs, show_progress="minimal", show_progress_on=panel.progress,
+            cancels=[loaded, extracted], **EXPORT, **PRIVATE,
+        )  # fmt: skip
+        streams = [loaded, extracted, made]
+        # Not when something is pressed: it may be refused, and what is shown goes on.
+        self.pending.change(None, None, None, cancels=streams, **PRIVATE)
+        self._start(
+            [self.generate.click, self.prompt.submit], self.prepare_text, [self.prompt, *self.settings.inputs],
+            self.generate, self.settings.seed,
+        )  # fmt: skip
+        self._start(
+            [self.reconstruct.click], self.prepare_image, [*self.image.inputs, *self.image_settings.inputs],
+            self.reconstruct, self.image_settings.seed,
+        )  # fmt: skip
+        self._start(
+            [self.hallucinate.click], self.prepare_hallucination,
+            [self.guided_prompt, self.guidance_end, *self.guided.inputs, *self.guided_settings.inputs],
+            self.hallucinate, self.guided_settings.seed,
+        )  # fmt: skip
+        for inputs, settings in ((self.image, self.image_settings), (self.guided, self.guided_settings)):
+            self._start(
+                [inputs.make.click], self.prepare_views, [*inputs.inputs, settings.seed, settings.randomise],
+                inputs.make, settings.seed, then=inputs,
+            )  # fmt: skip
+        self._start([panel.resume.click], self.prepare_resume, [panel.run_id], panel.resume, None)
+        self.gallery.select(
+            self.show_example, self.pending,
+            [self.prompt, self.settings.seed, self.settings.randomise, *panel.outputs], queue=False,
+            cancels=streams, **QUIET,
+        )  # fmt: skip
+        self.hub.wire(panel.run_id)
+        panel.stop.click(self.stop, panel.run_id, panel.stop, queue=False, **QUIET)
+        panel.cancel_extract.click(self.reopen, panel.run_id, panel.outputs, cancels=[extracted], **QUIET)
+        panel.share.change(None, None, None, js=KEEP_ADDRESS, **PRIVATE)
+
+    def _start(
+        self,
+        triggers: list[Callable],
+        prepare: Callable,
+        inputs: list,
+        button: gr.Button,
+        seed: gr.Number | None,
+        then: ImageInputs | None = None,
+    ) -> None:
+        """Prepare, work, rest: the same for everything that can be started.
+
+        Args:
+            prepare: From `inputs`, the history and whether something is pending to the outputs below; it refuses what
+                cannot work.
+            button: Where the refusal shows.
+            seed: Is shown the seed.
+            then: Shows the views that were made.
+        """
+        panel, shared = self.panel, [self.history, self.pending]
+        seeds = [] if seed is None else [seed]
+        # Through the queue, though at once: without it the browser is not told why something is refused. The refusal
+        # is shown on the button, that is in a message only, because on the outputs it would be a bare "Error" on each.
+        prepared = gr.on(
+            triggers, prepare, [*inputs, *shared], [*seeds, *shared, *self.starters, panel.stop, *panel.outputs],
+            concurrency_limit=None, show_progress="hidden", show_progress_on=button, **PRIVATE,
+        )  # fmt: skip
+        worked = prepared.success(
+            self.work, panel.run_id, panel.outputs, show_progress="minimal", show_progress_on=panel.progress,
+            scroll_to_output=True, **GPU, **PRIVATE,
+        )  # fmt: skip
+        if then is not None:
+            for shown_after in afterwards(worked, then.show_views, panel.run_id, then.views, queue=False, **QUIET):
+                then.tell_source(shown_after)
+        settings = (self.settings, self.image_settings, self.guided_settings)
+        afterwards(
+            worked, self.rest, [self.history, *(part for s in settings for part in (s.prior, s.preset, s.steps))],
+            [self.pending, *self.starters, panel.stop, self.runs, *(s.preset for s in settings)], queue=False, **QUIET,
+        )  # fmt: skip
+
+    # What is pressed
+
+    def _on_prompt(self, prompt: str, prior: str):
+        hint = prompt_hint(prompt) if prior == self.shelf.fallback.key else ""
+        return gr.HTML(hint, visible=bool(hint))
+
+    def prepare_text(
+        self, prompt, prior, preset, seed, randomise, steps, guidance, stride, negative, history, pending
+    ):
+        self._refuse_second(pending)
+        with told():
+            settings = self.settings.settings_of(prior, preset, steps, guidance, stride)
+            folder, notice = self.actions.text(prompt, negative, prior, seed, randomise, settings)
+        return self._prepared(folder, notice, history)
+
+    def prepare_image(self, *values):
+        *entered, history, pending = values
+        self._refuse_second(pending)
+        given, (prior, preset, seed, randomise, steps, *_) = entered[:8], entered[8:]
+        with told():
+            settings = self.image_settings.settings_of(prior, preset, steps, None, None)
+            folder, notice = self.actions.guided(
+                "image", ImageInputs.given(*given), "", "", prior, seed, randomise, settings
+            )
+        return self._prepared(folder, notice, history)
+
+    def prepare_hallucination(self, prompt, guidance_end, *values):
+        *entered, history, pending = values
+        self._refuse_second(pending)
+        given, (prior, preset, seed, randomise, steps, guidance, stride, negative) = entered[:8], entered[8:]
+        with told():
+            settings = self.guided_settings.settings_of(prior, preset, steps, guidance, stride)
+            settings["image_guidance_end"] = float(guidance_end)
+            folder, notice = self.actions.guided(
+                "hallucination", ImageInputs.given(*given), prompt, negative, prior, seed, randomise, settings
+            )
+        return self._prepared(folder, notice, history)
+
+    def prepare_views(self, *values):
+        *given, seed, randomise, history, pending = values
+        self._refuse_second(pending)
+        with told():
+            folder, notice = self.actions.guided(
+                "image", ImageInputs.given(*given), "", "", self.shelf.fallback.key, seed, randomise, {}, True
+            )
+        return self._prepared(folder, notice, history, listed=False)
+
+    def prepare_resume(self, run_id, history, pending):
+        self._refuse_second(pending)
+        with told():
+            folder = self.store.open(run_id)
+            folder.clear_stop()
+        # Without a seed to show.
+        return self._prepared(folder, "", history)[1:]
+
+    def _refuse_second(self, pending: bool) -> None:
+        if pending:
+            raise gr.Error("A run is going on. Stop it first, or wait.", print_exception=False)
+
+    def _prepared(self, folder: RunFolder, notice: str, history: Any, listed: bool = True) -> tuple:
+        if notice:
+            gr.Warning(notice, duration=20)
+        record = folder.read()
+        first = waiting(folder, record, "Waiting for a free place …")
+        off = [gr.Button(interactive=False) for _ in self.starters]
+        kept = remember(history, folder.id) if listed else history
+        # A Stop that was pressed for the run before is not for this one.
+        stop = gr.Button("Stop", interactive=True)
+        return record.request.seed, kept, True, *off, stop, *self.panel.values(first)
+
+    def work(self, run_id: str) -> Iterator[tuple]:
+        with told():
+            yield from self.panel.stream(self.worker.advance(self.store.open(run_id)))
+
+    def show_example(self, pending: bool, event: gr.SelectData) -> tuple:
+        self._refuse_second(pending)
+        example = self.examples[event.index]
+        prompt = example.record.request.prompt or gr.skip()
+        return prompt, example.record.request.seed, False, *self.panel.values(example.shown())
+
+    def stop(self, run_id: str):
+        with told():
+            self.store.open(run_id).request_stop()
+        return gr.Button("Stopping …", interactive=False)
+
+    def rest(self, history: Any, *chosen: Any) -> tuple:
+        """Everything can be started again, and how long that takes is known better."""
+        on = [gr.Button(interactive=True) for _ in self.starters]
+        settings = (self.settings, self.image_settings, self.guided_settings)
+        presets = [s.refreshed(*chosen[3 * i : 3 * i + 3]) for i, s in enumerate(settings)]
+        stop = gr.Button("Stop", interactive=True)
+        return False, *on, stop, history_html(self.store, history), *presets
+
+    def remake_mesh(self, run_id: str, faces: float, texture: float) -> Iterator[tuple]:
+        with told():
+            options = MeshOptions(max_faces=int(faces), texture_size=int(texture))
+            yield from self.panel.stream(self.worker.remake_mesh(self.store.open(run_id), options))
+
+    def make_files(self, run_id: str) -> Iterator[tuple]:
+        with told():
+            yield from self.panel.stream(self.worker.make_files(self.store.open(run_id)))
+
+    def reopen(self, run_id: str) -> tuple:
+        with told():
+            folder = self.store.open(run_id)
+        return self.panel.values(shown(folder, current(folder, folder.read(), held=False)))
+
+
+def build_page(
+    worker: Worker, actions: Actions, zero: bool = False, endpoint: str | None = None, notice: str = ""
+) -> gr.Blocks:
+    """The app, to be launched; arguments as for `Page`."""
+    with gr.Blocks(title="HiFA: text to 3D", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as demo:
+        # First, so that its endpoints have the plain names.
+        Api(worker, actions, GPU, EXPORT).build()
+        Page(demo, worker, actions, zero, endpoint, notice)
+    return demo.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1)

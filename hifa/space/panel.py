@@ -1,0 +1,277 @@
+"""The result panel that all tabs share: progress, live preview, 3D model, turntable, facts and downloads."""
+
+import html
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from . import files
+from .shown import Shown
+from .snapshot import MODES
+from .store import FAILED, FINISHED, PAUSED, STOPPED, WAITING, Record
+
+
+DOWNLOADS = {"glb": "GLB", "obj": "OBJ (zip)", "ply": "PLY", "mp4": "MP4", "asset": "Asset (zip)", "run": "Run (zip)"}
+RESUMABLE = (WAITING, PAUSED, STOPPED, FAILED)
+TEXTURE_SIZES = (256, 512, 1024, 2048)
+# The browser shows the mode that was chosen last, also when a new picture comes: no round trip, no state to keep.
+CHOOSE_MODE = "(mode) => { document.getElementById('preview').dataset.mode = mode; return mode; }"
+CSS = (
+    "\n".join(f"#preview[data-mode={mode}] img:not(.{mode}) {{ display: none; }}" for mode in MODES)
+    + """
+/* Gradio's own gray for explanations has a contrast of 2.6 on white; this one has 4.8. */
+:root { --body-text-color-subdued: #71717a; --block-info-text-color: #71717a; }
+#preview:not([data-mode]) img:not(.colour) { display: none; }
+#preview { padding: 0 !important; } #mode label { padding: 3px 8px; } #mode .wrap { gap: 6px; }
+#preview, #preview .html-container, #preview .prose { height: 100%; }
+#preview figure { margin: 0; display: flex; flex-direction: column; align-items: center; justify-content: center;
+  min-height: 340px; background: #808080; border-radius: var(--radius-md); overflow: hidden; }
+#preview img { width: 100%; max-width: 420px; aspect-ratio: 1; object-fit: contain; margin: 0; }
+#preview figure.empty { background: var(--background-fill-secondary); color: var(--body-text-color-subdued); }
+#facts dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; margin: 0; }
+#facts dt { color: var(--body-text-color-subdued); } #facts dd { margin: 0; overflow-wrap: anywhere; }
+#facts, #hub-result, #share { overflow-wrap: anywhere; }
+.hint a { padding: 0 !important; margin: 0 !important; }
+.hint { font-size: var(--text-sm); color: var(--body-text-color-subdued); }
+.hint b { color: var(--body-text-color); } .hint p { margin: 2px 0; }
+:is(#examples, #views, #image-gallery, #guided-gallery) .fixed-height { min-height: 0; }
+ul.runs { list-style: none; margin: 0; padding: 0; max-height: 420px; overflow-y: auto; }
+ul.runs a { display: flex; gap: 10px; align-items: center; padding: 4px; color: var(--body-text-color);
+  text-decoration: none; border-radius: var(--radius-sm); }
+ul.runs a:hover, ul.runs a:focus-visible { background: var(--background-fill-secondary); }
+ul.runs img, ul.runs span { width: 48px; height: 48px; margin: 0; border-radius: var(--radius-sm);
+  background: var(--background-fill-secondary); flex: none; }
+footer { flex-wrap: wrap; }
+@media (max-width: 640px) { .gradio-container { padding: 8px !important; } #preview figure { min-height: 260px; } }
+"""
+)
+
+
+class ProgressLine(gr.HTML):
+    """A bar and a line of text; its value is `{"share", "text"}`."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(
+            value={"text": "Ready.", "share": 0},
+            html_template=(
+                "<div role='status'><progress max='1' value='${value.share || 0}' aria-label='Share that is done'>"
+                "</progress><p>${value.text}</p></div>"
+            ),
+            css_template=(
+                "progress { appearance: none; display: block; width: 100%; height: 8px; border: 0; "
+                "border-radius: 4px; overflow: hidden; background: var(--border-color-primary); } "
+                "progress::-webkit-progress-bar { background: var(--border-color-primary); } "
+                "progress::-webkit-progress-value { background: var(--color-accent); } "
+                "progress::-moz-progress-bar { background: var(--color-accent); } "
+                "p { margin: 6px 0 0; color: var(--body-text-color); font-variant-numeric: tabular-nums; }"
+            ),
+            container=True,
+            **kwargs,
+        )
+
+
+class ResultPanel:
+    """Built where it stands; `outputs` are its parts and `values` what they show."""
+
+    def __init__(self):
+        self.run_id = gr.State("")
+        with gr.Row(equal_height=True):
+            with gr.Column(scale=5, min_width=200):
+                self.progress = ProgressLine(elem_id="progress")
+            # Here, and not beside Generate, so that they are in sight of the preview on a phone too.
+            with gr.Column(visible=False, min_width=110, scale=1) as self.stop_place:
+                self.stop = gr.Button("Stop", variant="stop", min_width=110, elem_id="stop")
+            with gr.Column(visible=False, min_width=110, scale=1) as self.resume_place:
+                self.resume = gr.Button("Resume", variant="primary", min_width=110, elem_id="resume")
+            with gr.Column(visible=False, min_width=130, scale=1) as self.files_place:
+                self.make_files = gr.Button("Make the files", min_width=130, elem_id="make-files")
+        with gr.Row():
+            with gr.Column(min_width=280, elem_classes="tight"):
+                self.preview = gr.HTML(preview_html({}), elem_id="preview", padding=False)
+                self.mode = gr.Radio(
+                    [(mode.capitalize(), mode) for mode in MODES], value="colour", label="Preview shows",
+                    elem_id="mode", container=True,
+                )  # fmt: skip
+            # It is on the page from the start, though out of sight, because gradio's viewer stays blank when its model
+            # arrives before it.
+            with gr.Column(min_width=280, visible="hidden") as self.model_place:
+                # Front +Z, which is at alpha 90; the gray is that of the preview.
+                self.model = gr.Model3D(
+                    label="3D model", clear_color=(0.5, 0.5, 0.5, 1.0), camera_position=(90, 75, None), height=430,
+                    interactive=False, elem_id="model",
+                )  # fmt: skip
+        self.views = gr.Gallery(
+            label="Sixteen views of each seed; the first is what the object is made of", columns=2, visible=False,
+            object_fit="contain", allow_preview=False, interactive=False, elem_id="views", buttons=[], height="auto",
+        )  # fmt: skip
+        with gr.Column(visible=False) as self.results:
+            with gr.Row():
+                with gr.Column(min_width=280):
+                    self.turntable = gr.Video(
+                        label="Turntable: colour and normals", autoplay=True, loop=True, interactive=False,
+                        elem_id="turntable", buttons=[],
+                    )  # fmt: skip
+                with gr.Column(min_width=280):
+                    self.facts = gr.HTML(elem_id="facts", container=True, padding=True, label="Facts")
+            with gr.Row():
+                self.downloads = {
+                    kind: gr.DownloadButton(name, size="sm", min_width=90, elem_id=f"download-{kind}")
+                    for kind, name in DOWNLOADS.items()
+                }
+            with gr.Accordion("Make the mesh again", open=False, elem_id="mesh-step") as self.mesh_step:
+                with gr.Row():
+                    self.faces = gr.Slider(1000, 50_000, files.MESH.max_faces, step=1000, label="Faces, at most")
+                    self.texture = gr.Radio(
+                        list(TEXTURE_SIZES), value=files.MESH.texture_size, label="Texture, pixels per side"
+                    )
+                self.size_hint = gr.HTML(size_hint(files.MESH.max_faces, files.MESH.texture_size))
+                with gr.Row():
+                    self.extract = gr.Button("Make mesh", elem_id="extract")
+                    self.cancel_extract = gr.Button("Cancel", variant="stop", visible=False, elem_id="cancel-extract")
+        self.share = gr.HTML(elem_id="share")
+
+    def wire(self) -> None:
+        """What happens in the panel alone."""
+        self.mode.change(None, self.mode, None, js=CHOOSE_MODE, api_visibility="private")
+        gr.on(
+            [self.faces.change, self.texture.change], size_hint, [self.faces, self.texture], self.size_hint,
+            queue=False, show_progress="hidden", api_visibility="private",
+        )  # fmt: skip
+
+    @property
+    def outputs(self) -> list[gr.blocks.Block]:
+        return [
+            self.run_id, self.progress, self.stop_place, self.resume_place, self.files_place, self.preview,
+            self.model_place, self.model, self.views, self.turntable, self.facts, *self.downloads.values(),
+            self.results, self.mesh_step, self.extract, self.cancel_extract, self.share,
+        ]  # fmt: skip
+
+    @staticmethod
+    def values(shown: Shown) -> tuple:
+        """One value for each of `outputs`."""
+        have, record = shown.files, shown.record
+        resumable = record is not None and shown.settled and record.status in RESUMABLE
+        made = bool(have) and not shown.working
+        return (
+            shown.run_id,
+            {"text": html.escape(shown.text or "Ready."), "share": round(shown.share, 4)},
+            gr.Column(visible=shown.working),
+            gr.Column(visible=resumable),
+            gr.Column(visible=shown.settled and bool(shown.missing)),
+            preview_html(shown.previews),
+            gr.Column(visible=True if "glb" in have else "hidden"),
+            have.get("glb"),
+            gr.update(value=list(shown.views), visible=bool(shown.views)),
+            have.get("mp4"),
+            facts_html(shown),
+            *(gr.update(value=have.get(kind), interactive=kind in have) for kind in DOWNLOADS),
+            gr.Column(visible=made),
+            gr.Accordion(visible=bool(shown.run_id)),  # an example has no run to make it from
+            gr.update(visible=not shown.making),
+            gr.update(visible=shown.making),
+            share_html(shown.run_id),
+        )
+
+    def stream(self, states: Iterable[Shown]) -> Iterator[tuple]:
+        """`values` of one state after the other, each value once; see `Changes`."""
+        changes = Changes()
+        for state in states:
+            yield changes.of(state)
+        yield from changes.end()
+
+
+class Changes:
+    """What has changed from one state to the next: what has not is skipped.
+
+    Not only for speed. Gradio's 3D viewer loads itself when it gets its first file, and forgets to show itself if the
+    same file comes again meanwhile; and the last values of a generator are always sent twice.
+    """
+
+    def __init__(self):
+        self._last: list[Any] = []
+
+    def of(self, state: Shown) -> tuple:
+        """`ResultPanel.values`, or a skip in the place of what is as it was."""
+        values = ResultPanel.values(state)
+        signs = [_sign(value) for value in values]
+        changed = tuple(
+            gr.skip() if index < len(self._last) and self._last[index] == sign else value
+            for index, (value, sign) in enumerate(zip(values, signs, strict=True))
+        )
+        self._last = signs
+        return changed
+
+    def end(self) -> Iterator[tuple]:
+        """What a generator gives last, to be sent twice."""
+        if self._last:
+            yield tuple(gr.skip() for _ in self._last)
+
+
+def _sign(value: Any) -> Any:
+    """By what a value is told from the one before: a file by its time too, a place by whether it is visible."""
+    if isinstance(value, dict) and isinstance(value.get("value"), Path):
+        value = value["value"]
+    if isinstance(value, Path):
+        return str(value), value.stat().st_mtime_ns
+    return value.visible if isinstance(value, gr.blocks.BlockContext) else value
+
+
+def preview_html(previews: dict[str, str]) -> str:
+    """All pictures at once; the style sheet shows the one of the chosen mode."""
+    if not previews:
+        return "<figure class='empty'><p>The preview appears here a moment after you start.</p></figure>"
+    # An example has its colours only.
+    images = "".join(
+        f"<img class='{mode}' src='{previews[mode]}' alt='{mode.capitalize()} of the object as it takes shape'>"
+        if mode in previews
+        else f"<img class='{mode}' alt='There are no {mode} of this one'>"
+        for mode in MODES
+    )
+    return f"<figure>{images}</figure>"
+
+
+def facts_html(shown: Shown) -> str:
+    record = shown.record
+    if record is None:
+        return ""
+    facts = {
+        "Prompt": record.request.prompt or "none",
+        "Seed": record.request.seed,
+        "Prior": record.request.prior if record.request.prompt else "none, reconstruction alone",
+        "Steps": f"{record.step:,} of {record.steps:,}",
+        **mesh_facts(record),
+        "Status": {FINISHED: "finished", STOPPED: "stopped before the end"}.get(record.status, record.status),
+    }
+    stale = {step for kind, step in record.made_at.items() if kind in record.files} - {record.step}
+    if shown.settled and stale:
+        facts["Files"] = f"of step {', '.join(map(str, sorted(stale)))}; those of step {record.step:,} can be made"
+    rows = "".join(f"<dt>{name}</dt><dd>{html.escape(str(value))}</dd>" for name, value in facts.items())
+    return f"<dl>{rows}</dl>"
+
+
+def mesh_facts(record: Record) -> dict[str, str]:
+    if "faces" not in record.facts:
+        return {}
+    side = record.facts["texture_size"]
+    return {
+        "Faces": f"{record.facts['faces']:,}",
+        "Texture": f"{side} × {side}",
+        "GLB": f"{record.facts['glb_megabytes']:.2f} MB",
+    }
+
+
+def size_hint(faces: int, texture: int) -> str:
+    megabytes = files.predicted_megabytes(int(faces), int(texture))
+    return f"<p class='hint'>About <b>{megabytes:.1f} MB</b> as GLB.</p>"
+
+
+def share_html(run_id: str) -> str:
+    """The address under which a run can be opened again; relative, so that it holds behind any proxy."""
+    if not run_id:
+        return ""
+    return (
+        f"<p class='hint'>This run has an address: <a href='?run={run_id}'>?run={run_id}</a>. Whoever knows it can "
+        "open, resume and download the run.</p>"
+    )

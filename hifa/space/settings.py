@@ -1,0 +1,189 @@
+"""The controls of a tab that decide how a run is made: prior, preset, seed, and the rest folded away."""
+
+import json
+from typing import Any
+
+import gradio as gr
+
+from .inputs import MAX_SEED
+from .priors import RECONSTRUCTION_PRESETS, Preset, Prior, PriorShelf
+from .quota import gpu_seconds, quota_text
+from .store import Request
+from .timings import Timings, clock, work_key
+
+
+MIN_STEPS, MAX_STEPS = 10, 10_000
+ADVANCED = ("guidance_scale", "denoising_stride")
+QUOTA = "On ZeroGPU a day has 2 minutes for visitors, 5 for free accounts and 40 for PRO."
+
+
+class RunSettings:
+    """Built where it stands; `inputs` go to `settings_of`.
+
+    Args:
+        name: Prefix of the element ids.
+        kind: As in `Request`: by which the presets and the step times are chosen.
+        zero: On ZeroGPU; say what a run costs of the visitor's quota.
+    """
+
+    def __init__(self, name: str, kind: str, shelf: PriorShelf, timings: Timings, zero: bool):
+        self.kind, self.shelf, self.timings, self.zero = kind, shelf, timings, zero
+        self.distils = kind != "image"
+        prior, presets = shelf.default, self.presets(shelf.default.key)
+        self.prior = gr.Dropdown(
+            [(p.name, p.key) for p in shelf.priors.values()], value=prior.key, label="Prior", visible=self.distils,
+            elem_id=f"{name}-prior", filterable=False, info=about(shelf, prior),
+        )  # fmt: skip
+        default = presets[min(1, len(presets) - 1)]
+        self.preset = gr.Radio(
+            [p.name for p in presets], value=default.name, label="Preset", elem_id=f"{name}-preset",
+            info=self.estimate(prior.key, default, default.steps),
+        )  # fmt: skip
+        with gr.Row(equal_height=True):
+            self.seed = gr.Number(
+                0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id=f"{name}-seed", min_width=120
+            )
+            self.randomise = gr.Checkbox(
+                True, label="New seed each time", container=True, elem_id=f"{name}-randomise", min_width=120
+            )
+        with gr.Accordion("Advanced settings", open=False, elem_id=f"{name}-advanced"):
+            self.steps = gr.Number(
+                default.steps, label="Steps", precision=0, minimum=MIN_STEPS, maximum=MAX_STEPS,
+                elem_id=f"{name}-steps", info="More steps take longer and look finer.",
+            )  # fmt: skip
+            # Text, because the browser makes 0 of an empty number.
+            self.guidance = gr.Textbox(
+                label="Guidance scale", placeholder="as the preset has it", max_length=20, visible=self.distils,
+                elem_id=f"{name}-guidance", info="More follows the prompt harder.",
+            )  # fmt: skip
+            self.stride = gr.Textbox(
+                label="Denoising stride", placeholder="as the preset has it", max_length=20, visible=self.distils,
+                elem_id=f"{name}-stride", info="From 0 to 1; less denoises more often in a step.",
+            )  # fmt: skip
+            self.negative = gr.Textbox(
+                label="Negative prompt", max_length=500, visible=self.distils, elem_id=f"{name}-negative"
+            )
+
+    def presets(self, prior: str) -> tuple[Preset, ...]:
+        return self.shelf.priors[prior].presets if self.distils else RECONSTRUCTION_PRESETS
+
+    @property
+    def inputs(self) -> list[gr.components.Component]:
+        """What `values` takes."""
+        return [
+            self.prior,
+            self.preset,
+            self.seed,
+            self.randomise,
+            self.steps,
+            self.guidance,
+            self.stride,
+            self.negative,
+        ]
+
+    def settings_of(self, prior: str, preset: str, steps: float, guidance: Any, stride: Any) -> dict[str, Any]:
+        """Fields of `HiFAConfig`.
+
+        Raises:
+            ValueError: For a number of steps out of range, or an unknown preset or prior.
+        """
+        return settings_of({p.name: p for p in self.presets(prior)}, preset, steps, guidance, stride)
+
+    def refreshed(self, prior: str | None = None, name: str | None = None, steps: float | None = None) -> gr.Radio:
+        """The presets with what a run takes by now; without arguments, with what the page begins with."""
+        prior = prior or self.shelf.default.key
+        preset = self._preset(prior, name)
+        return gr.Radio(info=self.estimate(prior, preset, steps or preset.steps))
+
+    def restored(self, request: Request) -> list[Any]:
+        """What `inputs` were when a run was asked for; the seed is kept, to make the same again."""
+        presets, asked = self.presets(request.prior), request.settings
+        steps = asked.get("num_inference_steps")
+        own = {"num_inference_steps", *ADVANCED}  # which have controls
+        # As they come back from a file.
+        alike = [p for p in presets if all(asked.get(k) == v for k, v in _read_back(p).items() if k not in own)]
+        alike = alike or list(presets)
+        preset = next((p for p in alike if p.steps == steps), alike[min(1, len(alike) - 1)])
+        typed = ["" if asked.get(name) == preset.settings.get(name) else f"{asked[name]:g}" for name in ADVANCED]
+        return [
+            gr.update(value=request.prior, info=about(self.shelf, self.shelf.priors[request.prior])),
+            gr.Radio([p.name for p in presets], value=preset.name, info=self.estimate(request.prior, preset, steps)),
+            request.seed, False, steps or preset.steps, *typed, request.negative_prompt,
+        ]  # fmt: skip
+
+    def wire(self) -> None:
+        """What happens among the controls alone."""
+        quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        if self.distils:
+            self.prior.input(self._on_prior, self.prior, [self.prior, self.preset, self.steps], **quiet)
+        self.preset.input(self._on_preset, [self.prior, self.preset], [self.preset, self.steps], **quiet)
+        self.steps.input(self._on_steps, [self.prior, self.preset, self.steps], self.preset, **quiet)
+
+    def _on_prior(self, key: str):
+        presets = self.presets(key)
+        default = presets[min(1, len(presets) - 1)]
+        preset = gr.Radio(
+            [p.name for p in presets], value=default.name, info=self.estimate(key, default, default.steps)
+        )
+        return gr.Dropdown(info=about(self.shelf, self.shelf.priors[key])), preset, default.steps
+
+    def _on_preset(self, prior: str, name: str):
+        preset = self._preset(prior, name)
+        return gr.Radio(info=self.estimate(prior, preset, preset.steps)), preset.steps
+
+    def _on_steps(self, prior: str, name: str, steps: float | None):
+        return gr.Radio(info=self.estimate(prior, self._preset(prior, name), steps))
+
+    def _preset(self, prior: str, name: str | None) -> Preset:
+        """By its name; the usual one of the prior if it has none of that name."""
+        presets = self.presets(prior)
+        return next((p for p in presets if p.name == name), presets[min(1, len(presets) - 1)])
+
+    def estimate(self, prior: str, preset: Preset, steps: float | None) -> str:
+        """What a run will take, by what was measured here."""
+        key = work_key(self.kind, prior if self.distils else "", preset.settings)
+        step_seconds, steps = self.timings.get(key), int(steps or 0)
+        if step_seconds is None:
+            return (
+                f"{steps:,} steps. How long they take here is known after the first run. {QUOTA if self.zero else ''}"
+            )
+        text = f"{steps:,} steps, about {clock(steps * step_seconds)} by the last runs here."
+        if not self.zero:
+            return text
+        return f"{text} {quota_text(gpu_seconds(steps, step_seconds, self.timings.setup(key) or 0.0))}"
+
+
+def settings_of(presets: dict[str, Preset], preset: str, steps: Any, guidance: Any, stride: Any) -> dict[str, Any]:
+    """Fields of `HiFAConfig` from a preset and what differs from it.
+
+    Args:
+        steps: `None` for those of the preset.
+        guidance, stride: As they were typed; empty or `None` for those of the preset.
+
+    Raises:
+        ValueError: For a number of steps out of range, what is no number, or an unknown preset.
+    """
+    if preset not in presets:
+        raise ValueError(f"There is no preset {preset!r}; choose one of {', '.join(presets)}.")
+    steps = presets[preset].steps if steps is None else steps
+    if not MIN_STEPS <= steps <= MAX_STEPS or int(steps) != steps:
+        raise ValueError(f"Steps must be a whole number from {MIN_STEPS} to {MAX_STEPS:,}, got {steps:g}.")
+    settings = presets[preset].settings | {"num_inference_steps": int(steps)}
+    for name, typed in (("guidance_scale", guidance), ("denoising_stride", stride)):
+        if typed is not None and str(typed).strip():
+            try:
+                settings[name] = float(typed)
+            except ValueError as error:
+                raise ValueError(f"{name} must be a number, got {typed!r}.") from error
+    return settings
+
+
+def _read_back(preset: Preset) -> dict[str, Any]:
+    return json.loads(json.dumps(preset.settings))
+
+
+def about(shelf: PriorShelf, prior: Prior) -> str:
+    """What it needs, its licence, and why another one takes its place, if that is known."""
+    problem = shelf.problem(prior.key)
+    notice = f" **It cannot be loaded now: {problem}. {shelf.fallback.name} takes its place.**" if problem else ""
+    return f"It {prior.needs}. Licence: [{prior.licence}]({prior.licence_url}).{notice}"

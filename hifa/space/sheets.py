@@ -1,0 +1,100 @@
+"""Sheets of sixteen views in the folder of a run: the one that was given, or one for each seed with its score."""
+
+import json
+from pathlib import Path
+
+import PIL.Image
+
+from ..atomic import atomically
+from ..state import write_text_atomically
+
+
+GIVEN, MADE, SCORES = "sheet.png", "sheets", "scores.json"
+CONTACT = ".contact.jpg"  # a sheet in rows, to look at
+COLUMNS = 4
+
+
+class Sheets:
+    """The sheets of a run.
+
+    Args:
+        path: Its folder.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @property
+    def given(self) -> bool:
+        return (self.path / GIVEN).is_file()
+
+    def give(self, image: PIL.Image.Image) -> None:
+        """Take a sheet from elsewhere; it is used as it is."""
+        with atomically(self.path / GIVEN) as partial:
+            image.save(partial)
+
+    def scores(self) -> dict[int, float]:
+        """Of the sheets that were made, by seed, best first; see `multiview.selection`."""
+        try:
+            scores = json.loads((self.path / MADE / SCORES).read_text())
+        except FileNotFoundError:
+            return {}
+        return {int(seed): score for seed, score in sorted(scores.items(), key=lambda item: -item[1])}
+
+    def missing(self, seeds: tuple[int, ...]) -> list[int]:
+        scores = self.scores()
+        return [seed for seed in seeds if seed not in scores]
+
+    def add(self, seed: int, image: PIL.Image.Image, score: float) -> None:
+        folder = self.path / MADE
+        folder.mkdir(exist_ok=True)
+        with atomically(folder / f"{seed}.png") as partial:
+            image.save(partial)
+        write_text_atomically(folder / SCORES, json.dumps({**self.scores(), seed: score}))
+
+    def pictures(self) -> list[tuple[Path, str]]:
+        """All sheets to look at, the one that is used first, each with what there is to say of it."""
+        if self.given:
+            return [(_contact(self.path / GIVEN), "the sheet that was given")]
+        return [
+            (_contact(self.path / MADE / f"{seed}.png"), f"seed {seed} · score {score:.2f}")
+            for seed, score in self.scores().items()
+        ]
+
+    def open(self, seed: int) -> PIL.Image.Image:
+        with PIL.Image.open(self.path / MADE / f"{seed}.png") as image:
+            return image.copy()
+
+    def best(self) -> PIL.Image.Image:
+        """The given sheet, or that of the best score.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if self.given:
+            with PIL.Image.open(self.path / GIVEN) as image:
+                return image.copy()
+        seeds = list(self.scores())
+        if not seeds:
+            raise ValueError("There are no views to reconstruct. Give a picture or a sheet of sixteen views.")
+        return self.open(seeds[0])
+
+
+def _contact(sheet: Path) -> Path:
+    """A file of `contact_picture`, made when it is first asked for."""
+    path = sheet.with_suffix(CONTACT)
+    if not path.is_file():
+        with atomically(path) as partial, PIL.Image.open(sheet) as image:
+            contact_picture(image).save(partial, "jpeg", quality=85)
+    return path
+
+
+def contact_picture(sheet: PIL.Image.Image, side: int = 128) -> PIL.Image.Image:
+    """A sheet, whose views lie side by side, in rows of four: fit for looking at."""
+    size, count = sheet.height, sheet.width // sheet.height
+    rows = -(-count // COLUMNS)
+    picture = PIL.Image.new("RGB", (COLUMNS * side, rows * side), "white")
+    for view in range(count):
+        tile = sheet.crop((view * size, 0, (view + 1) * size, size)).convert("RGBA").resize((side, side))
+        picture.paste(tile, (view % COLUMNS * side, view // COLUMNS * side), tile)
+    return picture

@@ -1,0 +1,110 @@
+"""What a visitor sees of a run at one moment, while it works and when it rests."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .files import existing, missing
+from .lease import News
+from .sheets import Sheets
+from .store import FAILED, FINISHED, PAUSED, RUNNING, STOPPED, WAITING, Record, RunFolder
+from .timings import clock
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a visitor sees of a run at one moment.
+
+    Args:
+        run_id: Empty before there is a run.
+        record: `None` before there is a run.
+        text: One line.
+        share: Of the work that is done, [0, 1].
+        left: Seconds, if known.
+        previews: See `snapshot`.
+        files: See `files.existing`.
+        views: See `Sheets.pictures`.
+        working: Something goes on that can be stopped.
+        making: A mesh is made again, which can be cancelled.
+        settled: Nothing goes on at all, so that it can be resumed.
+        missing: Kinds of files that can be made of it and are not there.
+    """
+
+    run_id: str = ""
+    record: Record | None = None
+    text: str = ""
+    share: float = 0.0
+    left: float | None = None
+    previews: dict[str, str] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+    views: tuple[tuple[Path, str], ...] = ()
+    working: bool = False
+    making: bool = False
+    settled: bool = False
+    missing: tuple[str, ...] = ()
+
+    def status(self) -> dict[str, Any]:
+        """Plain values, for the API."""
+        record = self.record
+        if record is None:
+            return {"run_id": "", "status": "none", "text": self.text}
+        return {
+            "run_id": self.run_id, "status": record.status, "text": self.text, "message": record.message,
+            "step": record.step, "steps": record.steps, "loss": record.loss, "elapsed": round(record.seconds, 1),
+            "left": None if self.left is None else round(self.left, 1), "seed": record.request.seed,
+            "prior": record.request.prior, **record.facts,
+        }  # fmt: skip
+
+
+def views_of(folder: RunFolder, record: Record) -> tuple[tuple[Path, str], ...]:
+    return () if record.request.kind == "text" else tuple(Sheets(folder.path).pictures())
+
+
+def progress(folder: RunFolder, record: Record, news: News) -> Shown:
+    """A run in the middle of the work."""
+    left = None if news.step_seconds is None else news.step_seconds * (news.steps - news.step)
+    if not news.steps:
+        share, views = news.share, views_of(folder, record)
+        return Shown(folder.id, record, news.text, share, None, news.previews or {}, {}, views, working=True)
+    text = f"Step {news.step:,} of {news.steps:,}"
+    if news.loss is not None:
+        text += f" · loss {news.loss:.3f} · {clock(news.seconds)}"
+    if left is not None:
+        text += f" · about {clock(left)} left"
+    share, views = news.step / news.steps, views_of(folder, record)
+    return Shown(folder.id, record, text, share, left, news.previews or {}, {}, views, working=True)
+
+
+def waiting(folder: RunFolder, record: Record, text: str) -> Shown:
+    """A run whose turn it is not yet."""
+    views = views_of(folder, record)
+    return Shown(folder.id, record, text, 0.0, None, folder.previews(), {}, views, working=True)
+
+
+def shown(folder: RunFolder, record: Record, text: str = "", *, working: bool = False, making: bool = False) -> Shown:
+    """A run that nobody optimises right now.
+
+    Args:
+        text: What goes on with it; nothing does without one.
+    """
+    share = record.step / record.steps if record.steps else float(record.status == FINISHED)
+    return Shown(
+        folder.id, record, text or done(record), share, None, folder.previews(), existing(folder, record),
+        views_of(folder, record), working, making, not text, missing(folder, record),
+    )  # fmt: skip
+
+
+def done(record: Record) -> str:
+    """What has become of a run, in a line."""
+    step = f"step {record.step:,} of {record.steps:,}"
+    head = {
+        WAITING: "Waiting.",
+        RUNNING: f"Running, at {step}." if record.steps else "Running.",
+        PAUSED: f"Paused at {step}." if record.steps else "Paused before the first step.",
+        STOPPED: f"Stopped at {step} after {clock(record.seconds)}." if record.steps else "Stopped.",
+        FINISHED: f"Finished {record.steps:,} steps in {clock(record.seconds)}."
+        if record.steps
+        else "The views are made.",
+        FAILED: "This did not work.",
+    }[record.status]
+    return " ".join(part for part in (head, record.message, record.problem) if part)

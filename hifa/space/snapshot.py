@@ -1,0 +1,41 @@
+"""What a run looks like at one moment: colour, normals, depth and opacity as small pictures for a browser."""
+
+import base64
+import io
+
+import numpy as np
+import PIL.Image
+import torch
+
+from ..export.video import depth_to_rgb, normal_to_rgb
+from ..rendering.image import render_picture
+from ..run import HiFARun
+
+
+MODES = ("colour", "normals", "depth", "opacity")
+GRAY = 0.5  # behind the object, as in `HiFARun.preview`
+
+
+def snapshot(run: HiFARun, azimuth_deg: float, size: int = 96) -> dict[str, str]:
+    """Pictures from the side at 15 degrees: for each of `MODES` a JPEG as a data URI.
+
+    Args:
+        size: Pixels per side.
+    """
+    background = torch.full((3,), GRAY, device=run.device)
+    picture = render_picture(run.radiance_field, run.front_camera(azimuth_deg), size, run.sampling, background)
+    opacity = picture.opacity.cpu().numpy()
+    pictures = {
+        "colour": picture.colour.cpu().numpy(),
+        "normals": normal_to_rgb(picture.normals.cpu().numpy(), opacity),
+        "depth": depth_to_rgb(picture.depth.cpu().numpy(), opacity),
+        "opacity": np.repeat(opacity[..., None], 3, -1),
+    }
+    return {mode: data_uri(pictures[mode]) for mode in MODES}
+
+
+def data_uri(pixels: np.ndarray) -> str:
+    """`(H, W, 3)` in [0, 1] as a JPEG in a data URI."""
+    buffer = io.BytesIO()
+    PIL.Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8)).save(buffer, "jpeg", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,218 @@
+"""From a waiting run to a finished one: leases one after the other, then the files. Runs in the server's process."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Generator, Iterator
+from dataclasses import replace
+
+from ..export import EmptyFieldError
+from ..saved import read_facts
+from . import files, lease
+from .errors import explain
+from .files import MeshOptions
+from .lease import Lease, LeaseTask, News, lease_seconds
+from .line import Line, place_text
+from .shown import Shown, done, progress, shown, waiting
+from .store import FAILED, FINISHED, PAUSED, RUNNING, STOPPED, WAITING, Record, RunFolder, RunStore
+from .timings import Timings, work_key
+
+
+WAIT_SECONDS = 0.25  # between looks at the line: so soon Stop is seen
+REMAKE_PATIENCE = 3.0  # seconds; one that was cancelled lets go before
+
+
+class Worker:
+    """Does what the runs of a store ask for.
+
+    Args:
+        store: Of the runs.
+        lease: See `lease.make_lease`; on ZeroGPU wrapped in `spaces.GPU`.
+        limited: Leases end by themselves, and another one goes on.
+        timings: Take in what is measured.
+    """
+
+    def __init__(self, store: RunStore, lease: Lease, limited: bool, timings: Timings):
+        self.store, self.lease, self.limited, self.timings = store, lease, limited, timings
+        self.line = Line()
+
+    def advance(self, folder: RunFolder) -> Iterator[Shown]:
+        """Wait in line, work until the run is finished, stopped or paused, then make its files. Nothing that is done
+        gets lost: a reader that goes away, an error and the end of a lease leave a run that can be continued, and
+        files that were not made are made when a finished run is advanced again, or by `make_files`.
+
+        Raises:
+            BusyRunError, UnknownRunError: See `RunFolder.locked`.
+        """
+        with folder.locked():
+            record = current(folder, folder.read(), held=True)
+            if record.status == FINISHED:
+                yield from self._export(folder, record)
+                return
+            with self.line.joined(folder.id):
+                record = folder.write(record, status=WAITING, message="")
+                while (before := self.line.before(folder.id)) and not folder.stop_requested:
+                    yield waiting(folder, record, place_text(before))
+                    time.sleep(WAIT_SECONDS)
+                record = yield from self._optimise(folder, record)
+                if record.status in (STOPPED, FINISHED):
+                    yield from self._export(folder, record)
+                else:
+                    yield shown(folder, record)
+
+    def _optimise(self, folder: RunFolder, record: Record) -> Generator[Shown, None, Record]:
+        """Work as long as it is of use; returns the record, which says what the end was."""
+        record = folder.write(record, status=RUNNING)
+        try:
+            with contextlib.closing(self._leases(folder, record)) as stream:
+                for record, news in stream:
+                    yield progress(folder, record, news)
+        except GeneratorExit:
+            left = folder.read()
+            if left.status == RUNNING:
+                folder.write(_with_saved_step(folder, left), status=PAUSED, message="Its window was closed.")
+            raise
+        return record
+
+    def _leases(self, folder: RunFolder, record: Record) -> Iterator[tuple[Record, News]]:
+        """Leases until one says that it is no use to go on; the last record says why."""
+        if folder.stop_requested:
+            message = "" if folder.started else "Stopped before the first step."
+            yield folder.write(record, status=STOPPED, message=message), News(end=STOPPED)
+            return
+        news, previews, setup = News(step=record.step, steps=record.steps), folder.previews(), 0.0
+        while True:
+            asked = lease_seconds(news.steps - news.step, news.step_seconds, setup) if self.limited else None
+            before, began, setup = news.step, time.monotonic(), None
+            message = ""
+            try:
+                with contextlib.closing(self.lease(LeaseTask(str(folder.path), asked))) as stream:
+                    for news in stream:
+                        if setup is None and news.steps:
+                            setup = time.monotonic() - began
+                        previews = news.previews or previews
+                        record = _taken_in(record, news)
+                        if news.previews:  # for whoever looks on
+                            record = folder.write(record)
+                        yield record, replace(news, previews=previews)
+            except GeneratorExit:
+                raise
+            except Exception as error:  # quota, queue, abort: all mean a pause
+                message = explain(error)
+            setup = setup or time.monotonic() - began
+            if news.step_seconds:
+                self.timings.note(key_of(record), news.step_seconds, setup)
+            ended = self._ended(folder, record, news, message, before)
+            if ended is not None:
+                yield ended, replace(news, previews=previews)
+                return
+
+    def _ended(self, folder: RunFolder, record: Record, news: News, message: str, before: int) -> Record | None:
+        """The record of a run that needs no other lease, or `None` if it does."""
+        record = _with_saved_step(folder, record)
+        if news.end == lease.FINISHED:
+            return folder.write(record, status=FINISHED, message=news.text)
+        if news.end == lease.STOPPED:
+            return folder.write(record, status=STOPPED, message=news.text)
+        if news.end == lease.FAILED:
+            return folder.write(record, status=PAUSED if folder.started else FAILED, message=news.text)
+        if message or news.end != lease.DEADLINE:
+            message = message or "The GPU was given back before the work was done. Resume goes on."
+            return folder.write(record, status=PAUSED, message=message)
+        if folder.stop_requested:
+            return folder.write(record, status=STOPPED)
+        if news.steps and news.step == before:
+            return folder.write(
+                record, status=PAUSED, message="A lease was too short for one step. Resume tries again."
+            )
+        return None
+
+    def make_files(self, folder: RunFolder) -> Iterator[Shown]:
+        """Make the files of a run that are missing, as far as it is.
+
+        Raises:
+            BusyRunError, UnknownRunError: See `RunFolder.locked`.
+        """
+        with folder.locked():
+            yield from self._export(folder, current(folder, folder.read(), held=True))
+
+    def _export(self, folder: RunFolder, record: Record) -> Iterator[Shown]:
+        """Make what is missing; the caller holds the run."""
+        if files.missing(folder, record):
+            record = folder.write(record, problem="")
+            try:
+                for text, record in files.make_missing(folder, record):
+                    if text:
+                        yield shown(folder, record, f"{done(record)} {text} …")
+            except Exception as error:  # the run itself is saved, whatever becomes of its files
+                record = folder.write(record, problem=explain(error))
+        yield shown(folder, record)
+
+    def remake_mesh(self, folder: RunFolder, options: MeshOptions) -> Iterator[Shown]:
+        """Make the mesh of a run again with other options. Closed before its end, it leaves the mesh that is there.
+
+        Raises:
+            BusyRunError, UnknownRunError: See `RunFolder.locked`.
+            ValueError: If the run has not begun.
+        """
+        with folder.locked(REMAKE_PATIENCE):
+            record = current(folder, folder.read(), held=True)
+            if not folder.started:
+                raise ValueError("There is nothing to make a mesh of yet. Generate something first.")
+            try:
+                for text, record in files.make_mesh(folder, record, options):
+                    yield shown(folder, record, text and f"{text} …", making=bool(text))
+            except EmptyFieldError as error:
+                raise ValueError("There is no surface yet. Resume the run, or take more steps.") from error
+
+    async def follow(self, folder: RunFolder, seconds: float = 1.0) -> AsyncIterator[Shown]:
+        """Look on while another window works on the run, then at what is there. It holds no thread while it waits.
+
+        Args:
+            seconds: Between looks.
+        """
+        while folder.busy:
+            record, before = folder.read(), self.line.before(folder.id)
+            text = place_text(before) if before else "This run is going on in another window …"
+            yield shown(folder, record, text, working=True)
+            await asyncio.sleep(seconds)
+        yield shown(folder, current(folder, folder.read(), held=False))
+
+
+def current(folder: RunFolder, record: Record, held: bool) -> Record:
+    """The record as it is if nobody works on the run: one that says so was left by a server that was killed.
+
+    Args:
+        held: The caller has the lock, so that it may write.
+    """
+    if record.status not in (RUNNING, WAITING):
+        return record
+    if record.status == WAITING and not folder.started:
+        changed = replace(record, message="It waits for its turn. Resume starts it.")
+    else:
+        message = "The server was restarted in the middle of it." if record.status == RUNNING else record.message
+        changed = replace(_with_saved_step(folder, record), status=PAUSED, message=message)
+    return folder.write(changed) if held else changed
+
+
+def _with_saved_step(folder: RunFolder, record: Record) -> Record:
+    """Step, loss and time as the saved run has them, which is what a continuation goes on from."""
+    if not folder.started:
+        return record
+    saved = read_facts(folder.run)
+    return replace(
+        record, step=saved["step"], steps=saved["config"]["num_inference_steps"], seconds=saved["seconds"],
+        loss=saved["losses"][-1]["loss"] if saved["losses"] else None,
+    )  # fmt: skip
+
+
+def _taken_in(record: Record, news: News) -> Record:
+    if not news.steps:
+        return record
+    return replace(record, step=news.step, steps=news.steps, loss=news.loss, seconds=news.seconds)
+
+
+def key_of(record: Record) -> str:
+    """Under what the times of a run are measured."""
+    request = record.request
+    return work_key(request.kind, request.prior if request.prompt else "", request.settings)

@@ -1,0 +1,202 @@
+"""Training scenes for the Toybox multi-view model: a ring of true views of each, and photos that could be its input.
+
+    python -m hifa.toybox.multiview_dataset --output-dir toybox-multiview-data --scenes 5000
+
+The ring is that of `given_views.ring_cameras` around a field with bound 1, so a Toybox scene is reconstructed from
+these views at the scale it has in the world. It starts at an azimuth of its own in every scene: a photo need not be
+frontal, and view 0 is where the photo was taken from. A photo is framed as a call of the pipeline frames it, which
+hides how far away its camera was; only the elevation is told to the model.
+"""
+
+import argparse
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from ..atomic import atomically
+from ..cameras import Camera, camera_to_world
+from ..given_views import ring_cameras
+from ..multiview.input_image import prepare_image
+from . import world
+from .render import Picture, orbit_pose, render
+from .shapes import Shape
+
+
+SIZE, CROP_SIZE = 64, 50  # pixels: of all pictures, and of the longer side of the object in a photo, 200 of 256
+BOUND = 1.0  # of the field that the ring is around
+PHOTO_ELEVATION_DEG = (-10.0, 40.0)  # SyncDreamer's
+PHOTO_RADIUS, PHOTO_FOV_DEG = (2.2, 3.0), 45.0
+PHOTO_PIXELS = 160  # of a photo before it is framed, about twice what is left of the object
+PHOTOS_PER_SCENE = 4
+SHARD = 50  # scenes a file
+WHITE = (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """The training set in memory: n scenes, p photos of each.
+
+    Args:
+        views: `(n, 16, 64, 64, 3)` uint8 on white, the ring from its own first azimuth on.
+        photos: `(n, p, 64, 64, 3)` uint8 on white, framed.
+        first_view: `(n, p)` int16: the view of the ring that looks from the azimuth of the photo.
+        elevation_deg: `(n, p)` float32 of the photos' cameras.
+        azimuth_deg: `(n,)` float32 of view 0; the front of an object is at 0.
+        labels: `(n, 4)` int16: kind, colour, kind below, colour below (-1 for a single object), as in `world`.
+    """
+
+    views: np.ndarray
+    photos: np.ndarray
+    first_view: np.ndarray
+    elevation_deg: np.ndarray
+    azimuth_deg: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+
+def ring_from(azimuth_deg: float) -> list[Camera]:
+    """The ring of the multi-view model in world units, its first camera at `azimuth_deg`."""
+    return [Camera(c.azimuth_deg + azimuth_deg, c.elevation_deg, c.radius, c.fov_deg) for c in ring_cameras(BOUND)]
+
+
+def look(shape: Shape, camera: Camera, size: int = SIZE, samples: int = 2) -> Picture:
+    """A picture on white from a camera in world units."""
+    return render(shape, camera_to_world(camera).numpy(), size, camera.fov_deg, WHITE, samples)
+
+
+def take_photo(shape: Shape, azimuth_deg: float, elevation_deg: float, radius: float) -> PIL.Image.Image:
+    """A photo as a user would give it: RGBA, the object anywhere near the middle, at any scale.
+
+    One ray a pixel: the alpha is hard and the colours are the object's own. Framing reduces it to half its size.
+    """
+    picture = render(shape, orbit_pose(azimuth_deg, elevation_deg, radius), PHOTO_PIXELS, PHOTO_FOV_DEG, WHITE, 1)
+    rgba = np.concatenate([picture.colour, picture.mask[..., None]], -1)
+    return PIL.Image.fromarray((rgba * 255).round().astype(np.uint8))
+
+
+def sample_photo_camera(rng: np.random.Generator) -> tuple[float, float]:
+    """Elevation in degrees and distance in world units of a photo's camera."""
+    return rng.uniform(*PHOTO_ELEVATION_DEG), rng.uniform(*PHOTO_RADIUS)
+
+
+def framed(photo: PIL.Image.Image) -> np.ndarray:
+    """A photo as the model sees it: `(64, 64, 3)` uint8 on white."""
+    values = prepare_image(photo, SIZE, CROP_SIZE).movedim(0, -1).numpy()
+    return ((values + 1) * 127.5).round().astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class PhotoDraw:
+    """Which photos a batch of B is made of.
+
+    Half of them are mirrored: a mirrored photo shows the mirrored object, whose ring runs the other way.
+
+    Args:
+        scene, photo: `(B,)` indices.
+        mirrored: `(B,)` bool.
+        order: `(B, 16)` views from that of the photo on, to be mirrored as well.
+    """
+
+    scene: np.ndarray
+    photo: np.ndarray
+    mirrored: np.ndarray
+    order: np.ndarray
+
+
+def draw_photos(scenes: Scenes, rng: np.random.Generator, count: int) -> PhotoDraw:
+    views = scenes.views.shape[1]
+    scene, photo = rng.integers(len(scenes), size=count), rng.integers(scenes.photos.shape[1], size=count)
+    mirrored = rng.random(count) < 0.5
+    turn = np.where(mirrored, -1, 1)[:, None] * np.arange(views)
+    return PhotoDraw(scene, photo, mirrored, (scenes.first_view[scene, photo][:, None] + turn) % views)
+
+
+def drawn_pixels(scenes: Scenes, draw: PhotoDraw) -> np.ndarray:
+    """The photos `(B, 64, 64, 3)` uint8 of a draw."""
+    photos = scenes.photos[draw.scene, draw.photo]
+    return np.where(draw.mirrored[:, None, None, None], photos[:, :, ::-1], photos)
+
+
+def labels_of(scene: world.Scene) -> np.ndarray:
+    """`(4,)` int16: kind, colour, kind below, colour below."""
+    kinds, colours = list(world.KINDS), list(world.COLOURS)
+    below = (-1, -1) if scene.on_kind is None else (kinds.index(scene.on_kind), colours.index(scene.on_colour))
+    return np.array([kinds.index(scene.kind), colours.index(scene.colour), *below], np.int16)
+
+
+def render_scene(seed: int, photos: int = PHOTOS_PER_SCENE) -> Scenes:
+    """One scene, n = 1, as `seed` draws it."""
+    rng = np.random.default_rng(seed)
+    scene = world.sample_scene(rng)
+    azimuth = float(np.float32(rng.uniform(0, 360)))
+    ring = ring_from(azimuth)
+    views = np.stack([(look(scene.shape, camera).colour * 255).round().astype(np.uint8) for camera in ring])
+    first = rng.integers(len(ring), size=photos)
+    cameras = [sample_photo_camera(rng) for _ in range(photos)]
+    taken = [framed(take_photo(scene.shape, ring[i].azimuth_deg, *c)) for i, c in zip(first, cameras, strict=True)]
+    return Scenes(
+        views[None],
+        np.stack(taken)[None],
+        first[None].astype(np.int16),
+        np.array([[elevation for elevation, _ in cameras]], np.float32),
+        np.array([azimuth], np.float32),
+        labels_of(scene)[None],
+    )
+
+
+def joined(parts: list[Scenes]) -> Scenes:
+    return Scenes(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Scenes)))
+
+
+def _write_shard(task: tuple[Path, int]) -> None:
+    path, first = task
+    if path.exists():
+        return
+    scenes = joined([render_scene(seed) for seed in range(first, first + SHARD)])
+    with atomically(path) as partial:
+        np.savez(partial, **{field.name: getattr(scenes, field.name) for field in fields(Scenes)})
+
+
+def make_dataset(folder: Path, scenes: int, first_seed: int, workers: int | None = None) -> None:
+    """Render `scenes` scenes in shards of 50; shards that exist are kept, so an interrupted run resumes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tasks = [(folder / f"{seed:08d}.npz", seed) for seed in range(first_seed, first_seed + scenes, SHARD)]
+    with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
+        for done, _ in enumerate(pool.map(_write_shard, tasks), 1):
+            print(f"{done * SHARD} of {scenes} scenes", flush=True)
+
+
+def load_dataset(folder: Path) -> Scenes:
+    """All shards of a folder.
+
+    Raises:
+        FileNotFoundError: If there are none.
+    """
+    paths = sorted(folder.glob("[0-9]*.npz"))
+    if not paths:
+        raise FileNotFoundError(f"No training scenes in {folder}. Make them: python -m hifa.toybox.multiview_dataset")
+    parts = []
+    for path in paths:
+        with np.load(path) as shard:
+            parts.append(Scenes(**{field.name: shard[field.name] for field in fields(Scenes)}))
+    return joined(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output-dir", type=Path, default=Path("toybox-multiview-data"))
+    parser.add_argument("--scenes", type=int, default=5000)
+    parser.add_argument("--first-seed", type=int, default=10_000_000, help="seeds of training scenes count from here")
+    parser.add_argument("--workers", type=int)
+    arguments = parser.parse_args()
+    make_dataset(arguments.output_dir, arguments.scenes, arguments.first_seed, arguments.workers)
+
+
+if __name__ == "__main__":
+    main()

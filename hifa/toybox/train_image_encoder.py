@@ -1,0 +1,123 @@
+"""Train the Toybox multi-view model's image encoder and conditioner: from a photo of one side to what a view shows.
+
+    python -m hifa.toybox.train_image_encoder --data toybox-multiview-data --output-dir toybox-training
+
+The encoder stands where SyncDreamer has CLIP, which was trained long before. From the context that the UNet will be
+given for a view, a small network, which is thrown away afterwards, has to paint that view at 16x16 pixels: what the
+object is, its colours, how large it is and which way it faces. Seeded; resumed from `image_encoder.safetensors`.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..multiview import ViewRing
+from ..multiview.architecture import build_conditioner, build_image_encoder
+from ..multiview.conditioning import clip_embedding, view_embedding
+from .multiview_dataset import Scenes, draw_photos, drawn_pixels, load_dataset
+from .multiview_models import ARCHITECTURE
+from .train_autoencoder import to_images
+from .training import Recipe, batch_rng, optimise
+
+
+COARSE = 16  # pixels per side of the painted views
+VIEW_SCALE = 8.0  # of the weights that see where a view is, against the 128 numbers of the photo beside them
+
+
+def build_model() -> nn.ModuleDict:
+    """The encoder, the conditioner and the network that paints."""
+    conditioner = build_conditioner(ARCHITECTURE)
+    with torch.no_grad():
+        conditioner.context_proj[0].weight[:, -conditioner.config.view_dim :] *= VIEW_SCALE
+    dim = ARCHITECTURE.cross_attention_dim
+    painter = nn.Sequential(nn.Linear(dim, 512), nn.SiLU(), nn.Linear(512, 3 * COARSE**2))
+    encoder = build_image_encoder(ARCHITECTURE.clip)
+    embeddings = encoder.vision_model.embeddings
+    with torch.no_grad():
+        embeddings.position_embedding.weight[1:] = waves(8, ARCHITECTURE.clip.hidden_size)
+    return nn.ModuleDict({"image_encoder": encoder, "conditioner": conditioner, "painter": painter})
+
+
+def waves(side: int, dim: int) -> Tensor:
+    """Where each of `side`^2 patches is: `(side^2, dim)` sines and cosines of its row and column.
+
+    CLIP starts from noise of 0.02, beside which patches are twenty times as loud: a short training would be over
+    before the encoder knew which patch is where.
+    """
+    frequency = math.pi * 2.0 ** torch.linspace(-1, math.log2(side) - 1, dim // 4)  # from half a turn per side up
+    phase = torch.linspace(-1, 1, side)[:, None] * frequency
+    line = torch.cat([phase.sin(), phase.cos()], 1)  # (side, dim / 2)
+    return torch.cat([line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)], 2).reshape(side**2, dim)
+
+
+def coarse_views(scenes: Scenes) -> Tensor:
+    """`(n, 16, 3, 16, 16)` float16 in [-1, 1], the views reduced."""
+    parts = [F.avg_pool2d(to_images(torch.from_numpy(views)), 64 // COARSE).half() for views in scenes.views]
+    return torch.stack(parts)
+
+
+def draw_batch(scenes: Scenes, coarse: Tensor, rng: np.random.Generator, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Photos, what they show, and from where.
+
+    Returns:
+        Photos `(B, 3, 64, 64)`, `(B, 16, 4)` from `view_embedding`, views `(B, 16, 3, 16, 16)` from the photo's on.
+    """
+    draw = draw_photos(scenes, rng, batch)
+    images = to_images(torch.from_numpy(drawn_pixels(scenes, draw)))
+    v_embed = view_embedding(torch.from_numpy(scenes.elevation_deg[draw.scene, draw.photo]), ViewRing())
+    views = coarse[torch.from_numpy(draw.scene)[:, None], torch.from_numpy(draw.order)].float()
+    mirrored = torch.from_numpy(draw.mirrored)[:, None, None, None, None]
+    return images, v_embed, torch.where(mirrored, views.flip(-1), views)
+
+
+def painting_loss(model: nn.ModuleDict, images: Tensor, v_embed: Tensor, views: Tensor) -> Tensor:
+    """Mean squared error of the painted views, values in [-1, 1]."""
+    embeds = clip_embedding(model["image_encoder"], images)
+    painted = model["painter"](model["conditioner"].embed_context(embeds, v_embed))
+    return F.mse_loss(painted.view_as(views), views)
+
+
+def train(
+    scenes: Scenes, folder: Path, steps: int, batch: int = 32, seed: int = 0, peak: float = 1e-3
+) -> nn.ModuleDict:
+    """The encoder and the conditioner, under these names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    coarse = coarse_views(scenes)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = build_model()
+
+    def losses_at(step: int) -> dict[str, Tensor]:
+        return {"loss": painting_loss(model, *draw_batch(scenes, coarse, batch_rng(seed + 2, step), batch))}
+
+    average = optimise(model, losses_at, Recipe(steps, peak, weight_decay=1e-2), folder / "image_encoder.safetensors")
+    model.load_state_dict(average.values)
+    del model["painter"]
+    return model
+
+
+def save(folder: Path, model: nn.ModuleDict) -> None:
+    """As `image_encoder` and `conditioner` in a folder."""
+    for name in ("image_encoder", "conditioner"):
+        model[name].save_pretrained(folder / name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("toybox-multiview-data"))
+    parser.add_argument("--output-dir", type=Path, default=Path("toybox-training"))
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    model = train(load_dataset(arguments.data), arguments.output_dir, arguments.steps, arguments.batch, arguments.seed)
+    save(arguments.output_dir, model)
+
+
+if __name__ == "__main__":
+    main()

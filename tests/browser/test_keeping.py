@@ -1,0 +1,135 @@
+"""Nothing is lost: stop and resume, reload, two at once, a killed server."""
+
+import signal
+import time
+
+from playwright.sync_api import expect
+
+from hifa.saved import read_facts
+
+from ..space_setup import PATIENCE, TOO_MANY, free_port
+from .driving import canvas_pixels, open_page, progress, run_id, serving, start_text, visit
+
+
+def test_the_preview_switches_while_it_runs_and_stop_and_resume(page, served):
+    start_text(page, TOO_MANY)
+    expect(progress(page)).to_contain_text("left")
+    for mode in ("normals", "depth", "opacity", "colour"):
+        page.get_by_label(mode.capitalize(), exact=True).click()
+        expect(page.locator(f"#preview img.{mode}")).to_be_visible()
+        assert page.locator("#preview img:visible").count() == 1
+    # It turns. With some seeds the ball has one colour all around, but its normals always turn with it.
+    before = page.locator("#preview img.normals").get_attribute("src")
+    page.wait_for_function(
+        "before => document.querySelector('#preview img.normals').src !== before", arg=before, timeout=5000
+    )
+    page.get_by_role("button", name="Stop").click()
+    began = time.monotonic()
+    expect(page.get_by_text("Stopp").first).to_be_visible()
+    assert time.monotonic() - began < 2
+    expect(progress(page)).to_contain_text("Stopped at step")
+    canvas_pixels(page)
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    stopped_at = served.store.open(run_id(page)).read().step
+    page.get_by_role("button", name="Resume").click()
+    expect(progress(page)).to_contain_text("left")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    assert served.store.open(run_id(page)).read().step > stopped_at
+
+
+def test_a_reload_brings_the_run_back(page, served):
+    start_text(page, TOO_MANY)
+    expect(progress(page)).to_contain_text("left")
+    open_page(page, page.url)
+    assert run_id(page)
+    expect(progress(page)).to_contain_text("Its window was closed")
+    expect(page.locator("#preview img.colour")).to_be_visible()
+    expect(page.locator("#history ul a").first).to_contain_text("a red mushroom")
+    # From the list of own runs, which lies in this browser, without the address.
+    open_page(page, served.url)
+    page.locator("#history ul a").first.click()
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    page.get_by_role("button", name="Resume").click()
+    expect(progress(page)).to_contain_text("left")
+    page.get_by_role("button", name="Stop").click()
+    expect(progress(page)).to_contain_text("Stopped at step")
+
+
+def test_a_new_run_is_not_overwritten_by_one_that_was_followed(page, served):
+    """It was opened by its address while another window works on it."""
+    client = served.client()
+    job = client.submit("a blue car", 0, TOO_MANY, api_name="/text_to_3d")
+    while not (job.outputs() and job.outputs()[-1][0]["step"]):
+        time.sleep(0.1)
+    other = job.outputs()[-1][0]["run_id"]
+    open_page(page, f"{served.url}/?run={other}")
+    expect(progress(page)).to_contain_text("going on in another window")
+    start_text(page, TOO_MANY)
+    expect(progress(page)).to_contain_text("1 run before this one")
+    assert run_id(page) != other
+    page.wait_for_timeout(3000)  # in which the other one would be looked at thrice
+    expect(progress(page)).to_contain_text("1 run before this one")
+    assert not page.locator("#preview img").count()
+    client.predict(other, api_name="/stop")
+    expect(progress(page)).to_contain_text("left")
+    page.get_by_role("button", name="Stop").click()
+    expect(progress(page)).to_contain_text("Stopped at step")
+    expect(page.locator("#facts")).to_contain_text("a red mushroom")
+
+
+def test_stop_lives_again_for_the_next_run_and_files_that_are_missing_can_be_made(page, served):
+    start_text(page, TOO_MANY)
+    expect(progress(page)).to_contain_text("left")
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("button", name="Stop", exact=True)).to_be_enabled()
+    expect(progress(page)).to_contain_text("left")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()
+    folder = served.store.open(run_id(page))
+    (folder.files / folder.read().files["run"]).unlink()
+    open_page(page, page.url)
+    page.get_by_role("button", name="Make the files").click()
+    expect(page.get_by_role("button", name="Make the files")).to_be_hidden()
+    assert (folder.files / folder.read().files["run"]).is_file()
+
+
+def test_two_at_once_get_each_their_own(browser, served):
+    first, second = visit(browser, served.url), visit(browser, served.url)
+    start_text(first, 25, "a blue car")
+    start_text(second, 15, "a yellow duck")
+    expect(progress(second)).to_contain_text("Finished 15 steps")
+    expect(progress(first)).to_contain_text("Finished 25 steps")
+    for page, prompt in ((first, "a blue car"), (second, "a yellow duck")):
+        expect(page.locator("#facts")).to_contain_text(prompt)
+        assert served.store.open(run_id(page)).read().request.prompt == prompt
+        history = page.locator("#history ul")
+        expect(history).to_contain_text(prompt)
+        assert history.locator("a").count() == 1
+        page.context.close()
+
+
+def test_resume_after_a_killed_server(browser, tiny_prior, tmp_path):
+    port = free_port()
+    with serving(tmp_path, tiny_prior, port) as process:
+        page = visit(browser, f"http://127.0.0.1:{port}")
+        start_text(page, 400)
+        expect(progress(page)).to_contain_text("left")
+        folder = tmp_path / "runs" / run_id(page) / "run"
+        deadline = time.monotonic() + PATIENCE
+        while not (folder / "run.safetensors").exists() or read_facts(folder)["step"] < 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    saved = read_facts(folder)["step"]
+    with serving(tmp_path, tiny_prior, port):
+        open_page(page, page.url)
+        expect(progress(page)).to_contain_text("The server was restarted in the middle of it")
+        page.get_by_role("button", name="Resume").click()
+        expect(progress(page)).to_contain_text("left")
+        page.get_by_role("button", name="Stop").click()
+        expect(progress(page)).to_contain_text("Stopped at step")
+        assert read_facts(folder)["step"] > saved > 0
+        page.context.close()

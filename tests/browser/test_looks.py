@@ -1,0 +1,71 @@
+"""What the page looks like, and whether it is reached without a mouse."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hifa.export import export_mesh
+from hifa.space.store import FINISHED, Request
+
+from .driving import canvas_pixels, no_sideways_scrolling, visit
+
+
+def test_the_model_stands_upright_faces_you_and_has_its_colours(browser, served):
+    """A box that is red above and green below, with a blue left half at its front, opened as the result of a run."""
+    folder = served.store.create(Request("text", "a box", "toybox", 0))
+
+    def density(points):
+        return 100.0 * (points.abs() < torch.tensor([0.4, 0.4, 0.6])).all(-1)
+
+    def colour(points, directions):
+        red, green, blue = (torch.tensor(c) for c in ((0.8, 0.15, 0.1), (0.1, 0.6, 0.15), (0.1, 0.2, 0.8)))
+        x, y, z = points[:, :1], points[:, 1:2], points[:, 2:]
+        return torch.where((x > 0.3) & (y < 0), blue, torch.where(z > 0, red, green))
+
+    export_mesh(folder.files / "box.glb", density, colour, 1.0, resolution=64, texture_size=256)
+    facts = {"faces": 1, "texture_size": 256, "glb_megabytes": 0.1}
+    folder.write(folder.read(), status=FINISHED, steps=1, step=1, files={"glb": "box.glb"}, facts=facts)
+    page = visit(browser, f"{served.url}/?run={folder.id}")
+    pixels = canvas_pixels(page)
+    height, width = pixels.shape[:2]
+
+    def at(x: float, y: float) -> np.ndarray:
+        row, column = int(height * y), int(width * x)
+        return pixels[row - 4 : row + 4, column - 4 : column + 4].reshape(-1, 3).mean(0)
+
+    # Seen from the front, +y, which is where the box is not blue, is to the right.
+    assert np.abs(at(0.6, 0.4) - np.array([204, 38, 26])).max() < 45, at(0.6, 0.4)
+    assert np.abs(at(0.6, 0.6) - np.array([26, 153, 38])).max() < 45, at(0.6, 0.6)
+    assert np.abs(at(0.4, 0.5) - np.array([26, 51, 204])).max() < 45, at(0.4, 0.5)
+    page.context.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_phone_needs_no_sideways_scrolling_in_any_tab(browser, served, theme):
+    page = visit(browser, f"{served.url}/?__theme={theme}", 390, 844)
+    for tab in ("Text to 3D", "Image to 3D", "Image-guided hallucination"):
+        if page.get_by_role("tab", name=tab).is_visible():
+            page.get_by_role("tab", name=tab).click()
+        no_sideways_scrolling(page)
+    pixels = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("L"))
+    assert (np.median(pixels) < 80) == (theme == "dark")
+    page.context.close()
+
+
+def test_everything_is_reached_by_keyboard_and_has_a_name(page):
+    page.locator("#prompt input, #prompt textarea").first.focus()
+    reached = []
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.closest('[id]')?.id || document.activeElement.tagName"))
+    assert reached.index("generate") < next(i for i, name in enumerate(reached) if name.startswith("text-"))
+    unnamed = page.evaluate("""
+        [...document.querySelectorAll('button, input, textarea, a')].filter(e => e.offsetParent && !(
+            e.innerText?.trim() || e.ariaLabel || e.title || e.labels?.length || e.placeholder || e.ariaLabelledBy
+            || e.getAttribute('data-testid') || e.type === 'file')).map(e => e.outerHTML.slice(0, 160))
+    """)
+    assert not unnamed
+    assert page.evaluate("[...document.images].every(image => image.hasAttribute('alt'))")

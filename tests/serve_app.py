@@ -1,0 +1,21 @@
+"""The app with tiny models as a process of its own, to be killed: python -m tests.serve_app ROOT MODEL PORT"""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import app
+
+from .space_setup import LearningPipeline, small, tiny_pipeline, tiny_shelf
+
+
+def main() -> None:
+    root, model, port = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    small(pytest.MonkeyPatch())
+    demo = app.build_demo(root / "runs", tiny_shelf(model, LearningPipeline), tiny_pipeline)
+    app.launch(demo, server_port=port, quiet=True, ssr_mode=False, allowed_paths=[str(root)])
+
+
+if __name__ == "__main__":
+    main()

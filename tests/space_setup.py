@@ -1,0 +1,234 @@
+"""What the tests of the app share: small pipelines, and a stand-in for ZeroGPU's leases."""
+
+import multiprocessing
+import pickle
+import random
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import gradio as gr
+import gradio_client
+import pytest
+import torch
+
+import app
+from hifa import HiFAConfig, HiFAPipeline, HiFARun
+from hifa.space import files, lease
+from hifa.space.lease import make_lease, seconds_asked
+from hifa.space.priors import Preset, Prior, PriorShelf
+from hifa.space.store import Request, RunStore
+from hifa.space.timings import Timings
+from hifa.space.worker import Worker
+
+from .syncdreamer_models import tiny_pipeline
+
+
+STEPS = 16
+
+
+def request(steps: int = STEPS, **changes) -> Request:
+    return Request("text", "a red mushroom", "toybox", 3, settings={"num_inference_steps": steps}, **changes)
+
+
+def finished_run(shelf: PriorShelf, threads: int) -> HiFARun:
+    """What the run of `request()` is when nothing comes between. Sums over several threads are rounded otherwise than
+    those of one, and a lease's fork has one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    pipe = shelf.get("toybox")
+    run = pipe.start("a red mushroom", seed=3, num_inference_steps=STEPS)
+    for _ in pipe.advance(run):
+        pass
+    torch.set_num_threads(before)
+    return run
+
+
+def assert_same(run: HiFARun, other: HiFARun) -> None:
+    assert run.step == other.step and run.losses == other.losses
+    for (name, value), (_, expected) in zip(
+        run.radiance_field.state_dict().items(), other.radiance_field.state_dict().items(), strict=True
+    ):
+        assert torch.equal(value, expected), name
+    assert torch.equal(run.generator.get_state(), other.generator.get_state())
+
+
+class BallPipeline(HiFAPipeline):
+    """Runs on small pictures, in which the field stays the ball it starts as: what the prior thinks is not tested."""
+
+    blob_density = 6.0
+
+    def default_config(self, views: bool = False, prompt: bool = True, image: bool = False):
+        return HiFAConfig.fast(
+            num_inference_steps=400, start_render_size=16, render_size=16, n_coarse=16, n_fine=8, grid_lr=0.0,
+            network_lr=0.0, given_rays=64, given_size=16, blob_density=self.blob_density,
+        )  # fmt: skip
+
+
+class LearningPipeline(BallPipeline):
+    """As `BallPipeline`, with a field that changes in every step."""
+
+    def default_config(self, views: bool = False, prompt: bool = True, image: bool = False):
+        return HiFAConfig.fast(
+            num_inference_steps=400, start_render_size=16, render_size=16, n_coarse=16, n_fine=8, given_rays=64,
+            given_size=16, log2_entries=8, levels=4,
+        )  # fmt: skip
+
+
+def tiny_shelf(model: Path, pipeline: type[HiFAPipeline] = BallPipeline) -> PriorShelf:
+    """A tiny Toybox, and a prior that cannot be loaded."""
+    presets = (Preset("Quick", 20), Preset("Standard", 40))
+    priors = (
+        Prior("toybox", "Toybox", model, "is tiny", "Apache-2.0", "https://example.org", False, presets),
+        Prior("lost", "Lost prior", "no/where", "is gone", "none", "https://example.org", False, presets),
+    )
+    return PriorShelf("cpu", priors, pipeline.from_pretrained)
+
+
+def make_worker(root: Path, shelf: PriorShelf, gpu: Callable | None = None) -> Worker:
+    store = RunStore(root)
+    lease = make_lease(shelf, tiny_pipeline)
+    if gpu is not None:
+        lease = gpu(duration=seconds_asked)(lease)
+    return Worker(store, lease, gpu is not None, Timings(root / "timings.json"))
+
+
+class LeasedGPU:
+    """Stands in for `spaces.GPU` on ZeroGPU: forks for each call, pickles what goes in and out, kills what takes
+    longer than it said, takes the GPU away at random, and refuses when it is told to.
+
+    Args:
+        abort: Chance that a lease is aborted in the middle of it.
+        refusals: Messages with which the next calls are refused, in this order.
+        seed: Of the aborts.
+        longest: No duration above this is granted.
+    """
+
+    def __init__(self, abort: float = 0.0, refusals: tuple[str, ...] = (), seed: int = 0, longest: float = 120.0):
+        self.abort, self.refusals, self.longest = abort, list(refusals), longest
+        self.random = random.Random(seed)
+        self.asked: list[float] = []
+        self.used: list[float] = []
+        self.aborted = 0
+
+    def __call__(self, duration: Callable) -> Callable:
+        def decorate(function: Callable) -> Callable:
+            def leased(*arguments):
+                yield from self._lease(function, pickle.dumps(arguments), duration(*arguments))
+
+            return leased
+
+        return decorate
+
+    def _lease(self, function: Callable, arguments: bytes, seconds: float):
+        if self.refusals:
+            raise gr.Error(self.refusals.pop(0))
+        if seconds > self.longest:
+            raise gr.Error("ZeroGPU illegal duration! The requested GPU duration is larger than the maximum allowed")
+        self.asked.append(seconds)
+        fork = multiprocessing.get_context("fork")
+        here, there = fork.Pipe()
+        stop = fork.Event()
+        child = fork.Process(target=_serve, args=(function, arguments, there, stop), daemon=True)
+        began = time.monotonic()
+        child.start()
+        there.close()
+        end = began + seconds
+        doomed = self.random.random() < self.abort
+        if doomed:  # after a few pieces of news, or never if there are fewer
+            news_left = self.random.randrange(2, 12)
+        try:
+            while True:
+                if not here.poll(max(0.0, end - time.monotonic())):
+                    raise gr.Error("GPU task aborted")
+                kind, item = pickle.loads(here.recv_bytes())
+                if kind == "end":
+                    return
+                if kind == "error":
+                    raise gr.Error(item)  # its class name is all that comes across
+                if doomed and (news_left := news_left - 1) == 0:
+                    self.aborted += 1
+                    raise gr.Error("GPU task aborted")
+                yield item
+        except GeneratorExit:
+            stop.set()  # seen after the next yield, as on ZeroGPU
+            child.join(10)
+            raise
+        finally:
+            self.used.append(time.monotonic() - began)
+            if child.is_alive():
+                child.kill()
+            child.join()
+
+
+def _serve(function: Callable, arguments: bytes, connection, stop) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)  # the threads of the parent did not come along
+    stream = function(*pickle.loads(arguments))
+    try:
+        for item in stream:
+            connection.send_bytes(pickle.dumps(("item", item)))
+            if stop.is_set():
+                stream.close()
+                return
+        connection.send_bytes(pickle.dumps(("end", None)))
+    except BaseException as error:
+        connection.send_bytes(pickle.dumps(("error", type(error).__name__)))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+PATIENCE = 240  # seconds; all of this takes a few on a free machine
+TOO_MANY = 2000  # steps, for a run that only Stop ends
+
+
+class AppServer:
+    """A running app with tiny models and small files.
+
+    Args:
+        root: Where it keeps its runs.
+        model: Folder of the prior.
+        hub: Address of a Hub.
+    """
+
+    def __init__(self, root: Path, model: Path, hub: str | None = None, **options):
+        self.store = RunStore(root / "runs")
+        self._patch = pytest.MonkeyPatch()
+        self._root, self._model, self._hub, self._options = root, model, hub, options
+
+    def __enter__(self) -> "AppServer":
+        self._patch.setattr(tempfile, "tempdir", str(self._root))
+        small(self._patch)
+        self._demo = app.build_demo(
+            self.store.root, tiny_shelf(self._model), tiny_pipeline, hub=self._hub, view_steps=50, **self._options
+        )
+        app.launch(self._demo, prevent_thread_lock=True, server_port=free_port(), quiet=True, ssr_mode=False)
+        self.url = self._demo.local_url.rstrip("/")
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._demo.close()
+        self._patch.undo()
+
+    def client(self) -> gradio_client.Client:
+        return gradio_client.Client(self.url, verbose=False, analytics_enabled=False)
+
+    def finished(self, client: gradio_client.Client) -> str:
+        """The id of a finished run."""
+        return client.predict("a red mushroom", 0, 10, api_name="/text_to_3d")[0]["run_id"]
+
+
+def small(patch: pytest.MonkeyPatch) -> None:
+    """Small previews and files, so that a test takes seconds."""
+    for name in ("MESH", "STOPPED_MESH"):
+        patch.setattr(files, name, files.MeshOptions(32, 1000, 64))
+    for name in ("TURNTABLE", "STOPPED_TURNTABLE"):
+        patch.setattr(files, name, files.TurntableOptions(2, 32))
+    patch.setattr(lease, "PREVIEW_SECONDS", 0.2)

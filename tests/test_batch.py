@@ -1,0 +1,176 @@
+"""Many prompts: the file they come in, and two processes of accelerate, one of them killed in the middle."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from hifa import HiFAAsset, HiFAConfig, HiFAPipeline, HiFARun
+from hifa.batch import DONE, FAILED, Job, build_parser, main, read_jobs, work
+
+
+STEPS = 24
+QUICK = ("--frames", "2", "--frame-size", "32", "--mesh-resolution", "32", "--texture-size", "128")
+PROMPTS = ["a red ball", "a blue cube", "a red zebra", "a green duck"]
+
+
+def write_jobs(path: Path, prompts: list[str] = PROMPTS) -> Path:
+    rows = [{"prompt": text, "seed": i, "num_inference_steps": STEPS} for i, text in enumerate(prompts)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def launch(jobs: Path, output: Path, prior: Path) -> subprocess.Popen:
+    """Two processes on the CPU. torchrun, since `accelerate launch` asks for MPI where there is no GPU."""
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())),
+        *(
+            "-m",
+            "hifa.batch",
+            str(jobs),
+            "--output-dir",
+            str(output),
+            "--model",
+            str(prior),
+            "--save-every",
+            "2",
+            *QUICK,
+        ),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_two_processes_killed_in_the_middle_and_started_again(tiny_prior, tmp_path):
+    jobs, output = write_jobs(tmp_path / "prompts.jsonl"), tmp_path / "out"
+    first = launch(jobs, output, tiny_prior)
+    deadline = time.monotonic() + 300
+    while not any(output.glob("*/run/run.safetensors")):
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    assert len(workers := children(first.pid)) == 2
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+    first.communicate(timeout=60)
+    assert not list(output.glob(f"*/{DONE}"))
+
+    again = launch(jobs, output, tiny_prior)
+    text = again.communicate(timeout=500)[0]
+    assert again.returncode == 1, text
+    for words in ("3 of 4 prompts are finished", "0002-a-red-zebra: ", "'zebra'"):
+        assert words in text, text
+    assert all(text.count(f"finished: {name}") == 1 for name in ("0001-a-blue-cube", "0003-a-green-duck")), text
+    assert "PromptError" in (output / "0002-a-red-zebra" / FAILED).read_text()
+    names = ["0000-a-red-ball", "0001-a-blue-cube", "0003-a-green-duck"]
+    assert all((output / name / file).stat().st_size for name in names for file in (DONE, "mesh.glb", "turntable.mp4"))
+
+    # The run that was killed ends as one that never was, in processes of the same kind: with more threads, or after
+    # other work, sums are rounded otherwise.
+    straight = write_jobs(tmp_path / "one.jsonl", prompts=PROMPTS[:1])
+    text = (process := launch(straight, tmp_path / "straight", tiny_prior)).communicate(timeout=500)[0]
+    assert process.returncode == 0, text
+    resumed, expected = (
+        HiFAAsset.from_pretrained(folder / names[0] / "asset").radiance_field.state_dict()
+        for folder in (output, tmp_path / "straight")
+    )
+    for key, value in expected.items():
+        torch.testing.assert_close(resumed[key], value, rtol=1e-4, atol=1e-5)
+
+
+def test_finished_jobs_are_skipped_and_foreign_folders_refused(tiny_prior, tiny_v_prior, tmp_path):
+    pipe = HiFAPipeline.from_pretrained(tiny_prior)
+    job = Job("a red ball", "0000-a-red-ball", settings={"num_inference_steps": 2})
+    folder = tmp_path / job.name
+    arguments = build_parser().parse_args(["prompts.txt", "--output-dir", str(tmp_path), *QUICK])
+    assert work(pipe, job, folder, None, arguments)
+    before = (folder / "mesh.glb").stat().st_mtime_ns
+    assert not work(pipe, job, folder, None, arguments)
+    assert (folder / "mesh.glb").stat().st_mtime_ns == before
+    for changes, words in (
+        ({"prompt": "a red cube"}, "prompt='a red ball', not 'a red cube'"),
+        ({"seed": 7}, "seed=0, not 7"),
+        ({"negative_prompt": "a blue cube"}, "negative_prompt='', not 'a blue cube'"),
+        ({"settings": {"num_inference_steps": 3}}, "num_inference_steps=2, not 3"),
+    ):
+        with pytest.raises(ValueError, match=f"was made with {words}"):
+            work(pipe, replace(job, **changes), folder, None, arguments)
+    with pytest.raises(ValueError, match="was made with guidance_scale=4.0, not 5.0"):
+        work(pipe, job, folder, HiFAConfig.fast(guidance_scale=5.0), arguments)
+    with pytest.raises(ValueError, match="was made with prior="):
+        work(HiFAPipeline.from_pretrained(tiny_v_prior), job, folder, None, arguments)
+
+
+def test_a_run_of_other_settings_is_not_continued(tiny_prior, tmp_path):
+    pipe = HiFAPipeline.from_pretrained(tiny_prior)
+    job = Job("a red ball", "0000-a-red-ball", settings={"num_inference_steps": 2})
+    pipe.start("a red ball", seed=0, num_inference_steps=2, eta=0.5).save(tmp_path / "run")
+    with pytest.raises(ValueError, match="was made with eta=0.5, not 0.0"):
+        work(pipe, job, tmp_path, None, build_parser().parse_args(["prompts.txt", "--output-dir", str(tmp_path)]))
+    assert HiFARun.load(tmp_path / "run").step == 0
+
+
+def test_a_job_that_was_killed_in_its_first_save_starts_again(tiny_prior, tmp_path):
+    job = Job("a red ball", "0000-a-red-ball", settings={"num_inference_steps": 2})
+    (folder := tmp_path / job.name / "run").mkdir(parents=True)
+    (folder / "run.safetensors.partial").write_bytes(b"half")
+    arguments = build_parser().parse_args(["prompts.txt", "--output-dir", str(tmp_path), *QUICK])
+    assert work(HiFAPipeline.from_pretrained(tiny_prior), job, tmp_path / job.name, None, arguments)
+    assert HiFARun.load(folder).finished
+
+
+def test_a_text_file_has_a_prompt_a_line(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red ball\n\n  a Blue cube! \n")
+    assert read_jobs(tmp_path / "prompts.txt") == [
+        Job("a red ball", "0000-a-red-ball"),
+        Job("a Blue cube!", "0001-a-blue-cube"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("", "has no prompts"),
+        ("{", "line 1: "),
+        ('["a red ball"]', "line 1: Expected an object"),
+        ('{"prompt": 3}', "Expected an object"),
+        ('{"prompt": "a red ball", "seed": "x"}', "seed must be of type int, got 'x'"),
+        ('{"prompt": "a red ball", "stepz": 3}', "stepz: no such setting"),
+    ],
+)
+def test_bad_files_are_one_line_and_exit_code_2(tmp_path, capsys, line, words):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(line)
+    assert main([str(path), "--output-dir", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and words in error and "\n" not in error
+
+
+def test_a_missing_file_and_a_bad_option(tmp_path, capsys):
+    assert main([str(tmp_path / "none.txt"), "--output-dir", str(tmp_path)]) == 2
+    (tmp_path / "prompts.txt").write_text("a red ball")
+    assert main([str(tmp_path / "prompts.txt"), "--output-dir", str(tmp_path), "--save-every", "0"]) == 2
+    assert "--save-every must be between 1 and 1000000000, got 0" in capsys.readouterr().err
+    (tmp_path / "model").mkdir()
+    assert (
+        main([str(tmp_path / "prompts.txt"), "--output-dir", str(tmp_path), "--model", str(tmp_path / "model")]) == 2
+    )
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and str(tmp_path / "model") in error

@@ -1,0 +1,52 @@
+"""How long a run will take, measured by prior and preset, and what it costs of a day on ZeroGPU."""
+
+import gradio as gr
+import pytest
+
+from hifa.space.priors import PRIORS, PriorShelf
+from hifa.space.quota import gpu_seconds, left_for_last, quota_text
+from hifa.space.settings import RunSettings
+from hifa.space.timings import Timings, work_key
+
+
+def test_presets_of_one_prior_are_measured_apart(tmp_path):
+    timings = Timings(tmp_path / "timings.json")
+    quick, standard, paper = PRIORS[1].presets
+    keys = {
+        name: work_key("text", "sd15", p.settings) for name, p in zip("qsp", (quick, standard, paper), strict=True)
+    }
+    assert keys["q"] == keys["s"] != keys["p"]
+    timings.note(keys["q"], 0.2, 3.0)
+    timings.note(keys["p"], 2.0, 5.0)
+    timings.note(keys["q"], 0.4, 5.0)
+    assert timings.get(keys["q"]) == pytest.approx(0.3) and timings.setup(keys["q"]) == pytest.approx(4.0)
+    assert timings.get(keys["p"]) == 2.0 and timings.get(work_key("image", "", {})) is None
+
+
+def test_an_estimate_follows_what_is_measured_after_the_page_was_built(tmp_path):
+    timings = Timings(tmp_path / "timings.json")
+    with gr.Blocks():
+        settings = RunSettings("text", "text", PriorShelf("cpu", PRIORS), timings, False)
+    assert "known after the first run" in settings.preset.info
+    timings.note(work_key("text", "toybox", {"num_inference_steps": 500, "guidance_scale": 20.0}), 0.1, 1.0)
+    assert "500 steps, about 50 s by the last runs here" in settings.refreshed().info
+    assert "200 steps, about 20 s" in settings.refreshed("toybox", "Quick", 200).info
+    assert "known after the first run" in settings.refreshed("sd15", "Paper", 10_000).info
+
+
+def test_a_run_costs_its_steps_and_the_set_up_of_each_lease():
+    assert gpu_seconds(100, 0.1, 4) == pytest.approx(14)
+    # 52 seconds of a lease are left for work; less the set-up, 48.
+    assert gpu_seconds(1000, 0.1, 4) == pytest.approx(100 + 3 * 4)
+
+
+@pytest.mark.parametrize("seconds, words", [
+    (20, "anybody's day"), (100, "day of a free account (5 min 0 s), not of a visitor (2 min 0 s)"),
+    (400, "day of PRO (40 min 0 s), not of a free account"), (3000, "Resume goes on the next day"),
+])  # fmt: skip
+def test_it_is_said_whose_day_a_run_fits_into(seconds, words):
+    assert words in quota_text(seconds)
+
+
+def test_the_last_lease_has_to_be_granted_too():
+    assert left_for_last(80) > 80 + 0.5 * 60

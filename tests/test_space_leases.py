@@ -1,0 +1,112 @@
+"""Runs on ZeroGPU's leases: chunks, deadlines, aborts and refusals, with a stand-in that forks, pickles and kills."""
+
+import time
+from contextlib import closing
+
+import pytest
+
+from hifa import HiFARun
+from hifa.field.hash_grid import HashGrid, encode_torch
+from hifa.space import lease
+from hifa.space.lease import LONGEST_LEASE, RESERVE, lease_seconds
+
+from .space_setup import LearningPipeline, LeasedGPU, assert_same, finished_run, make_worker, request, tiny_shelf
+
+
+pytestmark = pytest.mark.usefixtures("light_files")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def code_of_a_gpu():
+    """The hash grid takes the path it takes on CUDA. Its path on the CPU uses GNU OpenMP, which no fork survives."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            HashGrid, "forward",
+            lambda self, points: encode_torch(points, self.table, self.resolutions.tolist(), self.entries),
+        )  # fmt: skip
+        yield
+
+
+@pytest.fixture(scope="module")
+def shelf(tiny_prior):
+    return tiny_shelf(tiny_prior, LearningPipeline)
+
+
+@pytest.fixture(scope="module")
+def reference(shelf):
+    return finished_run(shelf, threads=1)
+
+
+def test_leases_are_sized_from_the_measured_step_time():
+    assert lease_seconds(1000, None, 0) == 30
+    assert lease_seconds(1000, 0.5, 3) == LONGEST_LEASE
+    assert lease_seconds(10, 0.5, 3) == 3 + 6 + RESERVE
+
+
+def test_a_run_crosses_several_leases_bit_for_bit(tmp_path, shelf, reference, monkeypatch):
+    # Three seconds to work in, in which no more than ten of the sixteen steps fit.
+    monkeypatch.setattr(lease, "RESERVE", 9.0)
+    monkeypatch.setattr(lease, "FIRST_LEASE", 12)
+    monkeypatch.setattr(lease, "LONGEST_LEASE", 12)
+    slow_down(monkeypatch, shelf, 0.3)
+    gpu = LeasedGPU()
+    worker = make_worker(tmp_path, shelf, gpu)
+    folder = worker.store.create(request())
+    end = list(worker.advance(folder))[-1]
+    assert end.record.status == "finished", end.text
+    assert len(gpu.asked) >= 2
+    assert all(used <= asked for used, asked in zip(gpu.used, gpu.asked, strict=True))
+    assert_same(HiFARun.load(folder.run), reference)
+
+
+def test_aborted_leases_pause_and_resume_gives_the_uninterrupted_run(tmp_path, shelf, reference, monkeypatch):
+    monkeypatch.setattr(lease, "PREVIEW_SECONDS", 0.0)
+    monkeypatch.setattr(lease, "SAVE_SECONDS", 0.0)
+    gpu = LeasedGPU(abort=0.7, seed=1)
+    worker = make_worker(tmp_path, shelf, gpu)
+    folder = worker.store.create(request())
+    pauses = 0
+    for _ in range(40):
+        end = list(worker.advance(folder))[-1]
+        if end.record.status == "finished":
+            break
+        assert end.record.status == "paused" and end.settled and "taken away" in end.text
+        pauses += 1
+    assert pauses == gpu.aborted > 0
+    assert_same(HiFARun.load(folder.run), reference)
+
+
+def test_quota_and_queue_errors_pause_the_run(tmp_path, shelf):
+    quota = "ZeroGPU quota exceeded (45s requested vs. 3s left). Try again in 1:02"
+    gpu = LeasedGPU(refusals=(quota, "No GPU was available after 60s"))
+    worker = make_worker(tmp_path, shelf, gpu)
+    folder = worker.store.create(request(10))
+    first, second, third = (list(worker.advance(folder))[-1] for _ in range(3))
+    assert first.record.status == second.record.status == "paused"
+    assert "used up" in first.text and "Try again in 1:02" in first.text and "No GPU was free" in second.text
+    assert third.record.status == "finished"
+
+
+def test_a_visitor_who_leaves_in_a_lease_gives_the_gpu_back(tmp_path, shelf, monkeypatch):
+    monkeypatch.setattr(lease, "PREVIEW_SECONDS", 0.0)
+    gpu = LeasedGPU()
+    worker = make_worker(tmp_path, shelf, gpu)
+    folder = worker.store.create(request(2000))
+    with closing(worker.advance(folder)) as stream:
+        for state in stream:
+            if state.record.step >= 4:
+                break
+    assert len(gpu.used) == 1 and not folder.busy
+    assert folder.read().status == "paused" and HiFARun.load(folder.run).step >= 4
+
+
+def slow_down(monkeypatch, shelf, seconds: float) -> None:
+    pipe = shelf.get("toybox")
+    advance = type(pipe).advance
+
+    def slowly(self, run, steps=None):
+        for step in advance(self, run, steps):
+            time.sleep(seconds)
+            yield step
+
+    monkeypatch.setattr(type(pipe), "advance", slowly)

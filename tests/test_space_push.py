@@ -1,0 +1,100 @@
+"""The Space as it is uploaded: exactly what it needs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import SpaceHardware
+
+from hifa.space.__main__ import main
+from hifa.space.priors import PRIORS
+from hifa.space.push import ROOT, push_space, space_files
+
+from .hub_server import hub_server
+
+
+def test_a_dry_run_lists_the_files_and_uploads_nothing(capsys):
+    assert main(["push", "me/hifa"]) == 0
+    out = capsys.readouterr().out
+    assert "app.py" in out and "Dry run: nothing was uploaded" in out
+
+
+def git(folder: Path, *arguments: str) -> list[str]:
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def checkout(folder: Path) -> Path:
+    """A repository with what no Space runs without."""
+    for path in ("app.py", "README.md", "requirements.txt", "hifa/pipeline_hifa.py"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(f"{path}\n")
+    git(folder, "init", "-q")
+    git(folder, "add", ".")
+    return folder
+
+
+def test_nothing_is_uploaded_that_is_not_in_the_repository_and_nothing_else_than_the_app():
+    files, tracked = space_files(), git(ROOT, "ls-files")
+    assert set(files) <= set(tracked)
+    weights = [path for path in tracked if path.startswith("hifa/") and "weights/" in path]
+    assert {path.split("/")[2] for path in weights} == {"weights", "multiview_weights", "disparity_weights"}
+    assert set(weights) <= set(files)
+    assert set(path for path in tracked if path.startswith("hifa/") and path.endswith(".py")) <= set(files)
+    assert not [
+        path for path in files if path.startswith(("tests/", "benchmarks/", "outputs/", ".")) or "cache" in path
+    ]
+
+
+def test_what_only_lies_around_stays_at_home(tmp_path):
+    checkout(tmp_path)
+    (tmp_path / "hifa" / "my_token.py").write_text("token = 'hf_me'")
+    (tmp_path / "hifa" / "toybox" / "weights").mkdir(parents=True)
+    (tmp_path / "hifa" / "toybox" / "weights" / "try.safetensors").touch()
+    assert space_files(tmp_path) == ["README.md", "app.py", "hifa/pipeline_hifa.py", "requirements.txt"]
+
+
+def test_what_the_app_imports_is_uploaded(tmp_path):
+    """The app runs from a folder that has only what is uploaded."""
+    for path in space_files():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).symlink_to(ROOT / path)
+    code = "import app; from pathlib import Path; app.build_demo(Path('runs')); print('built')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.stdout.endswith("built\n"), done.stderr[-2000:]
+
+
+def test_it_goes_to_the_hub(tmp_path):
+    checkout(tmp_path)
+    (tmp_path / "secret.txt").write_text("no")
+    with hub_server() as hub:
+        url = push_space("me/hifa", tmp_path, token="hf_me", endpoint=hub.address)
+        repo = hub.repo("me/hifa", "space")
+    assert url.endswith("/spaces/me/hifa") and repo.visibility == "private"
+    assert set(repo.files) - {".gitattributes"} == {"app.py", "README.md", "requirements.txt", "hifa/pipeline_hifa.py"}
+    assert repo.files["requirements.txt"].decode().startswith("requirements.txt\nrembg[cpu]>=2.0.60 ")
+    assert (tmp_path / "requirements.txt").read_text() == "requirements.txt\n"
+
+
+def test_a_folder_without_the_app_or_without_git_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is no git checkout"):
+        space_files(tmp_path)
+    git(tmp_path, "init", "-q")
+    with pytest.raises(ValueError, match="app.py, README.md"):
+        space_files(tmp_path)
+
+
+def test_the_front_matter_of_the_space_fits():
+    front = yaml.safe_load(Path(ROOT / "README.md").read_text().split("---")[1])
+    assert front["sdk"] == "gradio" and (ROOT / front["app_file"]).is_file()
+    assert front["hf_oauth_scopes"] == ["contribute-repos"] and front["python_version"] in ("3.12", "3.10")
+    assert len(front["short_description"]) <= 60
+    # What it can load is named, so that the Hub links them, and what it loads first is there when it starts.
+    assert {prior.model for prior in PRIORS if isinstance(prior.model, str)} == set(front["models"])
+    assert front["preload_from_hub"][0].split()[0] == PRIORS[1].model
+    assert front["suggested_hardware"] in {hardware.value for hardware in SpaceHardware}
+    requirement = re.search(r"^gradio\S*>=([\d.]+)", (ROOT / "requirements.txt").read_text(), re.M)
+    assert front["sdk_version"].startswith(requirement[1])

@@ -1,0 +1,120 @@
+"""Runs on disk: ids, locks, what survives, and what is cleaned up."""
+
+import json
+import multiprocessing
+import os
+import time
+
+import pytest
+
+from hifa.space.history import clean, entries, remember
+from hifa.space.store import BusyRunError, Record, Request, RunFolder, RunStore, UnknownRunError
+
+
+REQUEST = Request("image", "a red mushroom", "toybox", 3, "blue", {"num_inference_steps": 5}, view_seeds=(3, 4))
+
+
+@pytest.fixture
+def store(tmp_path) -> RunStore:
+    return RunStore(tmp_path / "runs")
+
+
+def test_a_record_comes_back_as_it_was(store):
+    folder = store.create(REQUEST)
+    record = folder.write(folder.read(), step=4, files={"glb": "a.glb"}, facts={"faces": 7})
+    again = store.open(folder.id).read()
+    assert again == record and again.request == REQUEST and isinstance(again.request.view_seeds, tuple)
+
+
+def test_ids_cannot_be_guessed_and_folders_not_be_listed_by_others(store):
+    ids = {store.create(REQUEST).id for _ in range(50)}
+    assert len(ids) == 50 and all(len(run_id) == 22 for run_id in ids)
+    assert os.stat(store.root).st_mode & 0o077 == 0
+    assert os.stat(store.root / ids.pop()).st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    "evil", ["..", "../../etc/passwd", "/etc", "", None, 5, ["x"], "a" * 22, "x" * 21 + "/", "\0" * 22]
+)
+def test_no_path_gets_in_as_an_id(store, evil):
+    (store.root.parent / "record.json").write_text(json.dumps({"request": {}}))
+    with pytest.raises(UnknownRunError, match="no run with this address"):
+        store.open(evil)
+
+
+def test_one_works_on_a_run_at_a_time_and_a_killed_process_lets_go(store):
+    folder = store.create(REQUEST)
+    fork = multiprocessing.get_context("fork")
+    held = fork.Event()
+    holder = fork.Process(target=hold, args=(folder, held))
+    holder.start()
+    try:
+        assert held.wait(30)
+        assert folder.busy
+        with pytest.raises(BusyRunError, match="another window"), folder.locked(0.2):
+            pass
+    finally:
+        holder.kill()
+        holder.join()
+    assert not folder.busy
+    with folder.locked(0):
+        assert folder.busy
+
+
+def hold(folder: RunFolder, held) -> None:
+    with folder.locked():
+        held.set()
+        time.sleep(60)
+
+
+def test_old_runs_go_but_not_those_in_use(store):
+    old, used, new = (store.create(REQUEST) for _ in range(3))
+    past = time.time() - store.max_age - 10
+    for folder in (old, used):
+        os.utime(folder.path / "record.json", (past, past))
+    with used.locked():
+        assert store.sweep(now=True) == [old.id]
+    assert not old.path.exists() and used.path.exists() and new.path.exists()
+    with pytest.raises(UnknownRunError, match="kept for 7 days"):
+        store.open(old.id)
+    assert old.stop_requested  # whoever still works on it ends
+
+
+def test_too_much_in_all_drops_what_was_touched_longest_ago(store):
+    folders = [store.create(REQUEST) for _ in range(4)]
+    for age, folder in enumerate(folders):
+        (folder.path / "big").write_bytes(bytes(1000))
+        os.utime(folder.path / "record.json", (time.time() - age, time.time() - age))
+    store.max_bytes = folders[0].size() + folders[1].size()
+    assert set(store.sweep(now=True)) == {folders[2].id, folders[3].id}
+
+
+def test_a_record_is_never_half_written(store):
+    folder = store.create(REQUEST)
+    (folder.path / "record.json").write_text('{"request": {"kind"')
+    with pytest.raises(UnknownRunError, match="damaged"):
+        folder.read()
+    folder.write(Record(REQUEST))
+    assert folder.read().request == REQUEST
+    assert [path.name for path in folder.path.iterdir()] == ["record.json"]
+
+
+def test_history_is_the_browsers_and_may_hold_anything(store):
+    folder = store.create(REQUEST)
+    history = remember(remember(["gone" * 6, 5, None], folder.id), folder.id)
+    assert history == [folder.id, "gone" * 6]
+    assert [entry.run.id for entry in entries(store, history)] == [folder.id]
+    assert "a red mushroom" in entries(store, history)[0].label
+    assert clean("x") == [] and clean({"a": 1}) == [] and entries(store, 7) == []
+
+
+def test_resume_takes_back_a_stop_but_not_one_of_a_run_that_is_going_on(store):
+    folder = store.create(REQUEST)
+    folder.request_stop()
+    folder.clear_stop()
+    assert not folder.stop_requested
+    with folder.locked():
+        folder.request_stop()
+        with pytest.raises(BusyRunError, match="going on in another window"):
+            folder.clear_stop(0.1)
+        assert folder.stop_requested

@@ -1,0 +1,271 @@
+"""The Toybox multi-view model: its scenes agree with the ring, its training resumes, its embedded weights are good."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file
+
+from benchmarks import toybox_multiview as benchmark
+from hifa.cameras import Camera
+from hifa.given_views import RING_EXTENT, ring_cameras
+from hifa.multiview import SyncDreamerPipeline, ViewRing
+from hifa.multiview.architecture import build_unet, build_volume
+from hifa.multiview.projection import project
+from hifa.toybox import multiview_dataset, train_image_encoder, train_multiview, world
+from hifa.toybox.multiview_models import ARCHITECTURE, start_from_prior
+from hifa.toybox.shapes import signed_distance
+from hifa.toybox.train_autoencoder import build_autoencoder
+
+
+WEIGHTS = Path(train_multiview.__file__).parent / "multiview_weights"
+MEGABYTE = 10**6
+
+
+@pytest.fixture(scope="module")
+def scenes() -> multiview_dataset.Scenes:
+    return multiview_dataset.joined([multiview_dataset.render_scene(seed, photos=2) for seed in range(3)])
+
+
+@pytest.fixture(scope="module")
+def embedded() -> SyncDreamerPipeline:
+    pipe = SyncDreamerPipeline.from_pretrained()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_shapes_of_the_training_set(scenes):
+    assert scenes.views.shape == (3, 16, 64, 64, 3) and scenes.views.dtype == np.uint8
+    assert scenes.photos.shape == (3, 2, 64, 64, 3) and scenes.photos.dtype == np.uint8
+    assert scenes.first_view.shape == scenes.elevation_deg.shape == (3, 2)
+    assert scenes.labels.shape == (3, 4) and len(scenes) == len(scenes.azimuth_deg) == 3
+    assert (scenes.views[:, :, 0, 0] == 255).all() and (scenes.photos[:, :, 0, 0] == 255).all(), "on white"
+    assert (scenes.elevation_deg >= -10).all() and (scenes.elevation_deg <= 40).all()
+
+
+def test_the_ring_is_that_of_the_model_and_of_reconstruction(scenes):
+    assert tuple(multiview_dataset.ring_from(0.0)) == ring_cameras(multiview_dataset.BOUND)
+    # Points of the world, in the ring's units, fall on the object where the model projects them to.
+    scene = world.sample_scene(np.random.default_rng(0))
+    points = np.random.default_rng(1).uniform(-0.8, 0.8, (200_000, 3)).astype(np.float32)
+    inside = points[signed_distance(scene.shape, points) < -0.005]
+    turn = np.radians(-scenes.azimuth_deg[0])  # the model counts azimuths from view 0
+    rotation = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+    ring, scaled = ViewRing(), torch.from_numpy(inside @ rotation.T * RING_EXTENT).float()
+    pixels, depths = project(scaled, ring.world_to_camera(), ring.intrinsics(64))
+    column, row = pixels.floor().long().unbind(-1)
+    for view in range(16):
+        seen = scenes.views[0, view][row[view], column[view]]
+        assert (seen < 250).any(-1).mean() > 0.99, f"view {view}"
+        painted = np.zeros((64, 64), bool)
+        painted[row[view], column[view]] = True
+        assert painted.sum() > 0.7 * (scenes.views[0, view] < 250).any(-1).sum(), f"view {view} is of another scale"
+
+
+def test_a_photo_is_taken_from_the_azimuth_of_its_first_view(scenes):
+    scene = world.sample_scene(np.random.default_rng(0))
+    for photo, view, elevation in zip(scenes.photos[0], scenes.first_view[0], scenes.elevation_deg[0], strict=True):
+        errors = []
+        for camera in multiview_dataset.ring_from(float(scenes.azimuth_deg[0])):
+            taken = multiview_dataset.take_photo(scene.shape, camera.azimuth_deg, float(elevation), 2.6)
+            errors.append(np.abs(multiview_dataset.framed(taken).astype(int) - photo).mean())
+        assert int(np.argmin(errors)) == view
+
+
+def test_framing_hides_the_distance():
+    scene = world.make_scene("duck", "yellow")
+    near, far = (multiview_dataset.framed(multiview_dataset.take_photo(scene.shape, 40, 10, r)) for r in (2.2, 3.0))
+    sides = [np.ptp(np.nonzero((picture < 250).any(-1)), axis=1) + 1 for picture in (near, far)]
+    assert abs(int(sides[0].max()) - multiview_dataset.CROP_SIZE) <= 1
+    assert np.abs(sides[0] - sides[1]).max() <= 2
+
+
+def test_batches_start_at_the_view_of_the_photo(scenes):
+    # Every latent holds its own number; those of mirrored pictures are 100 more.
+    mirror = torch.tensor([0, 100]).view(2, 1, 1, 1, 1, 1)
+    views = mirror + torch.arange(3 * 16).view(3, 16, 1, 1, 1).expand(-1, -1, 4, 16, 16)
+    photos = mirror + torch.arange(6).view(3, 2, 1, 1, 1).expand(-1, -1, 4, 16, 16)
+    latents = train_multiview.SceneLatents(views, photos)
+    batch = train_multiview.Batch(scenes, latents, ViewRing(), np.random.default_rng(0), (40, 3))
+    ids, picture = batch.latents[:, :, 0, 0, 0].long(), batch.picture[:, 0, 0, 0].long()
+    mirrored = ids[:, :1] >= 100
+    assert torch.equal(mirrored[:, 0], picture >= 100) and 10 < mirrored.sum() < 30
+    ids, picture = ids % 100, picture % 100
+    scene, photo = ids[:, 0] // 16, picture % 2
+    assert torch.equal(picture // 2, scene)
+    assert torch.equal(ids[:, 0] % 16, torch.from_numpy(scenes.first_view)[scene, photo].long())
+    steps = (ids[:, 1:] - ids[:, :-1]) % 16
+    assert torch.equal(steps, torch.where(mirrored, 15, 1).expand(-1, 15)), "the mirrored ring runs the other way"
+    elevation = torch.deg2rad(torch.from_numpy(scenes.elevation_deg)[scene, photo] - 30)
+    torch.testing.assert_close(batch.v_embed[:, 5, 0], elevation)
+    assert all(len(set(row.tolist())) == 3 for row in batch.views)
+
+
+def test_a_mirrored_photo_shows_the_ring_the_other_way(scenes):
+    coarse = train_image_encoder.coarse_views(scenes)
+    images, _, views = train_image_encoder.draw_batch(scenes, coarse, np.random.default_rng(0), 30)
+    originals = train_image_encoder.to_images(torch.from_numpy(scenes.photos.reshape(-1, 64, 64, 3)))
+    seen = set()
+    for image, ring in zip(images, views, strict=True):
+        plain = (originals - image).abs().amax((1, 2, 3)) == 0
+        mirrored = not plain.any()
+        index = int(((originals.flip(-1) - image).abs().amax((1, 2, 3)) == 0 if mirrored else plain).nonzero()[0])
+        scene, first = index // 2, int(scenes.first_view.reshape(-1)[index])
+        order = [(first + (-view if mirrored else view)) % 16 for view in range(16)]
+        expected = coarse[scene, order].float()
+        assert torch.equal(ring, expected.flip(-1) if mirrored else expected)
+        seen.add(mirrored)
+    assert seen == {True, False}
+
+
+def test_the_unet_starts_as_the_prior_whatever_the_photo():
+    prior = UNet2DConditionModel.from_pretrained(train_multiview.PRIOR / "unet", dtype=torch.float32).eval()
+    unet = build_unet(ARCHITECTURE).eval()
+    start_from_prior(unet, prior)
+    generator = torch.Generator().manual_seed(0)
+    noisy, photo = torch.randn(2, 2, 4, 16, 16, generator=generator)
+    context = torch.randn(2, 1, 128, generator=generator)
+    with torch.no_grad():
+        ours, theirs = unet(torch.cat([noisy, photo], 1), 500, context).sample, prior(noisy, 500, context).sample
+    torch.testing.assert_close(ours, theirs)
+
+
+def training_folder(folder: Path, scenes: multiview_dataset.Scenes) -> Path:
+    """Data, and the first two stages done: an autoencoder, an image encoder and a conditioner of no training."""
+    (folder / "data").mkdir(parents=True)
+    names = multiview_dataset.Scenes.__dataclass_fields__
+    np.savez(folder / "data/00000000.npz", **{name: getattr(scenes, name) for name in names})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        build_autoencoder().save_pretrained(folder / "vae")
+        train_image_encoder.save(folder, train_image_encoder.build_model())
+    return folder
+
+
+def train_to(folder: Path, *steps: int) -> dict[str, torch.Tensor]:
+    """The checkpoint after a run to each of `steps` in turn; warm-up makes their learning rates the same."""
+    for last in steps:
+        train_multiview.train(
+            argparse.Namespace(
+                data=folder / "data", output_dir=folder, export=folder / "pipeline", export_every=1000, steps=last,
+                autoencoder_steps=1, encoder_steps=1, scenes=2, views=2, peak=1e-3, seed=0,
+            )
+        )  # fmt: skip
+    return load_file(folder / "multiview.safetensors")
+
+
+def test_an_interrupted_training_ends_as_one_in_a_go(scenes, tmp_path):
+    straight = train_to(training_folder(tmp_path / "straight", scenes), 3)
+    resumed = train_to(training_folder(tmp_path / "resumed", scenes), 1, 3)
+    assert straight.keys() == resumed.keys()
+    torch.testing.assert_close(resumed, straight, rtol=1e-4, atol=1e-6)
+    pipe = SyncDreamerPipeline.from_pretrained(tmp_path / "resumed/pipeline", dtype=torch.float32)
+    scene = world.make_scene("cube", "red")
+    photo = multiview_dataset.take_photo(scene.shape, 0, 10, 2.5)
+    assert pipe(photo, 10, num_inference_steps=1, output_type="pt").images.shape == (16, 64, 64, 3)
+
+
+def test_an_interrupted_image_encoder_ends_as_one_in_a_go(scenes, tmp_path):
+    straight = train_image_encoder.train(scenes, tmp_path / "a", steps=3, batch=2)
+    train_image_encoder.train(scenes, tmp_path / "b", steps=2, batch=2)
+    resumed = train_image_encoder.train(scenes, tmp_path / "b", steps=3, batch=2)
+    torch.testing.assert_close(resumed.state_dict(), straight.state_dict(), rtol=1e-4, atol=1e-6)
+
+
+def test_patches_know_where_they_are():
+    waves = train_image_encoder.waves(8, 192)
+    assert waves.shape == (64, 192) and waves.square().mean() == pytest.approx(0.5, abs=0.05)
+    alike = torch.nn.functional.normalize(waves, dim=1) @ torch.nn.functional.normalize(waves, dim=1).T
+    alike.fill_diagonal_(0)
+    assert alike.max() < 0.97, "no two patches have the same"
+    assert alike[0, 1] == pytest.approx(float(alike[0, 8]), abs=1e-5), "rows and columns alike"
+    assert alike[0, 1] > alike[0, 63]
+
+
+def test_a_blind_step_sees_the_volumes_of_the_unconditional_case():
+    volume = build_volume(ARCHITECTURE)
+    views, t_embed, v_embed = torch.tensor([[3, 4]]), torch.zeros(1, 128), torch.zeros(1, 16, 4)
+    full = volume.frustums(torch.zeros(1, 16, 16, 16, 16), t_embed, v_embed, views)
+    empty = train_multiview.empty_frustums(volume.config, 2)
+    assert [level.shape for level in empty] == [level.shape for level in full]
+    assert not any(level.any() for level in empty)
+
+
+def test_latents_of_other_scenes_are_refused(scenes, tmp_path):
+    vae = build_autoencoder()
+    train_multiview.encode_scenes(vae, scenes, tmp_path / "latents.npz")
+    fewer = multiview_dataset.Scenes(**{n: getattr(scenes, n)[:2] for n in multiview_dataset.Scenes.__annotations__})
+    with pytest.raises(ValueError, match="of 3 scenes, not 2; remove it"):
+        train_multiview.encode_scenes(vae, fewer, tmp_path / "latents.npz")
+
+
+def test_without_scenes_it_says_how_to_make_them(tmp_path):
+    with pytest.raises(FileNotFoundError, match="multiview_dataset"):
+        multiview_dataset.load_dataset(tmp_path)
+
+
+# The embedded weights
+
+
+def test_a_plain_git_push_takes_the_weights():
+    folders = [WEIGHTS, WEIGHTS.parent / "weights", WEIGHTS.parent / "disparity_weights"]
+    sizes = {path: path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file()}
+    assert max(sizes.values()) <= 9 * MEGABYTE, max(sizes, key=sizes.get)
+    assert sum(sizes.values()) <= 40 * MEGABYTE
+    assert all(path.suffix in (".json", ".safetensors") for path in sizes), "safetensors only"
+
+
+def test_it_beats_the_repeated_input_by_far(embedded):
+    for name in ("unet", "volume", "image_encoder"):
+        assert next(embedded.components[name].parameters()).dtype == torch.float32
+    for trial in benchmark.trained_trials(2):
+        model = benchmark.psnr(benchmark.generate(embedded, trial), trial.truth)
+        assert model > benchmark.psnr(benchmark.repeated_input(trial), trial.truth) + 2
+
+
+def test_a_seed_decides_the_views(embedded):
+    photo = multiview_dataset.take_photo(world.make_scene("car", "blue").shape, 30, 10, 2.5)
+    first, again, other = (
+        embedded(
+            photo, 10, num_inference_steps=2, generator=torch.Generator().manual_seed(seed), output_type="pt"
+        ).images
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+# The benchmark's own arithmetic
+
+
+def test_psnr_by_hand():
+    truth = np.zeros((1, 2, 2, 3))
+    images = truth.copy()
+    images[0, 0, 0] = 0.1
+    weight = np.zeros((1, 2, 2, 1))
+    weight[0, 0, 0] = 1
+    assert benchmark.psnr(images, truth) == pytest.approx(20 + 10 * np.log10(4))
+    assert benchmark.psnr(images, truth, weight) == pytest.approx(20)
+
+
+def test_the_mean_of_a_kind_knows_the_kind_and_with_turning_the_azimuth():
+    trial = benchmark.make_trial(world.make_scene("car", "blue"), np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    turned, plain = benchmark.mean_of_kind(trial, rng, True), benchmark.mean_of_kind(trial, rng, False)
+    assert turned.shape == trial.truth.shape and plain.shape == (1, 64, 64, 3)
+    assert benchmark.psnr(turned, trial.truth) > benchmark.psnr(plain, trial.truth) > 8
+
+
+def test_silhouettes_of_the_truth_itself_agree(analytic_field):
+    """A ball as a field and as a mask: the cameras off the ring look at the same thing."""
+
+    class Ball:
+        def render(self, camera: Camera, size: int):
+            return argparse.Namespace(opacity=torch.from_numpy(multiview_dataset.look(shape, camera, size).mask))
+
+    scene = world.make_scene("ball", "red")
+    shape = scene.shape
+    trial = benchmark.Trial(scene, None, 77.0, 0.0, None)
+    assert benchmark.silhouette_iou(Ball(), trial) == 1.0
