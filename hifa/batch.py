@@ -26,6 +26,7 @@ from accelerate.utils import gather_object
 
 from . import TOYBOX, HiFAConfig, HiFAPipeline, HiFARun
 from .names import file_name
+from .optimisation import HiFAStep
 from .options import RANGES, add_export_options, check_ranges, export_asset, load_pipeline
 from .saved import is_saved_in, read_facts
 from .state import write_text_atomically
@@ -96,7 +97,7 @@ def work(pipe: HiFAPipeline, job: Job, folder: Path, config: HiFAConfig | None, 
 
     Args:
         config: `None` for the prior's default.
-        arguments: `save_every`, and those of `options.export_asset`.
+        arguments: `save_every`, `assets_at`, `asset_only`, and those of `options.export_asset`.
 
     Raises:
         ValueError: For a bad prompt or setting, an empty field, or a folder of another job.
@@ -113,8 +114,17 @@ def work(pipe: HiFAPipeline, job: Job, folder: Path, config: HiFAConfig | None, 
         run = HiFARun.load(folder / "run", pipe.device)
     else:
         run = pipe.start(job.prompt, job.negative_prompt, seed=job.seed, config=config, **job.settings)
-    pipe.run_to_end(run, folder / "run", arguments.save_every)
-    export_asset(run.asset(), folder, arguments)
+    kept = {round(share * run.config.num_inference_steps) for share in arguments.assets_at}
+
+    def keep(step: HiFAStep) -> None:
+        if step.step in kept:
+            run.asset().save_pretrained(folder / f"asset-{step.step:05d}")
+
+    pipe.run_to_end(run, folder / "run", arguments.save_every, keep)
+    if arguments.asset_only:
+        run.asset().save_pretrained(folder / "asset")
+    else:
+        export_asset(run.asset(), folder, arguments)
     write_text_atomically(folder / DONE, json.dumps(wanted | {"steps": run.step, "seconds": round(run.seconds, 1)}))
     return True
 
@@ -176,6 +186,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--save-every", type=int, default=100, metavar="STEPS", help="save runs so often; default: 100"
     )
+    parser.add_argument("--asset-only", action="store_true", help="no turntables, stills and meshes: the assets alone")
+    parser.add_argument(
+        "--assets-at",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="SHARE",
+        help="keep assets at these shares of a run too",
+    )
     add_export_options(parser, formats=("glb",))
     return parser
 
@@ -188,6 +207,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         jobs = read_jobs(arguments.prompts)
         check_ranges(arguments, (("save_every", 1, 10**9), *RANGES))
+        if not all(0 < share <= 1 for share in arguments.assets_at):
+            raise ValueError(f"--assets-at takes shares of a run, above 0 and up to 1, got {arguments.assets_at}.")
         arguments.output_dir.mkdir(parents=True, exist_ok=True)
         dtype = torch.float16 if arguments.half else torch.float32
         pipe = load_pipeline(arguments.model or TOYBOX, arguments.disparity_model, dtype, "cpu")

@@ -53,9 +53,10 @@ class HiFAConfig:
     disparity_annealing: str = "constant"  # or sqrt: its weight falls as 1 - sqrt(p), with p the share of the run
     lambda_monotonic: float = 0.0  # of the public code, not of the paper
     lambda_zentropy: float = 0.0  # likewise
+    lambda_distortion: float = 0.0  # of Mip-NeRF 360, with which the paper compares z-variance
     lambda_opacity: float = 0.0
     lambda_entropy: float = 0.0
-    regulariser_warmup: float = 0.0  # share of the run over which z-variance and the last three rise from 0
+    regulariser_warmup: float = 0.0  # share of the run over which these but monotonicity and disparity rise from 0
     # Given views (section 5.4, appendix A.5); without any, nothing here has an effect
     image_guidance_end: float = 1.0  # share of the run over which their losses fade out; 1: they stay in force
     lambda_image: float = 100.0
@@ -292,6 +293,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("t_max", 0, 0.999), ("t_min", 0, 0.999),
     ("sds_weight", 0, 1e6), ("lambda_latent", 0, 1e6), ("lambda_rgb", 0, 1e6), ("lambda_zvar", 0, 1e9),
     ("lambda_disparity", 0, 1e6), ("lambda_monotonic", 0, 1e6), ("lambda_zentropy", 0, 1e6),
+    ("lambda_distortion", 0, 1e6),
     ("lambda_opacity", 0, 1e6), ("lambda_entropy", 0, 1e6), ("regulariser_warmup", 0, 1),
     ("image_guidance_end", 1e-6, 1), ("lambda_image", 0, 1e6), ("image_outside", 0, 1), ("lambda_mask", 0, 1e6),
     ("lambda_tv", 0, 1e6), ("lambda_image_latent", 0, 1e6), ("given_rays", 1, 2**24), ("given_size", 8, 4096),

@@ -167,7 +167,7 @@ def draw_background(run: HiFARun) -> Tensor | None:
 
 def regularisers(run: HiFARun, seen: RayOutput) -> dict[str, Tensor]:
     """Weighted terms that hold for every view, given or not: z-variance (equation 8), opacity and its entropy, and
-    what the public code has besides."""
+    what the public code and the paper's rivals have besides."""
     config, terms = run.config, {}
     progress = run.step / config.num_inference_steps
     ramp = min(1.0, progress / config.regulariser_warmup) if config.regulariser_warmup else 1.0
@@ -177,6 +177,8 @@ def regularisers(run: HiFARun, seen: RayOutput) -> dict[str, Tensor]:
         terms["monotonic"] = config.lambda_monotonic * monotonicity_loss(seen.density)
     if config.lambda_zentropy:
         terms["z_entropy"] = config.lambda_zentropy * ramp * z_entropy_loss(seen.z_entropy, seen.opacity)
+    if config.lambda_distortion:
+        terms["distortion"] = config.lambda_distortion * ramp * seen.distortion.mean()
     if config.lambda_opacity:
         terms["opacity"] = config.lambda_opacity * ramp * opacity_loss(seen.opacity)
     if config.lambda_entropy:

@@ -80,7 +80,14 @@ class HiFARun:
         c = self.config
         min_opacity = c.min_opacity if self.grid is not None else 0.0
         return RaySampling(
-            c.n_coarse, c.n_fine, c.kernel, self.grid, min_opacity, c.lambda_monotonic > 0, c.lambda_zentropy > 0
+            c.n_coarse,
+            c.n_fine,
+            c.kernel,
+            self.grid,
+            min_opacity,
+            keep_density=c.lambda_monotonic > 0,
+            keep_entropy=c.lambda_zentropy > 0,
+            keep_distortion=c.lambda_distortion > 0,
         )
 
     def preview(self, camera: Camera | None = None, size: int = 128) -> Tensor:

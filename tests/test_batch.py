@@ -118,6 +118,29 @@ def test_finished_jobs_are_skipped_and_foreign_folders_refused(tiny_prior, tiny_
         work(HiFAPipeline.from_pretrained(tiny_v_prior), job, folder, None, arguments)
 
 
+def test_assets_alone_and_one_from_the_middle(tiny_prior, tmp_path):
+    pipe = HiFAPipeline.from_pretrained(tiny_prior)
+    job = Job("a red ball", "0000-a-red-ball", settings={"num_inference_steps": 4})
+    options = ("--asset-only", "--assets-at", "0.5")
+    arguments = build_parser().parse_args(["prompts.txt", "--output-dir", str(tmp_path), *options])
+    assert work(pipe, job, tmp_path / job.name, None, arguments)
+    assert {path.name for path in (tmp_path / job.name).iterdir()} == {"asset", "asset-00002", "done.json", "run"}
+    half = pipe.start("a red ball", seed=0, num_inference_steps=4)
+    for _ in pipe.advance(half, steps=2):
+        pass
+    kept = HiFAAsset.from_pretrained(tmp_path / job.name / "asset-00002")
+    assert kept.facts["steps"] == 2
+    for key, value in half.radiance_field.state_dict().items():
+        assert torch.equal(kept.radiance_field.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("share", ["0", "1.5", "nan"])
+def test_assets_from_outside_of_a_run_are_refused(tmp_path, capsys, share):
+    (tmp_path / "prompts.txt").write_text("a red ball")
+    assert main([str(tmp_path / "prompts.txt"), "--output-dir", str(tmp_path), "--assets-at", share]) == 2
+    assert "--assets-at takes shares of a run, above 0 and up to 1" in capsys.readouterr().err
+
+
 def test_a_run_of_other_settings_is_not_continued(tiny_prior, tmp_path):
     pipe = HiFAPipeline.from_pretrained(tiny_prior)
     job = Job("a red ball", "0000-a-red-ball", settings={"num_inference_steps": 2})

@@ -37,7 +37,7 @@ def ramp(size: int = 8) -> torch.Tensor:
 
 def seen(depth: torch.Tensor, colour: torch.Tensor) -> RayOutput:
     opacity = torch.cat([torch.ones(len(depth) - 8), torch.zeros(8)])
-    return RayOutput(colour, opacity, depth, *torch.zeros(2, len(depth)), torch.zeros(len(depth), 0))
+    return RayOutput(colour, opacity, depth, *torch.zeros(3, len(depth)), torch.zeros(len(depth), 0))
 
 
 def test_the_model_is_given_its_size_and_range_and_answers_in_ours(model, monkeypatch):

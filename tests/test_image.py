@@ -147,6 +147,26 @@ def test_entropy_along_rays_is_there_on_demand_and_has_the_same_gradient_in_chun
     torch.testing.assert_close(chunked[table], grads[table], rtol=1e-4, atol=1e-5 * grads[table].abs().max())
 
 
+@pytest.mark.parametrize("mode", ["two passes", "density grid"])
+def test_distortion_of_rays_is_there_on_demand_and_has_the_same_gradient_in_chunks(mode):
+    field = small_field()
+    sampling = sampling_of(mode, field)
+    rays = image_rays(camera_to_world(Camera(30, 20)), 50.0, SIZE)
+    assert not render_rays(field, rays, sampling).distortion.any()
+    sampling = replace(sampling, keep_distortion=True)
+    seen = render_rays(field, rays, sampling)
+    assert seen.distortion.shape == (100,) and (seen.distortion[seen.opacity > 0.5] > 0).all()
+    assert not seen.distortion[seen.opacity == 0].any() and torch.isfinite(seen.distortion).all()
+
+    def loss(seen):
+        return seen.distortion.mean()
+
+    (expected, grads), (value, chunked) = (gradients(field, sampling, chunk, loss) for chunk in (100, 30))
+    table = "grid.table"
+    assert value == pytest.approx(expected.item(), rel=1e-5) and grads[table].abs().max() > 0
+    torch.testing.assert_close(chunked[table], grads[table], rtol=1e-4, atol=1e-5 * grads[table].abs().max())
+
+
 @pytest.mark.parametrize("chunk", [100, 30])
 def test_an_image_without_an_object_is_fine(chunk):
     field = small_field()

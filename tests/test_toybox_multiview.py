@@ -1,6 +1,7 @@
 """The Toybox multi-view model: its scenes agree with the ring, its training resumes, its embedded weights are good."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,7 @@ def test_batches_start_at_the_view_of_the_photo(scenes):
 
 def test_a_mirrored_photo_shows_the_ring_the_other_way(scenes):
     coarse = train_image_encoder.coarse_views(scenes)
-    images, _, views = train_image_encoder.draw_batch(scenes, coarse, np.random.default_rng(0), 30)
+    images, _, views, *_ = train_image_encoder.draw_batch(scenes, coarse, np.random.default_rng(0), 30)
     originals = train_image_encoder.to_images(torch.from_numpy(scenes.photos.reshape(-1, 64, 64, 3)))
     seen = set()
     for image, ring in zip(images, views, strict=True):
@@ -119,6 +120,30 @@ def test_a_mirrored_photo_shows_the_ring_the_other_way(scenes):
         assert torch.equal(ring, expected.flip(-1) if mirrored else expected)
         seen.add(mirrored)
     assert seen == {True, False}
+
+
+def test_what_a_photo_is_told_to_show(scenes):
+    draw = multiview_dataset.PhotoDraw(np.array([1, 1]), np.array([0, 0]), np.array([False, True]), None)
+    azimuth = np.radians(scenes.azimuth_deg[1] + 22.5 * scenes.first_view[1, 0])
+    expected = [np.sin(azimuth), np.sin(2 * azimuth), np.sin(4 * azimuth)]
+    expected += [np.cos(azimuth), np.cos(2 * azimuth), np.cos(4 * azimuth)]
+    plain, mirrored = train_image_encoder.facing(scenes, draw)
+    assert plain.tolist() == pytest.approx(expected, abs=1e-5)
+    assert mirrored.tolist() == pytest.approx([*(-x for x in expected[:3]), *expected[3:]], abs=1e-5)
+    names = train_image_encoder.names_of(replace(scenes, labels=np.array([[0, 0, 0, 0], [5, 3, -1, -1]])), draw)
+    assert names.tolist() == [[5, 3, 24, 12]] * 2, "a single object stands on nothing"
+
+
+def test_a_model_starts_from_an_earlier_one(tmp_path):
+    embedded = SyncDreamerPipeline.from_pretrained()
+    embedded.save_pretrained(tmp_path)
+    seeing = train_image_encoder.build_model()
+    parts = train_multiview.initial_parts(seeing["image_encoder"], seeing["conditioner"], 0, tmp_path)
+    for name in ("unet", "volume", "depth_attention"):
+        for key, value in getattr(embedded, name).state_dict().items():
+            assert torch.equal(parts[name].state_dict()[key], value.float()), f"{name}.{key}"
+    own = parts["conditioner"].state_dict()
+    assert all(torch.equal(own[key], value) for key, value in seeing["conditioner"].state_dict().items())
 
 
 def test_the_unet_starts_as_the_prior_whatever_the_photo():
@@ -151,7 +176,7 @@ def train_to(folder: Path, *steps: int) -> dict[str, torch.Tensor]:
         train_multiview.train(
             argparse.Namespace(
                 data=folder / "data", output_dir=folder, export=folder / "pipeline", export_every=1000, steps=last,
-                autoencoder_steps=1, encoder_steps=1, scenes=2, views=2, peak=1e-3, seed=0,
+                autoencoder_steps=1, encoder_steps=1, init_from=None, scenes=2, views=2, peak=1e-3, seed=0,
             )
         )  # fmt: skip
     return load_file(folder / "multiview.safetensors")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hifa.rendering.volume import accumulate, depth_moments, disparity, weights_from_density, z_entropy
+from hifa.rendering.volume import accumulate, depth_moments, disparity, distortion, weights_from_density, z_entropy
 
 
 def test_weights_by_hand():
@@ -118,6 +118,24 @@ def test_gradient_of_the_entropy_is_that_of_finite_differences():
     generator = torch.Generator().manual_seed(0)
     weights, lengths = 0.01 + torch.rand(2, 3, 7, generator=generator, dtype=torch.float64)
     assert torch.autograd.gradcheck(z_entropy, (weights.requires_grad_(), lengths))
+
+
+def test_distortion_by_hand():
+    # Cells [0, 1] and [1, 3] with middles 1/2 and 2: 2 w1 w2 3/2 + (w1^2 + 2 w2^2) / 3.
+    edges = torch.tensor([[0.0, 1.0, 3.0]])
+    assert distortion(torch.tensor([[0.5, 0.25]]), edges).item() == pytest.approx(0.375 + 0.375 / 3)
+    assert distortion(torch.tensor([[0.0, 0.9]]), edges).item() == pytest.approx(2 * 0.81 / 3)
+
+
+def test_distortion_is_the_sum_over_pairs_and_has_its_gradient():
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(3, 9, generator=generator, dtype=torch.float64)
+    edges = torch.rand(3, 10, generator=generator, dtype=torch.float64).sort().values
+    middles = 0.5 * (edges[:, 1:] + edges[:, :-1])
+    pairs = weights[:, :, None] * weights[:, None] * (middles[:, :, None] - middles[:, None]).abs()
+    expected = pairs.sum((1, 2)) + (weights**2 * edges.diff()).sum(1) / 3
+    torch.testing.assert_close(distortion(weights, edges), expected)
+    assert torch.autograd.gradcheck(distortion, (weights.requires_grad_(), edges))
 
 
 def test_disparity_by_hand():

@@ -10,7 +10,7 @@ from ..cameras import Rays
 from ..field import RadianceField
 from .density_grid import DensityGrid
 from .sampling import BOXCAR, box_intersection, cells_around, importance_samples, stratified_edges
-from .volume import accumulate, depth_moments, weights_from_density, z_entropy
+from .volume import accumulate, depth_moments, distortion, weights_from_density, z_entropy
 
 
 NEGLIGIBLE_SHARE = 1 / 512  # of full brightness: what a ray may lose by samples too faint to be coloured
@@ -28,6 +28,7 @@ class RayOutput:
         depth: `(n_rays,)` mu_z, distance along the ray, world units (equation 6).
         z_variance: `(n_rays,)` (equation 7).
         z_entropy: `(n_rays,)` in nats, if the sampling asks for it; else 0.
+        distortion: `(n_rays,)` world units, if the sampling asks for it; else 0.
         density: `(n_rays, n)` weights over the lengths of their cells, of the composited samples from near to far, if
             the sampling asks for them; else `(n_rays, 0)`.
     """
@@ -37,6 +38,7 @@ class RayOutput:
     depth: Tensor
     z_variance: Tensor
     z_entropy: Tensor
+    distortion: Tensor
     density: Tensor
 
     def map(self, function) -> "RayOutput":
@@ -54,6 +56,7 @@ class RaySampling:
         min_opacity: With a grid, rays whose opacity in it is below this see the background only.
         keep_density: Return the density along the rays, which takes as much memory as all else.
         keep_entropy: Return the entropy of z along the rays.
+        keep_distortion: Return the distortion of the rays.
     """
 
     n_coarse: int
@@ -63,6 +66,7 @@ class RaySampling:
     min_opacity: float = 0.0
     keep_density: bool = False
     keep_entropy: bool = False
+    keep_distortion: bool = False
 
 
 def render_rays(
@@ -119,7 +123,10 @@ def _fine_pass(field, rays, edges, sampling, behind, offset) -> RayOutput:
     nothing = torch.zeros(len(rays), device=z.device)
     return RayOutput(
         behind.index_copy(0, live, seen.colour),
-        *(nothing.index_copy(0, live, value) for value in (seen.opacity, seen.depth, seen.z_variance, seen.z_entropy)),
+        *(
+            nothing.index_copy(0, live, value)
+            for value in (seen.opacity, seen.depth, seen.z_variance, seen.z_entropy, seen.distortion)
+        ),
         nothing[:, None].repeat(1, seen.density.shape[1]).index_copy(0, live, seen.density),
     )
 
@@ -143,9 +150,10 @@ def _composite(field, rays, z, density, features, behind, sampling) -> RayOutput
     opacity = accumulate(weights)
     depth, z_variance = depth_moments(weights, z)
     entropy = z_entropy(weights, edges.diff()) if sampling.keep_entropy else torch.zeros_like(depth)
+    distorted = distortion(weights, edges) if sampling.keep_distortion else torch.zeros_like(depth)
     kept = weights / edges.diff().clamp_min(1e-5) if sampling.keep_density else weights[:, :0]
     colour = accumulate(weights, colour) + (1 - opacity) * behind
-    return RayOutput(colour, opacity[:, 0], depth, z_variance, entropy, kept)
+    return RayOutput(colour, opacity[:, 0], depth, z_variance, entropy, distorted, kept)
 
 
 @torch.no_grad()

@@ -49,6 +49,26 @@ def z_entropy(weights: Tensor, lengths: Tensor) -> Tensor:
     return -(share * torch.log((weights / lengths.clamp_min(1e-5)).clamp_min(1e-5))).sum(-1)
 
 
+def distortion(weights: Tensor, edges: Tensor) -> Tensor:
+    """Distortion of each ray (Barron et al. 2022, "Mip-NeRF 360", equation 15), with which z-variance is compared:
+    sum_ij w_i w_j |m_i - m_j| + 1/3 sum_i w_i^2 (e_(i+1) - e_i), with m the middles of the cells.
+
+    Distances are not brought to [0, 1] as there: an object has one scale, and rays cross it at a finite length.
+
+    Args:
+        weights: `(n_rays, n)`.
+        edges: `(n_rays, n + 1)` increasing, world units.
+
+    Returns:
+        `(n_rays,)` world units.
+    """
+    lengths, middles = edges.diff(), 0.5 * (edges[:, 1:] + edges[:, :-1])
+    # Sorted middles: |m_i - m_j| needs no pairs, only what lies before i.
+    before = weights.cumsum(-1) - weights
+    moment_before = (weights * middles).cumsum(-1) - weights * middles
+    return 2 * (weights * (middles * before - moment_before)).sum(-1) + (weights**2 * lengths).sum(-1) / 3
+
+
 def disparity(depth: Tensor) -> Tensor:
     """d = 1 / mu_z (equation 6); 0 where the depth is 0, that is where the ray meets nothing."""
     return torch.where(depth > 0, 1 / depth.clamp_min(1e-6), torch.zeros_like(depth))

@@ -31,7 +31,7 @@ BOUND = 1.0  # of the field that the ring is around
 PHOTO_ELEVATION_DEG = (-10.0, 40.0)  # SyncDreamer's
 PHOTO_RADIUS, PHOTO_FOV_DEG = (2.2, 3.0), 45.0
 PHOTO_PIXELS = 160  # of a photo before it is framed, about twice what is left of the object
-PHOTOS_PER_SCENE = 4
+PHOTOS_PER_SCENE = 8
 SHARD = 50  # scenes a file
 WHITE = (1.0, 1.0, 1.0)
 

@@ -3,13 +3,16 @@
     python -m hifa.toybox.train_image_encoder --data toybox-multiview-data --output-dir toybox-training
 
 The encoder stands where SyncDreamer has CLIP, which was trained long before. From the context that the UNet will be
-given for a view, a small network, which is thrown away afterwards, has to paint that view at 16x16 pixels: what the
-object is, its colours, how large it is and which way it faces. Seeded; resumed from `image_encoder.safetensors`.
+given for a view, a small network has to paint that view at 16x16 pixels: what the object is, its colours, how large it
+is and which way it faces. Painting alone does not teach which way: blurred views are nearly as good. So another
+network has to name kinds and colours and the azimuth of the photo, from the embedding. Both networks are thrown away.
+Seeded; resumed from `image_encoder.safetensors`.
 """
 
 import argparse
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +22,8 @@ from torch.nn import functional as F
 from ..multiview import ViewRing
 from ..multiview.architecture import build_conditioner, build_image_encoder
 from ..multiview.conditioning import clip_embedding, view_embedding
-from .multiview_dataset import Scenes, draw_photos, drawn_pixels, load_dataset
+from . import world
+from .multiview_dataset import PhotoDraw, Scenes, draw_photos, drawn_pixels, load_dataset
 from .multiview_models import ARCHITECTURE
 from .train_autoencoder import to_images
 from .training import Recipe, batch_rng, optimise
@@ -27,10 +31,18 @@ from .training import Recipe, batch_rng, optimise
 
 COARSE = 16  # pixels per side of the painted views
 VIEW_SCALE = 8.0  # of the weights that see where a view is, against the 128 numbers of the photo beside them
+HARMONICS = (1, 2, 4)  # of the azimuth: a table looks the same after half a turn, a cube after a quarter
+NAMED = (
+    len(world.KINDS),
+    len(world.COLOURS),
+    len(world.KINDS) + 1,
+    len(world.COLOURS) + 1,
+)  # the last two: or nothing
+NAMING_WEIGHT, FACING_WEIGHT = 0.03, 0.3
 
 
 def build_model() -> nn.ModuleDict:
-    """The encoder, the conditioner and the network that paints."""
+    """The encoder, the conditioner, the network that paints and the one that names."""
     conditioner = build_conditioner(ARCHITECTURE)
     with torch.no_grad():
         conditioner.context_proj[0].weight[:, -conditioner.config.view_dim :] *= VIEW_SCALE
@@ -40,7 +52,8 @@ def build_model() -> nn.ModuleDict:
     embeddings = encoder.vision_model.embeddings
     with torch.no_grad():
         embeddings.position_embedding.weight[1:] = waves(8, ARCHITECTURE.clip.hidden_size)
-    return nn.ModuleDict({"image_encoder": encoder, "conditioner": conditioner, "painter": painter})
+    namer = nn.Linear(ARCHITECTURE.clip.projection_dim, sum(NAMED) + 2 * len(HARMONICS))
+    return nn.ModuleDict({"image_encoder": encoder, "conditioner": conditioner, "painter": painter, "namer": namer})
 
 
 def waves(side: int, dim: int) -> Tensor:
@@ -61,25 +74,66 @@ def coarse_views(scenes: Scenes) -> Tensor:
     return torch.stack(parts)
 
 
-def draw_batch(scenes: Scenes, coarse: Tensor, rng: np.random.Generator, batch: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Photos, what they show, and from where.
+class Batch(NamedTuple):
+    """Photos and what is to be told of them.
 
-    Returns:
-        Photos `(B, 3, 64, 64)`, `(B, 16, 4)` from `view_embedding`, views `(B, 16, 3, 16, 16)` from the photo's on.
+    Args:
+        images: `(B, 3, 64, 64)` in [-1, 1].
+        v_embed: `(B, 16, 4)` from `view_embedding`.
+        views: `(B, 16, 3, 16, 16)` from the photo's on.
+        names: `(B, 4)` int64: kind, colour, kind below, colour below, the last two past the end for nothing.
+        facing: `(B, 2 len(HARMONICS))` sine and cosine of multiples of the photo's azimuth.
     """
+
+    images: Tensor
+    v_embed: Tensor
+    views: Tensor
+    names: Tensor
+    facing: Tensor
+
+
+def draw_batch(scenes: Scenes, coarse: Tensor, rng: np.random.Generator, batch: int) -> Batch:
+    """`batch` photos at random."""
     draw = draw_photos(scenes, rng, batch)
     images = to_images(torch.from_numpy(drawn_pixels(scenes, draw)))
     v_embed = view_embedding(torch.from_numpy(scenes.elevation_deg[draw.scene, draw.photo]), ViewRing())
     views = coarse[torch.from_numpy(draw.scene)[:, None], torch.from_numpy(draw.order)].float()
     mirrored = torch.from_numpy(draw.mirrored)[:, None, None, None, None]
-    return images, v_embed, torch.where(mirrored, views.flip(-1), views)
+    return Batch(
+        images, v_embed, torch.where(mirrored, views.flip(-1), views), names_of(scenes, draw), facing(scenes, draw)
+    )
 
 
-def painting_loss(model: nn.ModuleDict, images: Tensor, v_embed: Tensor, views: Tensor) -> Tensor:
-    """Mean squared error of the painted views, values in [-1, 1]."""
-    embeds = clip_embedding(model["image_encoder"], images)
-    painted = model["painter"](model["conditioner"].embed_context(embeds, v_embed))
-    return F.mse_loss(painted.view_as(views), views)
+def names_of(scenes: Scenes, draw: PhotoDraw) -> Tensor:
+    """`(B, 4)` int64 as in `Batch`."""
+    names = torch.from_numpy(scenes.labels[draw.scene]).long()
+    nothing = torch.tensor(NAMED) - 1
+    return torch.where(names < 0, nothing, names)
+
+
+def facing(scenes: Scenes, draw: PhotoDraw) -> Tensor:
+    """`(B, 2 len(HARMONICS))` as in `Batch`. The object in a mirrored photo is seen from the mirrored side."""
+    step = 2 * math.pi / scenes.views.shape[1]
+    azimuth = np.radians(scenes.azimuth_deg[draw.scene]) + step * scenes.first_view[draw.scene, draw.photo]
+    angles = np.where(draw.mirrored, -azimuth, azimuth)[:, None] * np.array(HARMONICS)
+    return torch.from_numpy(np.concatenate([np.sin(angles), np.cos(angles)], 1)).float()
+
+
+def losses(model: nn.ModuleDict, batch: Batch) -> dict[str, Tensor]:
+    """Their weighted sum, and its parts.
+
+    Returns:
+        `loss`; `painting`: mean squared error of the painted views, values in [-1, 1]; `naming`: sum of the four
+        cross-entropies, nats; `facing`: mean squared error of the sines and cosines.
+    """
+    embeds = clip_embedding(model["image_encoder"], batch.images)
+    painted = model["painter"](model["conditioner"].embed_context(embeds, batch.v_embed))
+    painting = F.mse_loss(painted.view_as(batch.views), batch.views)
+    *named, told = model["namer"](embeds).split([*NAMED, 2 * len(HARMONICS)], 1)
+    naming = sum(F.cross_entropy(logits, name) for logits, name in zip(named, batch.names.T, strict=True))
+    facing = F.mse_loss(told, batch.facing)
+    loss = painting + NAMING_WEIGHT * naming + FACING_WEIGHT * facing
+    return {"loss": loss, "painting": painting, "naming": naming, "facing": facing}
 
 
 def train(
@@ -93,11 +147,11 @@ def train(
         model = build_model()
 
     def losses_at(step: int) -> dict[str, Tensor]:
-        return {"loss": painting_loss(model, *draw_batch(scenes, coarse, batch_rng(seed + 2, step), batch))}
+        return losses(model, draw_batch(scenes, coarse, batch_rng(seed + 2, step), batch))
 
     average = optimise(model, losses_at, Recipe(steps, peak, weight_decay=1e-2), folder / "image_encoder.safetensors")
     model.load_state_dict(average.values)
-    del model["painter"]
+    del model["painter"], model["namer"]
     return model
 
 
@@ -111,7 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("toybox-multiview-data"))
     parser.add_argument("--output-dir", type=Path, default=Path("toybox-training"))
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

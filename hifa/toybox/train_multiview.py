@@ -37,7 +37,7 @@ from .training import Average, Recipe, batch_rng, optimise
 PRIOR = Path(__file__).parent / "weights"
 AUTOENCODER_SCENES = 400  # that the autoencoder is trained on; it has seen the objects before
 UNCONDITIONAL_SHARE = 0.05  # of the scenes that nothing is told of, for classifier-free guidance
-BLIND_SHARE, BLIND_FROM = 0.7, 900  # of the steps that have no volume, and their timesteps
+BLIND_SHARE, BLIND_FROM = 0.8, 950  # of the steps that have no volume, and their timesteps
 NOISY_SHARE, NOISY_FROM = 0.6, 800  # of the timesteps, where the photo decides and not the noisy views
 
 
@@ -170,14 +170,22 @@ def trained_image_encoder(
 
 
 def initial_parts(
-    image_encoder: CLIPVisionModelWithProjection, conditioner: ViewConditioner, seed: int
+    image_encoder: CLIPVisionModelWithProjection,
+    conditioner: ViewConditioner,
+    seed: int,
+    init_from: Path | None = None,
 ) -> nn.ModuleDict:
-    """The UNet from the prior, image encoder and conditioner from their own training, the volumes random."""
+    """Image encoder and conditioner from their own training; the UNet from the prior and the volumes random, or both
+    from an earlier multi-view model."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         parts = build_parts()
-    prior = UNet2DConditionModel.from_pretrained(PRIOR / "unet", dtype=torch.float32)
-    start_from_prior(parts["unet"], prior)
+    if init_from is None:
+        start_from_prior(parts["unet"], UNet2DConditionModel.from_pretrained(PRIOR / "unet", dtype=torch.float32))
+    else:
+        for name in ("unet", "volume", "depth_attention"):
+            earlier = type(parts[name]).from_pretrained(init_from / name, dtype=torch.float32)
+            parts[name].load_state_dict(earlier.state_dict())
     parts["image_encoder"].load_state_dict(image_encoder.state_dict())
     parts["conditioner"].load_state_dict(conditioner.state_dict())
     return parts
@@ -186,10 +194,13 @@ def initial_parts(
 def train(arguments: argparse.Namespace) -> None:
     scenes, folder = load_dataset(arguments.data), arguments.output_dir
     folder.mkdir(parents=True, exist_ok=True)
-    vae = trained_autoencoder(scenes, folder, arguments.autoencoder_steps, arguments.seed)
+    if arguments.init_from is None:
+        vae = trained_autoencoder(scenes, folder, arguments.autoencoder_steps, arguments.seed)
+    else:
+        vae = AutoencoderKL.from_pretrained(arguments.init_from / "vae", dtype=torch.float32)
     seeing = trained_image_encoder(scenes, folder, arguments.encoder_steps, arguments.seed)
     latents = encode_scenes(vae, scenes, folder / "latents.npz")
-    parts, scheduler = initial_parts(*seeing, arguments.seed), build_multiview_scheduler()
+    parts, scheduler = initial_parts(*seeing, arguments.seed, arguments.init_from), build_multiview_scheduler()
     ring, sizes = parts["volume"].ring, (arguments.scenes, arguments.views)
 
     def losses_at(step: int) -> dict[str, Tensor]:
@@ -215,11 +226,16 @@ def main() -> None:
     parser.add_argument("--export", type=Path, default=Path("toybox-multiview-training/pipeline"))
     parser.add_argument("--export-every", type=int, default=500)
     parser.add_argument("--autoencoder-steps", type=int, default=700)
-    parser.add_argument("--encoder-steps", type=int, default=2000)
+    parser.add_argument("--encoder-steps", type=int, default=3000)
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--scenes", type=int, default=9, help="in a step")
     parser.add_argument("--views", type=int, default=2, help="of each scene that are denoised in a step")
     parser.add_argument("--peak", type=float, default=7e-4, help="learning rate")
+    parser.add_argument(
+        "--init-from",
+        type=Path,
+        help="an earlier multi-view model: its autoencoder is kept, its UNet and volumes begin",
+    )
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())
 

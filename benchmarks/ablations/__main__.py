@@ -1,0 +1,203 @@
+"""Every claim of the paper, measured on Toybox: 12 prompts x 2 seeds of HiFA and of what it is compared with.
+
+    python -m benchmarks.judge --output-dir benchmarks-cache        # once
+    python -m benchmarks.ablations                                  # two processes, about 3 hours of two cores
+
+The runs go through `hifa.batch`, so that an interrupted benchmark goes on where it was; measures are kept beside the
+assets. Written are `benchmarks/RESULTS.md`, with the remarks of `benchmarks/ablations/remarks.md`, and its figures in
+`benchmarks/results/`. The last line printed is one JSON object: for each variant the means of all measures, which
+`benchmarks/ablations/measures.py` explains, `late` (share of views right at the end less that at 60 % of the run),
+`seconds` (of optimisation; compare with care, other work may have run beside it), `evaluations` of the UNet in a run,
+and `diversity` of the seeds.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from hifa import TOYBOX, HiFAAsset, HiFAPipeline
+from hifa.batch import DONE, read_jobs
+
+from ..judge import WEIGHTS, Judge, load_judge
+from ..text_to_3d import Prompt
+from . import variants as settings
+from .claims import claims_about
+from .figures import asset_sheet, plot_differences
+from .flicker import flicker_of
+from .measures import diversity, measured
+from .report import Table, page, read_remarks
+from .statistics import bootstrap
+from .variants import HIFA, Variant
+
+
+PAGE, FIGURES = Path("benchmarks/RESULTS.md"), Path("benchmarks/results")
+REMARKS = Path(__file__).parent / "remarks.md"
+LATE = 0.6  # share of a run at which an asset is kept, to see what gets lost after it
+FLICKERING = (HIFA, "no-kernel")
+JPEG_QUALITY = 88
+
+
+def command(jobs: Path, output_dir: Path, prior: Path, processes: int) -> list[str]:
+    """What runs `hifa.batch`. `accelerate launch` would ask for MPI where there is no GPU."""
+    launcher = [sys.executable]
+    if processes > 1:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        launcher += ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={port}"]
+    options = ["--output-dir", str(output_dir), "--model", str(prior), "--preset", "fast", "--asset-only"]
+    return [*launcher, "-m", "hifa.batch", str(jobs), *options, "--assets-at", str(LATE)]
+
+
+def make_assets(rows: list[dict], arguments: argparse.Namespace) -> list[Path]:
+    """Bring all runs to their end; the folders, in the order of `rows`.
+
+    Raises:
+        CalledProcessError: If some failed; `hifa.batch` has said which.
+    """
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    jobs = arguments.output_dir / "jobs.jsonl"
+    jobs.write_text("\n".join(map(json.dumps, rows)))
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // arguments.processes))}
+    launch = command(jobs, arguments.output_dir, arguments.prior, arguments.processes)
+    subprocess.run(launch, check=True, env=environment)
+    return [arguments.output_dir / job.name for job in read_jobs(jobs)]
+
+
+def kept_asset(folder: Path, step: int) -> Path:
+    """Folder of the asset that `hifa.batch` kept at a step."""
+    return folder / f"asset-{step:05d}"
+
+
+def measure_all(
+    compared: list[Variant], prompts: list[Prompt], folders: list[Path], judge: Judge, key: str, steps: int
+) -> Table:
+    """Measures of all variants; `folders` in the order of `variants.jobs`."""
+    table: Table = {}
+    per_variant, seeds = len(folders) // len(compared), len(folders) // (len(compared) * len(prompts))
+    for index, variant in enumerate(compared):
+        rows = []
+        late_step = round(LATE * variant.changes.get("num_inference_steps", steps))
+        for place, folder in enumerate(folders[index * per_variant : (index + 1) * per_variant]):
+            number = place // seeds
+            row = measured(folder / "asset", prompts[number], number, judge, key)
+            earlier = measured(kept_asset(folder, late_step), prompts[number], number, judge, key)
+            seconds = json.loads((folder / DONE).read_text())["seconds"]
+            rows.append(row | {"late": row["right"] - earlier["right"], "seconds": seconds})
+        shape = (len(prompts), seeds)
+        features = np.array([row["features"] for row in rows], np.float32)
+        names = [name for name in rows[0] if name not in ("key", "features")]
+        table[variant.name] = {name: np.array([row[name] for row in rows]).reshape(shape) for name in names}
+        if seeds > 1:
+            by_prompt = features.reshape(*shape, *features.shape[1:])
+            table[variant.name]["diversity"] = np.array([[diversity(seen)] for seen in by_prompt])
+        print(f"measured: {variant.label}, {100 * table[variant.name]['right'].mean():.1f} % right", flush=True)
+    return table
+
+
+def chosen(compared: list[Variant], names: list[str] | None) -> list[Variant]:
+    """Those that are named, or all without names.
+
+    Raises:
+        ValueError: For a name that none has.
+    """
+    if names is None:
+        return compared
+    known = [variant.name for variant in compared]
+    if unknown := set(names) - set(known):
+        raise ValueError(f"--variants takes {', '.join(known)}; got {', '.join(sorted(unknown))}.")
+    return [variant for variant in compared if variant.name in names]
+
+
+def flicker_in(folder: Path) -> dict:
+    """`flicker_of` the asset of a job, kept beside it."""
+    path = folder / "flicker.json"
+    if not path.exists():
+        path.write_text(json.dumps(flicker_of(HiFAAsset.from_pretrained(folder / "asset"))))
+    return json.loads(path.read_text())
+
+
+def write_figures(compared: list[Variant], prompts: list[Prompt], first: dict[str, list[Path]], table: Table) -> None:
+    """Both figures of each claim; `first` are the folders of the first seed by variant."""
+    labels = {variant.name: variant.label for variant in compared}
+    for claim in claims_about(first):
+        plot_differences(claim, table, labels, FIGURES / f"{claim.name}.png")
+        assets = {
+            name: [HiFAAsset.from_pretrained(folder / "asset") for folder in first[name]] for name in claim.variants
+        }
+        sheet = asset_sheet(claim, assets, [prompt.text for prompt in prompts], labels)
+        sheet.save(FIGURES / f"{claim.name}_assets.jpg", quality=JPEG_QUALITY)
+
+
+def about(compared: list[Variant], arguments: argparse.Namespace) -> list[str]:
+    """How the figures came about."""
+    count = arguments.prompts * arguments.seeds
+    base = settings.hifa_config(arguments.steps)
+    lines = [
+        f"{arguments.prompts} prompts x {arguments.seeds} seeds for each of {len(compared)} variants, from the "
+        f"embedded prior with its preset `fast` in {arguments.steps} steps. A judge that was trained on renders of "
+        f"the Toybox world looks at eight views of each asset. Cells have the mean of {count} assets and, in "
+        "brackets, the difference to the first row with its 95 % bootstrap interval over prompts, in bold where it "
+        "leaves out 0.",
+        "",
+        "Rivals have their own settings, as many evaluations of the UNet (a backward pass counts as two), and a "
+        "weight that on average is HiFA's:",
+        "",
+        "| variant | steps | UNet evaluations |",
+        "|---|---|---|",
+    ]
+    for variant in compared:
+        config = settings.replace(base, **variant.changes)
+        total = round(settings.evaluations(config) * config.num_inference_steps)
+        lines.append(f"| {variant.label} | {config.num_inference_steps} | {total:,} |")
+    return lines
+
+
+def run(arguments: argparse.Namespace) -> dict:
+    """Everything; returns what is printed last."""
+    judge = load_judge(arguments.judge)  # before the long part, which needs it at its end
+    scheduler = HiFAPipeline.from_pretrained(arguments.prior).scheduler
+    prompts = settings.prompts(arguments.prompts)
+    compared = chosen(settings.variants(scheduler, arguments.steps), arguments.variants)
+    folders = make_assets(settings.jobs(compared, arguments.steps, prompts, arguments.seeds), arguments)
+    key = hashlib.sha256((arguments.judge / WEIGHTS).read_bytes()).hexdigest()[:16]
+    table = measure_all(compared, prompts, folders, judge, key, arguments.steps)
+    each = len(prompts) * arguments.seeds
+    first = {
+        variant.name: folders[index * each : (index + 1) * each : arguments.seeds]
+        for index, variant in enumerate(compared)
+    }
+    flicker = {name: [flicker_in(folder) for folder in first[name]] for name in FLICKERING if name in first}
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    write_figures(compared, prompts, first, table)
+    labels = {variant.name: variant.label for variant in compared}
+    text = page(table, flicker, labels, about(compared, arguments), read_remarks(REMARKS), FIGURES.name)
+    PAGE.write_text(text)
+    return {
+        variant.name: {name: round(bootstrap(values).mean, 5) for name, values in table[variant.name].items()}
+        for variant in compared
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prior", type=Path, default=TOYBOX, help="folder of a Stable Diffusion pipeline")
+    parser.add_argument("--judge", type=Path, default=Path("benchmarks-cache"), help="folder of benchmarks.judge")
+    parser.add_argument("--output-dir", type=Path, default=Path("benchmarks-cache/ablations"))
+    parser.add_argument("--processes", type=int, default=2, help="that share the runs")
+    parser.add_argument("--prompts", type=int, default=settings.PROMPTS, help="only so many, for a trial")
+    parser.add_argument("--seeds", type=int, default=settings.SEEDS)
+    parser.add_argument("--variants", nargs="+", help="only these, and the claims that need no others")
+    parser.add_argument("--steps", type=int, default=settings.STEPS, help="of HiFA; the rivals' follow")
+    print(json.dumps(run(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""What is measured of an asset, from eight sides."""
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hifa import HiFAAsset
+from hifa.rendering.image import Picture
+from hifa.toybox import world
+from hifa.toybox.dataset import CAMERA_RADIUS, FOV_DEG, SIZE, sample_background
+from hifa.toybox.render import orbit_pose, render
+
+from ..judge import Judge
+from ..text_to_3d import AZIMUTHS, ELEVATION, Prompt, Views, asset_row
+
+
+BACKGROUND_SEED, WORLD_SEED = 14_000_000, 15_000_000
+WORLD_SCENES = 3  # of a prompt, whose mean colour and sharpness an asset's are compared with
+SEMI_OPAQUE = (0.1, 0.9)
+LUMINANCE = (0.299, 0.587, 0.114)
+
+
+def measure(asset: HiFAAsset, prompt: Prompt, number: int, judge: Judge) -> dict:
+    """All measures of an asset.
+
+    Args:
+        number: Of the prompt; decides the backgrounds that the judge sees.
+
+    Returns:
+        `right`: share of views with kind and colour right; `same_kind`, `consistent` and `diverged` as in
+        `benchmarks.text_to_3d`, 0 or 1; `z_variance`: mean over opaque pixels, squared world units; `semi_opaque`:
+        share of the rays that are not empty; `colour_error`: distance in RGB of the mean colour from the world's;
+        `sharpness`: over the world's; `features`: `(8, 192)` of the judge, for the diversity. Not a number where there
+        is no object to measure.
+    """
+    rng = np.random.default_rng([BACKGROUND_SEED, number])
+    seen = [asset.render(asset.camera(azimuth, ELEVATION), SIZE, sample_background(rng)) for azimuth in AZIMUTHS]
+    pictures = torch.stack([view.colour.permute(2, 0, 1) for view in seen])
+    opacity = torch.stack([view.opacity for view in seen])
+    opaque = torch.stack([view.z_variance for view in seen])[opacity > 0.5]
+    z_variance = float(opaque.mean()) if len(opaque) else float("nan")
+    row = asset_row(prompt, judge.verdict(pictures), Views(pictures, float(opacity.mean()), z_variance), 0.0)
+    with torch.no_grad():
+        features = judge.features(pictures)
+    return {
+        "right": row["both_right"] / len(AZIMUTHS),
+        "same_kind": float(row["same_kind"]),
+        "consistent": float(row["consistent"]),
+        "diverged": float(row["diverged"]),
+        "z_variance": z_variance,
+        "semi_opaque": semi_opaque_share(opacity),
+        "colour_error": float(np.nanmean([_colour_error(*pair) for pair in zip(seen, _world(prompt), strict=True)]))
+        if len(opaque)
+        else float("nan"),
+        "sharpness": _mean_sharpness(seen) / float(np.mean([truth[1] for truth in _world(prompt)])),
+        "features": features.half().tolist(),
+    }
+
+
+def semi_opaque_share(opacity: Tensor) -> float:
+    """Share of the rays with an opacity between 0.1 and 0.9 among those above 0.1; not a number if there are none."""
+    low, high = SEMI_OPAQUE
+    there = opacity > low
+    return float((there & (opacity < high)).sum() / there.sum()) if there.any() else float("nan")
+
+
+def mean_colour(colour: Tensor, mask: Tensor) -> Tensor:
+    """`(3,)` over the pixels of a mask; colour `(H, W, 3)`, mask `(H, W)` bool."""
+    return colour[mask].mean(0)
+
+
+def sharpness(colour: Tensor, mask: Tensor) -> float:
+    """Mean absolute Laplacian of the luminance over pixels whose four neighbours are in the mask too, so that the
+    outline does not count; not a number if there are none.
+
+    Args:
+        colour: `(H, W, 3)` in [0, 1].
+        mask: `(H, W)` bool.
+    """
+    grey = colour @ torch.tensor(LUMINANCE)
+    inner = mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
+    around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+    laplacian = (around - 4 * grey[1:-1, 1:-1]).abs()
+    return float(laplacian[inner].mean()) if inner.any() else float("nan")
+
+
+def diversity(features: np.ndarray) -> float:
+    """Mean distance between the seeds of a prompt, over views and pairs of seeds: `(seeds, 8, d)` features, each
+    divided by its length."""
+    unit = features / np.linalg.norm(features, axis=-1, keepdims=True)
+    pairs = [(i, j) for i in range(len(unit)) for j in range(i)]
+    return float(np.mean([np.linalg.norm(unit[i] - unit[j], axis=-1).mean() for i, j in pairs]))
+
+
+def _colour_error(view: Picture, truth: tuple[Tensor, float]) -> float:
+    mask = view.opacity > 0.5
+    return float((mean_colour(view.colour, mask) - truth[0]).norm()) if mask.any() else float("nan")
+
+
+def _mean_sharpness(seen: list[Picture]) -> float:
+    values = [sharpness(view.colour, view.opacity > 0.5) for view in seen]
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+@lru_cache(maxsize=None)
+def _world(prompt: Prompt) -> list[tuple[Tensor, float]]:
+    """For each of the eight views the mean colour `(3,)` and the sharpness of world renders of the prompt."""
+    truths = []
+    for azimuth in AZIMUTHS:
+        colours, values = [], []
+        for index in range(WORLD_SCENES):
+            rng = np.random.default_rng([WORLD_SEED, index, azimuth])
+            shape = world.make_scene(prompt.kind, prompt.colour, rng).shape
+            pose = orbit_pose(azimuth, ELEVATION, CAMERA_RADIUS)
+            picture = render(shape, pose, SIZE, FOV_DEG, sample_background(rng))
+            colour, mask = torch.from_numpy(picture.colour), torch.from_numpy(picture.mask) > 0.5
+            colours.append(mean_colour(colour, mask))
+            values.append(sharpness(colour, mask))
+        truths.append((torch.stack(colours).mean(0), float(np.nanmean(values))))
+    return truths
+
+
+def measured(folder: Path, prompt: Prompt, number: int, judge: Judge, key: str) -> dict:
+    """`measure` of the asset in a folder, kept beside it.
+
+    Args:
+        key: Of judge and asset; measured again when it differs.
+    """
+    path = folder / "measured.json"
+    if path.exists() and (row := json.loads(path.read_text()))["key"] == key:
+        return row
+    row = {"key": key, **measure(HiFAAsset.from_pretrained(folder), prompt, number, judge)}
+    path.write_text(json.dumps(row))
+    return row

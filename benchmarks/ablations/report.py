@@ -1,0 +1,134 @@
+"""The page of results: tables with intervals, what the paper expects and what was found, remarks, figures."""
+
+from pathlib import Path
+
+import numpy as np
+
+from .claims import MEASURES, Claim, Expectation, claims_about
+from .flicker import KERNELS, REFERENCE_SAMPLES, SAMPLES, as_array
+from .statistics import Estimate, bootstrap, difference
+
+
+SCALES = {"z_variance": 1000.0}
+# By name of variant and of measure `(prompts, seeds)`; the diversity, one number for all seeds, is `(prompts, 1)`.
+Table = dict[str, dict[str, np.ndarray]]
+
+
+def scaled(table: Table, variant: str, measure: str) -> np.ndarray:
+    return table[variant][measure] * SCALES.get(measure, 1.0)
+
+
+def cell(table: Table, variant: str, reference: str, measure: str) -> str:
+    """The mean, and its difference to the reference with the interval; bold where that leaves out 0."""
+    values = scaled(table, variant, measure)
+    mean = bootstrap(values).mean
+    if not np.isfinite(mean):
+        return "-"
+    if variant == reference:
+        return f"{rounded(mean)} {interval(bootstrap(values))}"
+    change = difference(values, scaled(table, reference, measure))
+    words = f"{change.mean:+.3g} {interval(change)}"
+    return f"{rounded(mean)} (**{words}**)" if change.is_sure else f"{rounded(mean)} ({words})"
+
+
+def interval(estimate: Estimate) -> str:
+    return f"[{estimate.low:.3g}, {estimate.high:.3g}]"
+
+
+def rounded(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def claim_table(claim: Claim, table: Table, labels: dict[str, str]) -> list[str]:
+    """Lines of Markdown."""
+    lines = [f"| | {' | '.join(MEASURES[m] for m in claim.measures)} |", "|" + "---|" * (len(claim.measures) + 1)]
+    for name in claim.variants:
+        cells = [cell(table, name, claim.variants[0], measure) for measure in claim.measures]
+        lines.append(f"| {labels[name]} | {' | '.join(cells)} |")
+    return lines
+
+
+def verdict(expectation: Expectation, table: Table, labels: dict[str, str]) -> str:
+    """One line: what was expected, and whether the interval agrees, contradicts or does not say."""
+    better, worse, measure = expectation.better, expectation.worse, expectation.measure
+    change = difference(scaled(table, better, measure), scaled(table, worse, measure))
+    more = "more" if expectation.sign > 0 else "less"
+    asked = f"{labels[better]}: {more} {MEASURES[measure]} than {labels[worse]}"
+    if not change.is_sure:
+        return f"- {asked}: **not seen** ({change.mean:+.3g} {interval(change)})"
+    agrees = np.sign(change.mean) == expectation.sign
+    return f"- {asked}: **{'agrees' if agrees else 'contradicts'}** ({change.mean:+.3g} {interval(change)})"
+
+
+def flicker_table(tables: list[dict]) -> list[str]:
+    """Flicker above that of the reference, in thousandths, by kernel and samples; differences to no kernel."""
+    still = as_array(tables, "reference", REFERENCE_SAMPLES)
+    lines = [
+        f"| kernel | {' | '.join(f'{samples} samples' for samples in SAMPLES)} |",
+        "|" + "---|" * (len(SAMPLES) + 1),
+    ]
+    for kernel in KERNELS:
+        cells = []
+        for samples in SAMPLES:
+            values, plain = as_array(tables, kernel, samples) - still, as_array(tables, "none", samples) - still
+            mean = bootstrap(values)
+            if kernel == "none":
+                cells.append(f"{rounded(mean.mean)} {interval(mean)}")
+                continue
+            change = difference(values, plain)
+            words = f"{change.mean:+.3g} {interval(change)}"
+            cells.append(f"{rounded(mean.mean)} ({f'**{words}**' if change.is_sure else words})")
+        lines.append(f"| {kernel} | {' | '.join(cells)} |")
+    return lines
+
+
+def read_remarks(path: Path) -> dict[str, str]:
+    """What a person wrote about each claim: the sections of a Markdown file by the word in their heading."""
+    remarks: dict[str, str] = {}
+    if path.exists():
+        for part in path.read_text().split("\n## ")[1:]:
+            name, _, text = part.partition("\n")
+            remarks[name.strip()] = text.strip()
+    return remarks
+
+
+def page(
+    table: Table,
+    flicker: dict[str, list[dict]],
+    labels: dict[str, str],
+    settings: list[str],
+    remarks: dict[str, str],
+    folder: str,
+) -> str:
+    """The whole page.
+
+    Args:
+        table: The measures.
+        flicker: By variant, of its assets.
+        labels: Of the variants.
+        settings: Lines about how it was made.
+        remarks: By name of a claim, or `summary`.
+        folder: Of the figures, as the page names it.
+    """
+    lines = ["# What each idea of the paper buys, on Toybox", ""]
+    lines += [
+        "<!-- Written by `python -m benchmarks.ablations`; its remarks are those of ablations/remarks.md. -->",
+        "",
+    ]
+    lines += [*settings, ""]
+    if "summary" in remarks:
+        lines += [remarks["summary"], ""]
+    for claim in claims_about(table):
+        lines += [f"## {claim.title} (figure {claim.figure})" if claim.figure[0].isdigit() else
+                  f"## {claim.title} ({claim.figure})", ""]  # fmt: skip
+        lines += [*claim_table(claim, table, labels), ""]
+        if claim.expectations:
+            lines += ["The paper expects:", "", *(verdict(e, table, labels) for e in claim.expectations), ""]
+        if claim.name == "kernel":
+            for name, tables in flicker.items():
+                lines += [f"Flicker of a slow turntable above that of {REFERENCE_SAMPLES} samples, in thousandths,"
+                          f" of assets optimised as {labels[name]}:", "", *flicker_table(tables), ""]  # fmt: skip
+        if claim.name in remarks:
+            lines += [remarks[claim.name], ""]
+        lines += [f"![{claim.title}]({folder}/{claim.name}.png)", f"![assets]({folder}/{claim.name}_assets.jpg)", ""]
+    return "\n".join(lines)

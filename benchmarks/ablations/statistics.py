@@ -1,0 +1,48 @@
+"""Means over prompts and seeds with bootstrap confidence intervals (Efron 1979)."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+RESAMPLES, LEVEL = 10_000, 0.95
+
+
+class Estimate(NamedTuple):
+    """A mean and the bounds of its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.low > 0 or self.high < 0
+
+
+def bootstrap(values: np.ndarray, seed: int = 0) -> Estimate:
+    """Mean over prompts and seeds, and its percentile interval.
+
+    Prompts are drawn again, each with all its seeds: runs of the same prompt are more alike than two prompts.
+
+    Args:
+        values: `(prompts, seeds)`; those that are not a number are left out.
+        seed: Of the resampling.
+
+    Returns:
+        Not a number where nothing can be averaged.
+    """
+    counts, sums = np.isfinite(values).sum(1), np.nansum(values, 1)  # (prompts,)
+    if counts.sum() == 0:
+        return Estimate(np.nan, np.nan, np.nan)
+    chosen = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
+    totals = counts[chosen].sum(1)
+    means = sums[chosen].sum(1)[totals > 0] / totals[totals > 0]
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(float(sums.sum() / counts.sum()), float(low), float(high))
+
+
+def difference(values: np.ndarray, reference: np.ndarray, seed: int = 0) -> Estimate:
+    """Mean of `values - reference`, pair by pair: the same prompt from the same seed. Both `(prompts, seeds)`."""
+    return bootstrap(values - reference, seed)
