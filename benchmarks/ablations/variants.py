@@ -13,7 +13,7 @@ from hifa.schedule import annealed_timestep
 from ..text_to_3d import Prompt, choose_prompts
 
 
-STEPS, PROMPTS, SEEDS = 160, 12, 2
+STEPS, PROMPTS, SEEDS = 128, 12, 2
 VSD_GUIDANCE = 7.5  # ProlificDreamer's
 # Weights of what stands in for z-variance. Monotonicity and z-entropy have those of the public code; distortion, which
 # has no published weight for this use, that which leaves a z-variance like HiFA's.
