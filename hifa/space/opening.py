@@ -8,7 +8,7 @@ import gradio as gr
 
 from .history import history_html
 from .image_inputs import ImageInputs
-from .panel import Changes, ResultPanel
+from .panel import ResultPanel
 from .settings import RunSettings
 from .shown import Shown
 from .store import Request, RunFolder, UnknownRunError
@@ -66,25 +66,25 @@ class Opening:
         entered = [part for tab in self.by_kind.values() for part in tab.outputs]
         return [*self.panel.outputs, self.runs, self.tabs, *entered]
 
-    async def open(self, history: Any, request: gr.Request) -> AsyncIterator[tuple]:
-        """What the address names, followed while another window works on it, and the visitor's runs."""
+    def open(self, history: Any, request: gr.Request) -> tuple:
+        """What the address names as it is now, what was entered for it, and the visitor's runs."""
         runs, run_id = history_html(self.store, history), request.query_params.get("run")
         nothing = [gr.skip(), *(value for tab in self.by_kind.values() for value in tab.fresh())]
         if not run_id:
-            yield *self.panel.values(Shown()), runs, *nothing
-            return
-        changes = Changes()
+            return *self.panel.values(Shown()), runs, *nothing
         try:
             folder = self.store.open(run_id)
-            entered = self._entered(folder, folder.read().request)
-            async for state in self.worker.follow(folder):
-                yield *changes.of(state), runs, *entered
-                runs, entered = gr.skip(), [gr.skip() for _ in nothing]
-            for values in changes.end():
-                yield *values, runs, *entered
+            return *self.panel.values(self.worker.look(folder)), runs, *self._entered(folder, folder.read().request)
         except UnknownRunError as error:
             gr.Warning(str(error), duration=20)
-            yield *self.panel.values(Shown(text=str(error))), runs, *nothing
+            return *self.panel.values(Shown(text=str(error))), runs, *nothing
+
+    async def follow(self, run_id: str) -> AsyncIterator[tuple]:
+        """The opened run, while another window works on it."""
+        if not run_id:
+            return
+        async for state in self.worker.follow(self.store.open(run_id)):
+            yield self.panel.values(state)
 
     def _entered(self, folder: RunFolder, request: Request) -> list[Any]:
         """The tab of a run, and what was entered there."""

@@ -143,16 +143,17 @@ class Page:
             )  # fmt: skip
         # What writes to the panel on its own, until something is started or another thing opened.
         opening = Opening(self.worker, panel, self.runs, self.tabs, self._entered())
-        loaded = demo.load(opening.open, self.history, opening.outputs, concurrency_limit=None, **QUIET)  # fmt: skip
+        loaded = demo.load(opening.open, self.history, opening.outputs, concurrency_limit=None, **QUIET)
+        followed = loaded.success(opening.follow, panel.run_id, panel.outputs, concurrency_limit=None, **QUIET)
         extracted = panel.extract.click(
             self.remake_mesh, [panel.run_id, panel.faces, panel.texture], panel.outputs, show_progress="minimal",
-            show_progress_on=panel.progress, cancels=[loaded], **EXPORT, **PRIVATE,
+            show_progress_on=panel.progress, cancels=[followed], **EXPORT, **PRIVATE,
         )  # fmt: skip
         made = panel.make_files.click(
             self.make_files, panel.run_id, panel.outputs, show_progress="minimal", show_progress_on=panel.progress,
-            cancels=[loaded, extracted], **EXPORT, **PRIVATE,
+            cancels=[followed, extracted], **EXPORT, **PRIVATE,
         )  # fmt: skip
-        streams = [loaded, extracted, made]
+        streams = [followed, extracted, made]
         # Not when something is pressed: it may be refused, and what is shown goes on.
         self.pending.change(None, None, None, cancels=streams, **PRIVATE)
         self._start(

@@ -15,6 +15,7 @@ from .store import FAILED, FINISHED, PAUSED, STOPPED, WAITING, Record
 
 DOWNLOADS = {"glb": "GLB", "obj": "OBJ (zip)", "ply": "PLY", "mp4": "MP4", "asset": "Asset (zip)", "run": "Run (zip)"}
 RESUMABLE = (WAITING, PAUSED, STOPPED, FAILED)
+Media = dict[str, tuple[tuple[str, int, str], ...]]  # path, time of change, caption
 TEXTURE_SIZES = (256, 512, 1024, 2048)
 # The browser shows the mode that was chosen last, also when a new picture comes: no round trip, no state to keep.
 CHOOSE_MODE = "(mode) => { document.getElementById('preview').dataset.mode = mode; return mode; }"
@@ -73,10 +74,17 @@ class ProgressLine(gr.HTML):
 
 
 class ResultPanel:
-    """Built where it stands; `outputs` are its parts and `values` what they show."""
+    """Built where it stands; `outputs` are its parts and `values` what they show.
+
+    Files are not among them: `media` says which there are, and `load` brings each to the browser once. A stream gives
+    every value with every message, because Gradio's client changes a message that waits into the one that follows it:
+    on a busy computer a value that is sent once, and skipped afterwards, never arrives. And files must not come twice:
+    the 3D viewer loads itself when it gets its first one, and forgets to show itself if that comes again meanwhile.
+    """
 
     def __init__(self):
         self.run_id = gr.State("")
+        self.media, self.loaded = gr.State({}), gr.State({})
         with gr.Row(equal_height=True):
             with gr.Column(scale=5, min_width=200):
                 self.progress = ProgressLine(elem_id="progress")
@@ -139,13 +147,17 @@ class ResultPanel:
             [self.faces.change, self.texture.change], size_hint, [self.faces, self.texture], self.size_hint,
             queue=False, show_progress="hidden", api_visibility="private",
         )  # fmt: skip
+        self.media.change(
+            self.load, [self.media, self.loaded],
+            [self.loaded, self.model, self.turntable, self.views, *self.downloads.values()],
+            trigger_mode="always_last", queue=False, show_progress="hidden", api_visibility="private",
+        )  # fmt: skip
 
     @property
     def outputs(self) -> list[gr.blocks.Block]:
         return [
-            self.run_id, self.progress, self.stop_place, self.resume_place, self.files_place, self.preview,
-            self.model_place, self.model, self.views, self.turntable, self.facts, *self.downloads.values(),
-            self.results, self.mesh_step, self.extract, self.cancel_extract, self.share,
+            self.run_id, self.media, self.progress, self.stop_place, self.resume_place, self.files_place, self.preview,
+            self.model_place, self.facts, self.results, self.mesh_step, self.extract, self.cancel_extract, self.share,
         ]  # fmt: skip
 
     @staticmethod
@@ -156,17 +168,14 @@ class ResultPanel:
         made = bool(have) and not shown.working
         return (
             shown.run_id,
+            media_of(shown),
             {"text": html.escape(shown.text or "Ready."), "share": round(shown.share, 4)},
             gr.Column(visible=shown.working),
             gr.Column(visible=resumable),
             gr.Column(visible=shown.settled and bool(shown.missing)),
             preview_html(shown.previews),
             gr.Column(visible=True if "glb" in have else "hidden"),
-            have.get("glb"),
-            gr.update(value=list(shown.views), visible=bool(shown.views)),
-            have.get("mp4"),
             facts_html(shown),
-            *(gr.update(value=have.get(kind), interactive=kind in have) for kind in DOWNLOADS),
             gr.Column(visible=made),
             gr.Accordion(visible=bool(shown.run_id)),  # an example has no run to make it from
             gr.update(visible=not shown.making),
@@ -175,47 +184,39 @@ class ResultPanel:
         )
 
     def stream(self, states: Iterable[Shown]) -> Iterator[tuple]:
-        """`values` of one state after the other, each value once; see `Changes`."""
-        changes = Changes()
-        for state in states:
-            yield changes.of(state)
-        yield from changes.end()
+        """`values` of one state after the other."""
+        return map(self.values, states)
 
+    @staticmethod
+    def load(media: Media, loaded: Media) -> tuple:
+        """What the browser does not have yet of `media`, or has and should not."""
 
-class Changes:
-    """What has changed from one state to the next: what has not is skipped.
+        def file(kind: str) -> Any:
+            return Path(media[kind][0][0]) if kind in media else None
 
-    Not only for speed. Gradio's 3D viewer loads itself when it gets its first file, and forgets to show itself if the
-    same file comes again meanwhile; and the last values of a generator are always sent twice.
-    """
+        def changed(kind: str, value: Any) -> Any:
+            return gr.skip() if media.get(kind) == loaded.get(kind) else value
 
-    def __init__(self):
-        self._last: list[Any] = []
-
-    def of(self, state: Shown) -> tuple:
-        """`ResultPanel.values`, or a skip in the place of what is as it was."""
-        values = ResultPanel.values(state)
-        signs = [_sign(value) for value in values]
-        changed = tuple(
-            gr.skip() if index < len(self._last) and self._last[index] == sign else value
-            for index, (value, sign) in enumerate(zip(values, signs, strict=True))
+        views = [(Path(path), said) for path, _, said in media.get("views", ())]
+        downloads = (gr.update(value=file(kind), interactive=kind in media) for kind in DOWNLOADS)
+        return (
+            media,
+            changed("glb", file("glb")),
+            changed("mp4", file("mp4")),
+            changed("views", gr.update(value=views, visible=bool(views))),
+            *(changed(kind, value) for kind, value in zip(DOWNLOADS, downloads, strict=True)),
         )
-        self._last = signs
-        return changed
-
-    def end(self) -> Iterator[tuple]:
-        """What a generator gives last, to be sent twice."""
-        if self._last:
-            yield tuple(gr.skip() for _ in self._last)
 
 
-def _sign(value: Any) -> Any:
-    """By what a value is told from the one before: a file by its time too, a place by whether it is visible."""
-    if isinstance(value, dict) and isinstance(value.get("value"), Path):
-        value = value["value"]
-    if isinstance(value, Path):
-        return str(value), value.stat().st_mtime_ns
-    return value.visible if isinstance(value, gr.blocks.BlockContext) else value
+def media_of(shown: Shown) -> Media:
+    """The files of a state: each kind's paths with the time by which a new one is told, and what is said of it."""
+    files_of = {kind: [(path, "")] for kind, path in shown.files.items()}
+    if shown.views:
+        files_of["views"] = list(shown.views)
+    return {
+        kind: tuple((str(path), path.stat().st_mtime_ns, said) for path, said in entries)
+        for kind, entries in files_of.items()
+    }
 
 
 def preview_html(previews: dict[str, str]) -> str:

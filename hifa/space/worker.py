@@ -165,18 +165,26 @@ class Worker:
             except EmptyFieldError as error:
                 raise ValueError("There is no surface yet. Resume the run, or take more steps.") from error
 
+    def look(self, folder: RunFolder) -> Shown:
+        """A run as it is, without touching it: also while another window works on it."""
+        if not folder.busy:
+            return shown(folder, current(folder, folder.read(), held=False))
+        record, before = folder.read(), self.line.before(folder.id)
+        text = place_text(before) if before else "This run is going on in another window …"
+        return shown(folder, record, text, working=True)
+
     async def follow(self, folder: RunFolder, seconds: float = 1.0) -> AsyncIterator[Shown]:
-        """Look on while another window works on the run, then at what is there. It holds no thread while it waits.
+        """Look on until nobody works on the run. It holds no thread while it waits.
 
         Args:
             seconds: Between looks.
         """
-        while folder.busy:
-            record, before = folder.read(), self.line.before(folder.id)
-            text = place_text(before) if before else "This run is going on in another window …"
-            yield shown(folder, record, text, working=True)
+        while True:
+            state = self.look(folder)
+            yield state
+            if state.settled:
+                return
             await asyncio.sleep(seconds)
-        yield shown(folder, current(folder, folder.read(), held=False))
 
 
 def current(folder: RunFolder, record: Record, held: bool) -> Record:

@@ -6,9 +6,10 @@ import time
 from playwright.sync_api import expect
 
 from hifa.saved import read_facts
+from hifa.space.panel import DOWNLOADS
 
 from ..space_setup import PATIENCE, TOO_MANY, free_port
-from .driving import canvas_pixels, open_page, progress, run_id, serving, start_text, visit
+from .driving import canvas_pixels, downloaded, open_page, progress, run_id, serving, start_text, visit
 
 
 def test_the_preview_switches_while_it_runs_and_stop_and_resume(page, served):
@@ -108,6 +109,18 @@ def test_two_at_once_get_each_their_own(browser, served):
         expect(history).to_contain_text(prompt)
         assert history.locator("a").count() == 1
         page.context.close()
+
+
+def test_a_slow_browser_misses_nothing(page, served):
+    """Gradio's client loses what is sent once and skipped afterwards, when messages wait for a busy browser."""
+    page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 4})
+    start_text(page, 15)
+    expect(page.locator("#facts")).to_contain_text("finished")
+    expect(progress(page)).to_contain_text("Finished 15 steps", timeout=5000)
+    expect(page.locator("#model canvas")).to_be_visible()
+    for kind in DOWNLOADS:
+        expect(page.locator(f"#download-{kind}")).to_be_enabled()
+    assert downloaded(page, "run").stat().st_size
 
 
 def test_resume_after_a_killed_server(browser, tiny_prior, tmp_path):
