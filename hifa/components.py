@@ -4,7 +4,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DDIMScheduler,
+    DiffusionPipeline,
+    SchedulerMixin,
+    UNet2DConditionModel,
+)
 from torch import Tensor
 from transformers import (
     CLIPTextModelWithProjection,
@@ -23,6 +30,7 @@ from .priors.latent_diffusion import LatentDiffusionPrior
 from .priors.pixel_diffusion import PixelDiffusionPrior
 from .priors.prior import DiffusionPrior
 from .priors.sdxl import SDXLPrior, encode_with_both, is_sdxl, overflows_in_half, pooled_dim
+from .priors.super_resolution import SuperResolutionPrior, enlarges
 from .prompts import PromptError, check_embeds, check_prompt, check_reads, max_tokens
 
 
@@ -41,6 +49,7 @@ class HiFAComponents(DiffusionPipeline):
         disparity_estimator: For settings with `lambda_disparity`, see `DisparityPrior`. Toybox has its own, loaded
             when it is needed.
         text_encoder_2, tokenizer_2: The second ones of SDXL.
+        image_noising_scheduler: Of DeepFloyd IF's stage 2.
         force_zeros_for_empty_prompt: For SDXL an empty negative prompt is zeros, not the embedding of no words.
 
     Raises:
@@ -49,6 +58,7 @@ class HiFAComponents(DiffusionPipeline):
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
     _optional_components = ["vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "disparity_estimator"]
+    _optional_components += ["image_noising_scheduler"]
 
     def __init__(
         self,
@@ -60,6 +70,7 @@ class HiFAComponents(DiffusionPipeline):
         disparity_estimator: DPTForDepthEstimation | None = None,
         text_encoder_2: CLIPTextModelWithProjection | None = None,
         tokenizer_2: PreTrainedTokenizerBase | None = None,
+        image_noising_scheduler: SchedulerMixin | None = None,
         force_zeros_for_empty_prompt: bool = True,
     ):
         super().__init__()
@@ -72,6 +83,7 @@ class HiFAComponents(DiffusionPipeline):
             disparity_estimator=disparity_estimator,
             text_encoder_2=text_encoder_2,
             tokenizer_2=tokenizer_2,
+            image_noising_scheduler=image_noising_scheduler,
         )
         self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt)
         # The prior is never trained. Gradients pass through the encoder to the image, and must not be kept for it.
@@ -87,7 +99,8 @@ class HiFAComponents(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path = TOYBOX, **kwargs: Any) -> Self:
-        """Load a prior: hub id or folder of Stable Diffusion, SDXL or DeepFloyd IF; the embedded Toybox by default.
+        """Load a prior: hub id or folder of Stable Diffusion, SDXL or DeepFloyd IF (stage 1 or 2); the embedded Toybox
+        by default.
 
         Args:
             kwargs: As for `DiffusionPipeline.from_pretrained`: `dtype`, `variant`, `token`, ...
@@ -101,7 +114,7 @@ class HiFAComponents(DiffusionPipeline):
         except (ValueError, AttributeError) as error:
             raise ValueError(
                 f"{str(pretrained_model_name_or_path)!r} is not a model in the layout of Stable Diffusion (vae, unet, "
-                f"text_encoder, tokenizer, scheduler), SDXL or DeepFloyd IF's stage 1 (the same without vae): {error}"
+                f"text_encoder, tokenizer, scheduler), SDXL or DeepFloyd IF (the same without vae): {error}"
             ) from error
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
@@ -122,6 +135,8 @@ class HiFAComponents(DiffusionPipeline):
     def make_prior(self) -> DiffusionPrior:
         """The prior of these components."""
         if self.vae is None:
+            if enlarges(self.unet):
+                return SuperResolutionPrior(self.unet, self.scheduler, self.image_noising_scheduler)
             return PixelDiffusionPrior(self.unet, self.scheduler)
         kind = SDXLPrior if is_sdxl(self.unet) else LatentDiffusionPrior
         return kind(self.vae, self.unet, self.scheduler)
@@ -146,6 +161,7 @@ class HiFAComponents(DiffusionPipeline):
         | up to 64 pixels, as Toybox  | `fast`            | `guided`                 | `reconstruction`, or      |
         | larger, as Stable Diffusion | `preview`         | `guided_preview`         | `hallucinated` if a model |
         | of pixels, as DeepFloyd IF  | `preview`, at 64  | `guided_preview`, at 64  | made the views            |
+        | that enlarges, IF's stage 2 | `preview`         | `guided_preview`         |                           |
 
         Args:
             views: Whether there are given views.
@@ -157,6 +173,8 @@ class HiFAComponents(DiffusionPipeline):
         if self.vae is not None and self.image_size <= 64:
             return HiFAConfig.guided() if views else HiFAConfig.fast()
         preset = HiFAConfig.guided_preview if views else HiFAConfig.preview
+        if self.vae is None and enlarges(self.unet):  # guidance as in IF's own pipeline
+            return preset(guidance_scale=4.0)
         if self.vae is None:  # as large as it sees; guidance as usual for DeepFloyd IF, which saturates less than SD
             return preset(render_size=64, start_render_size=64, growth_end=0.0, guidance_scale=20.0)
         return preset()

@@ -98,8 +98,9 @@ def distillation_target(
     With `lambda_rgb` HiFA's term in image space is added to each of them, by the same weight; for `vsd` it has the
     residual D(z_phi) - D(z_hat) (appendix A.4).
     """
-    config, guidance = run.config, guidance_for(run, view.camera)
-    x, z, t = view.x, view.z, view.t
+    config, x, z, t = run.config, view.x, view.z, view.t
+    beside = prior.beside(z, run.generator)
+    guidance = replace(guidance_for(run, view.camera), beside=beside)
     if config.distillation == "hifa":
         z_hat = prior.estimate(z, t, guidance, config.denoising_stride, config.eta, run.generator)
         return Target(config.sds_weight, z_hat, prior.decode(z_hat) if config.lambda_rgb else None)
@@ -111,7 +112,8 @@ def distillation_target(
     x_hat = prior.decode(z_hat) if config.lambda_rgb else None
     if variational is None:
         return Target(weight, z_hat, x_hat)
-    epsilon_phi = variational.predict_noise(z_t, t, prompt_of(run, view.camera), view.camera)
+    prompt = replace(prompt_of(run, view.camera), beside=beside)
+    epsilon_phi = variational.predict_noise(z_t, t, prompt, view.camera)
     z_phi = to_sample(epsilon_phi, z_t, alpha_cumprod)
     return Target(weight, z + z_hat - z_phi, None if x_hat is None else x + x_hat - prior.decode(z_phi))
 

@@ -46,7 +46,7 @@ class HiFAPipelineOutput(BaseOutput):
 class HiFAPipeline(HiFARunner):
     """Text-to-3D by optimising a radiance field against a 2D diffusion model (HiFA, Zhu et al. 2024).
 
-    Any folder or hub id of Stable Diffusion, SDXL or of DeepFloyd IF's stage 1 loads; without one, `from_pretrained()`
+    Any folder or hub id of Stable Diffusion, SDXL or DeepFloyd IF loads; without one, `from_pretrained()`
     takes the embedded Toybox prior. Arguments as for `HiFAComponents`.
     """
 

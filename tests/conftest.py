@@ -11,6 +11,9 @@ import pytest
 # Before the client is imported: the tests' Hub speaks git LFS, not Xet's protocol to Xet's own servers.
 os.environ["HF_HUB_DISABLE_XET"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+# Tiny models gain nothing from a second thread, here and in the processes that tests start; and on a busy machine
+# threads wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, DPTConfig, DPTForDepthEstimation

@@ -207,7 +207,7 @@ class AppServer:
         self._patch.setattr(tempfile, "tempdir", str(self._root))
         small(self._patch)
         self._demo = app.build_demo(
-            self.store.root, tiny_shelf(self._model), tiny_pipeline, hub=self._hub, view_steps=50, **self._options
+            self.store.root, tiny_shelf(self._model), tiny_pipeline, hub=self._hub, view_steps=4, **self._options
         )
         app.launch(self._demo, prevent_thread_lock=True, server_port=free_port(), quiet=True, ssr_mode=False)
         self.url = self._demo.local_url.rstrip("/")

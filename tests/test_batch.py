@@ -17,7 +17,7 @@ from hifa import HiFAAsset, HiFAConfig, HiFAPipeline, HiFARun
 from hifa.batch import DONE, FAILED, Job, build_parser, main, read_jobs, work
 
 
-STEPS = 24
+STEPS = 10
 QUICK = ("--frames", "2", "--frame-size", "32", "--mesh-resolution", "32", "--texture-size", "128")
 PROMPTS = ["a red ball", "a blue cube", "a red zebra", "a green duck"]
 

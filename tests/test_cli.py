@@ -49,7 +49,9 @@ def test_a_prompt_becomes_an_asset(cli, tmp_path, capsys):
 def multiview(tmp_path_factory):
     """Folder of a tiny random SyncDreamer."""
     folder = tmp_path_factory.mktemp("multiview")
-    tiny_pipeline().save_pretrained(folder)
+    model = tiny_pipeline()
+    model.register_to_config(num_inference_steps=2)
+    model.save_pretrained(folder)
     return str(folder)
 
 
@@ -243,19 +245,19 @@ def test_ctrl_c_in_the_export_is_one_line(cli, interruptible, tmp_path, capsys, 
 
 def test_sigkill_and_resume(tiny_prior, cli, tmp_path):
     """The command is killed without warning; --resume ends bit for bit where the undisturbed command does."""
-    process = start_cli(tiny_prior, tmp_path / "killed", "a red ball", "--steps", "60", "--save-every", "2")
+    process = start_cli(tiny_prior, tmp_path / "killed", "a red ball", "--steps", "16", "--save-every", "2")
     wait_for(process, tmp_path / "killed/run/run.safetensors")
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    assert process.returncode == -signal.SIGKILL and 0 < read_facts(tmp_path / "killed/run")["step"] < 60
-    straight = start_cli(tiny_prior, tmp_path / "straight", "a red ball", "--steps", "60", "--save-every", "2")
+    assert process.returncode == -signal.SIGKILL and 0 < read_facts(tmp_path / "killed/run")["step"] < 16
+    straight = start_cli(tiny_prior, tmp_path / "straight", "a red ball", "--steps", "16", "--save-every", "2")
     output, _ = straight.communicate(timeout=300)
     assert straight.returncode == 0, output
     command = [sys.executable, "-m", "hifa", "--resume", str(tmp_path / "killed"), *QUICK]
     resumed = subprocess.run(command, capture_output=True, text=True)
     assert resumed.returncode == 0, resumed.stderr
     first, second = (HiFARun.load(tmp_path / name / "run") for name in ("straight", "killed"))
-    assert first.step == second.step == 60
+    assert first.step == second.step == 16
     for key, value in first.radiance_field.state_dict().items():
         assert torch.equal(value, second.radiance_field.state_dict()[key]), key
     assert (tmp_path / "killed/mesh.glb").exists()

@@ -150,5 +150,5 @@ def test_an_autoencoder_of_another_model_is_refused_when_it_is_loaded(tiny_prior
 
 def test_a_model_that_inpaints_is_refused_when_it_is_loaded(tiny_prior, pipe):
     unet = type(pipe.unet).from_config(pipe.unet.config, in_channels=9)
-    with pytest.raises(ValueError, match="takes 9 channels.*inpaints or enlarges"):
+    with pytest.raises(ValueError, match="takes 9 channels.*inpaints or edits"):
         HiFAPipeline.from_pretrained(tiny_prior, unet=unet)

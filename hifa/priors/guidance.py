@@ -22,11 +22,13 @@ class Guidance:
         embeds: `(n, tokens, dim)` prompts.
         combine: From the n outputs `(n, C, h, w)`, in their order, to the guided one `(1, C, h, w)`.
         pooled: `(n, pooled)` pooled embeddings of the same prompts, for a prior that reads them (SDXL).
+        beside: `(1, C', h, w)` for a prior that is shown more than the noisy image, see `DiffusionPrior.beside`.
     """
 
     embeds: Tensor
     combine: Callable[[Tensor], Tensor]
     pooled: Tensor | None = None
+    beside: Tensor | None = None
 
 
 def classifier_free(embeds: Tensor, view: int, scale: float, view_scale: float, rescale: float) -> Guidance:

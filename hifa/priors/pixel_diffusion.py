@@ -14,13 +14,14 @@ class PixelDiffusionPrior(DiffusionPrior):
         unet, scheduler: diffusers components. With `thresholding` in the scheduler's settings, as IF has it, estimates
             are limited dynamically (Saharia et al. 2022, "Photorealistic Text-to-Image Diffusion Models", section
             2.3); else with `clip_sample` they are clipped.
+        beside: Further channels that the UNet takes.
 
     Raises:
-        ValueError: If the UNet takes more than an image, as IF's later stages do.
+        ValueError: If the UNet takes something else.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, scheduler: DDIMScheduler):
-        super().__init__(unet, scheduler, channels=3)
+    def __init__(self, unet: UNet2DConditionModel, scheduler: DDIMScheduler, beside: int = 0):
+        super().__init__(unet, scheduler, channels=3, beside=beside)
         self.settings = scheduler.config
 
     @property

@@ -19,16 +19,17 @@ class DiffusionPrior(ABC):
     Args:
         unet, scheduler: diffusers components; epsilon, v and sample prediction are understood.
         channels: Of z.
+        beside: Further channels that the UNet takes, see the method of that name.
 
     Raises:
         ValueError: If the UNet takes other things than z, or predicts something else.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, scheduler: DDIMScheduler, channels: int):
-        if unet.config.in_channels != channels:
+    def __init__(self, unet: UNet2DConditionModel, scheduler: DDIMScheduler, channels: int, beside: int = 0):
+        if unet.config.in_channels != channels + beside:
             raise ValueError(
                 f"The UNet takes {unet.config.in_channels} channels, but what it denoises has {channels}: it inpaints "
-                "or enlarges images. Give a model that makes images from text alone."
+                "or edits images. Give a model that makes images from text alone."
             )
         if scheduler.config.prediction_type not in PREDICTION_TYPES:
             raise ValueError(
@@ -91,13 +92,18 @@ class DiffusionPrior(ABC):
         noise = randn_tensor(z.shape, generator=generator, device=z.device, dtype=z.dtype)
         return add_noise(z.detach(), noise, float(self.alphas_cumprod[t])), noise
 
+    def beside(self, z: Tensor, generator: torch.Generator | None) -> Tensor | None:
+        """What the UNet is shown beside every noisy version of z, in channels of its own: nothing."""
+        return None
+
     def conditions(self, guidance: Guidance) -> dict[str, Any]:
         """What the UNet is told beside noisy images and the timestep: its named arguments."""
         return {"encoder_hidden_states": guidance.embeds.to(self.unet.dtype)}
 
     def predict_noise(self, latents: Tensor, t: int, guidance: Guidance) -> Tensor:
         """eps_hat, guided: of noisy latents `(1, C, h, w)` at timestep t."""
-        batch = latents.to(self.unet.dtype).expand(len(guidance.embeds), -1, -1, -1)
+        shown = latents if guidance.beside is None else torch.cat([latents, guidance.beside], 1)
+        batch = shown.to(self.unet.dtype).expand(len(guidance.embeds), -1, -1, -1)
         outputs = self.unet(batch, t, **self.conditions(guidance), return_dict=False)[0].float()
         # What a model with learned variances says of them is of no use here.
         output = guidance.combine(outputs[:, : latents.shape[1]])

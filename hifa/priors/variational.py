@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -95,6 +96,7 @@ class VariationalScore:
         """
         t = int(torch.randint(len(self.prior.alphas_cumprod), (), generator=generator))
         z_t, noise = self.prior.noisy(z, t, generator)
+        prompt = replace(prompt, beside=self.prior.beside(z, generator))
         self.state.optimizer.zero_grad(set_to_none=True)
         with self._in_place(camera):
             predicted = self.prior.predict_noise(z_t, t, prompt)
