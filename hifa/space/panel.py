@@ -192,7 +192,9 @@ class ResultPanel:
         """What the browser does not have yet of `media`, or has and should not."""
 
         def file(kind: str) -> Any:
-            return Path(media[kind][0][0]) if kind in media else None
+            path = Path(media[kind][0][0]) if kind in media else None
+            # One that is gone was replaced by another, which is on its way here.
+            return path if path is not None and path.is_file() else None
 
         def changed(kind: str, value: Any) -> Any:
             return gr.skip() if media.get(kind) == loaded.get(kind) else value
