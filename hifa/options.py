@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # the options are read before torch is loaded
 RANGES = (
     ("mesh_resolution", 16, 1024), ("max_faces", 100, 10**7), ("texture_size", 64, 8192), ("frames", 1, 1000),
     ("frame_size", 16, 2048),
+    ("still_size", 16, 2048),
 )  # fmt: skip
 
 
@@ -25,6 +26,7 @@ def add_export_options(parser: argparse.ArgumentParser, formats: tuple[str, ...]
     export.add_argument("--texture-size", type=int, default=1024)
     export.add_argument("--frames", type=int, default=48, help="turntable frames; default: 48")
     export.add_argument("--frame-size", type=int, default=192)
+    export.add_argument("--still-size", type=int, default=256, help="pixels per side of front, side, back and depth")
 
 
 def check_ranges(arguments: argparse.Namespace, ranges: tuple[tuple[str, int, int], ...]) -> None:
@@ -62,7 +64,7 @@ def export_asset(asset: "HiFAAsset", folder: Path, arguments: argparse.Namespace
     """
     asset.save_pretrained(folder / "asset")
     asset.export_video(folder / "turntable.mp4", num_frames=arguments.frames, size=arguments.frame_size)
-    asset.export_stills(folder)
+    asset.export_stills(folder, arguments.still_size)
     for suffix in arguments.formats:
         asset.export_mesh(
             folder / f"mesh.{suffix}", arguments.mesh_resolution, arguments.max_faces, arguments.texture_size

@@ -18,7 +18,10 @@ from hifa.batch import DONE, FAILED, Job, build_parser, main, read_jobs, work
 
 
 STEPS = 10
-QUICK = ("--frames", "2", "--frame-size", "32", "--mesh-resolution", "32", "--texture-size", "128")
+QUICK = (
+    *("--frames", "2", "--frame-size", "32", "--still-size", "32"),
+    *("--mesh-resolution", "32", "--texture-size", "128"),
+)
 PROMPTS = ["a red ball", "a blue cube", "a red zebra", "a green duck"]
 
 

@@ -32,7 +32,10 @@ def cli(tiny_prior):
     return run
 
 
-QUICK = ("--frames", "2", "--frame-size", "32", "--mesh-resolution", "32", "--texture-size", "128")
+QUICK = (
+    *("--frames", "2", "--frame-size", "32", "--still-size", "32"),
+    *("--mesh-resolution", "32", "--texture-size", "128"),
+)
 
 
 def test_a_prompt_becomes_an_asset(cli, tmp_path, capsys):
