@@ -84,7 +84,7 @@ class Opening:
         if not run_id:
             return
         async for state in self.worker.follow(self.store.open(run_id)):
-            yield self.panel.values(state)
+            yield self.panel.live_values(state)
 
     def _entered(self, folder: RunFolder, request: Request) -> list[Any]:
         """The tab of a run, and what was entered there."""

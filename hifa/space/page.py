@@ -144,14 +144,14 @@ class Page:
         # What writes to the panel on its own, until something is started or another thing opened.
         opening = Opening(self.worker, panel, self.runs, self.tabs, self._entered())
         loaded = demo.load(opening.open, self.history, opening.outputs, concurrency_limit=None, **QUIET)
-        followed = loaded.success(opening.follow, panel.run_id, panel.outputs, concurrency_limit=None, **QUIET)
+        followed = loaded.success(opening.follow, panel.run_id, panel.live_outputs, concurrency_limit=None, **QUIET)
         extracted = panel.extract.click(
-            self.remake_mesh, [panel.run_id, panel.faces, panel.texture], panel.outputs, show_progress="minimal",
+            self.remake_mesh, [panel.run_id, panel.faces, panel.texture], panel.live_outputs, show_progress="minimal",
             show_progress_on=panel.progress, cancels=[followed], **EXPORT, **PRIVATE,
         )  # fmt: skip
         made = panel.make_files.click(
-            self.make_files, panel.run_id, panel.outputs, show_progress="minimal", show_progress_on=panel.progress,
-            cancels=[followed, extracted], **EXPORT, **PRIVATE,
+            self.make_files, panel.run_id, panel.live_outputs, show_progress="minimal",
+            show_progress_on=panel.progress, cancels=[followed, extracted], **EXPORT, **PRIVATE,
         )  # fmt: skip
         streams = [followed, extracted, made]
         # Not when something is pressed: it may be refused, and what is shown goes on.
@@ -212,7 +212,7 @@ class Page:
             concurrency_limit=None, show_progress="hidden", show_progress_on=button, **PRIVATE,
         )  # fmt: skip
         worked = prepared.success(
-            self.work, panel.run_id, panel.outputs, show_progress="minimal", show_progress_on=panel.progress,
+            self.work, panel.run_id, panel.live_outputs, show_progress="minimal", show_progress_on=panel.progress,
             scroll_to_output=True, **GPU, **PRIVATE,
         )  # fmt: skip
         if then is not None:

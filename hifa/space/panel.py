@@ -76,6 +76,9 @@ class ProgressLine(gr.HTML):
 class ResultPanel:
     """Built where it stands; `outputs` are its parts and `values` what they show.
 
+    Of these a stream gives only `live_outputs`. Which run it is of is for whoever begins or opens it to say: what
+    looks on while another window works goes on for a moment after the next run was begun here.
+
     Files are not among them: `media` says which there are, and `load` brings each to the browser once. A stream gives
     every value with every message, because Gradio's client changes a message that waits into the one that follows it:
     on a busy computer a value that is sent once, and skipped afterwards, never arrives. And files must not come twice:
@@ -155,19 +158,27 @@ class ResultPanel:
 
     @property
     def outputs(self) -> list[gr.blocks.Block]:
+        return [self.run_id, self.share, *self.live_outputs]
+
+    @property
+    def live_outputs(self) -> list[gr.blocks.Block]:
         return [
-            self.run_id, self.media, self.progress, self.stop_place, self.resume_place, self.files_place, self.preview,
-            self.model_place, self.facts, self.results, self.mesh_step, self.extract, self.cancel_extract, self.share,
+            self.media, self.progress, self.stop_place, self.resume_place, self.files_place, self.preview,
+            self.model_place, self.facts, self.results, self.mesh_step, self.extract, self.cancel_extract,
         ]  # fmt: skip
 
-    @staticmethod
-    def values(shown: Shown) -> tuple:
+    @classmethod
+    def values(cls, shown: Shown) -> tuple:
         """One value for each of `outputs`."""
+        return shown.run_id, share_html(shown.run_id), *cls.live_values(shown)
+
+    @staticmethod
+    def live_values(shown: Shown) -> tuple:
+        """One value for each of `live_outputs`."""
         have, record = shown.files, shown.record
         resumable = record is not None and shown.settled and record.status in RESUMABLE
         made = bool(have) and not shown.working
         return (
-            shown.run_id,
             media_of(shown),
             {"text": html.escape(shown.text or "Ready."), "share": round(shown.share, 4)},
             gr.Column(visible=shown.working),
@@ -180,12 +191,11 @@ class ResultPanel:
             gr.Accordion(visible=bool(shown.run_id)),  # an example has no run to make it from
             gr.update(visible=not shown.making),
             gr.update(visible=shown.making),
-            share_html(shown.run_id),
         )
 
     def stream(self, states: Iterable[Shown]) -> Iterator[tuple]:
-        """`values` of one state after the other."""
-        return map(self.values, states)
+        """`live_values` of one state after the other."""
+        return map(self.live_values, states)
 
     @staticmethod
     def load(media: Media, loaded: Media) -> tuple:
