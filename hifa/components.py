@@ -57,8 +57,10 @@ class HiFAComponents(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
-    _optional_components = ["vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "disparity_estimator"]
-    _optional_components += ["image_noising_scheduler"]
+    _optional_components = [
+        "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "disparity_estimator",
+        "image_noising_scheduler",
+    ]  # fmt: skip
 
     def __init__(
         self,

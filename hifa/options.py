@@ -12,8 +12,7 @@ if TYPE_CHECKING:  # the options are read before torch is loaded
 
 RANGES = (
     ("mesh_resolution", 16, 1024), ("max_faces", 100, 10**7), ("texture_size", 64, 8192), ("frames", 1, 1000),
-    ("frame_size", 16, 2048),
-    ("still_size", 16, 2048),
+    ("frame_size", 16, 2048), ("still_size", 16, 2048),
 )  # fmt: skip
 
 

@@ -1,6 +1,8 @@
 """The hash grid: values worked by hand, compiled loops against plain torch, gradients against differences."""
 
-import numba
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -131,17 +133,27 @@ def test_points_outside_are_clamped():
 def test_two_backward_passes_agree_bit_for_bit():
     size = (8, 8, 128, 12)
     points = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(0))
-    grads, threads = [], numba.get_num_threads()
+    grads, threads = [], torch.get_num_threads()
     try:
-        for count in (threads, 1, threads):
-            numba.set_num_threads(count)
+        for count in (2, 1, 2):
+            torch.set_num_threads(count)
             grid = make_grid(size)
             (grid(points) ** 2).sum().backward()
             grads.append(grid.table.grad)
     finally:
-        numba.set_num_threads(threads)
+        torch.set_num_threads(threads)
     assert torch.equal(grads[0], grads[2]), "the same twice"
     assert torch.equal(grads[0], grads[1]), "the same on one thread"
+
+
+def test_torch_keeps_its_threads_when_numba_starts():
+    """In a process of its own, where numba has not started yet."""
+    script = (
+        "import numba, torch; from hifa.field.hash_grid import HashGrid; torch.set_num_threads(1)\n"
+        "grid = HashGrid(2, 4, 8, 8); grid.reset(None); grid(torch.rand(5, 3)).sum().backward()\n"
+        "assert (torch.get_num_threads(), numba.get_num_threads()) == (1, 1)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_gradients_reach_the_table_only():

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, nn
 
-from .hash_grid_cpu import encode_backward, encode_forward
+from .hash_grid_cpu import encode_backward, encode_forward, share_threads
 
 
 PRIMES = (1, 2654435761, 805459861)
@@ -61,6 +61,7 @@ class _EncodeOnCPU(torch.autograd.Function):
         ctx.save_for_backward(points, resolutions)
         ctx.entries, ctx.table_shape = entries, table.shape
         out = torch.empty(len(points), FEATURES * len(resolutions))
+        share_threads()
         encode_forward(points.numpy(), table.detach().numpy(), resolutions.numpy(), entries, out.numpy())
         return out
 
@@ -68,6 +69,7 @@ class _EncodeOnCPU(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         points, resolutions = ctx.saved_tensors
         grad_table = torch.zeros(ctx.table_shape)
+        share_threads()
         encode_backward(
             points.numpy(), grad.contiguous().numpy(), resolutions.numpy(), ctx.entries, grad_table.numpy()
         )

@@ -6,6 +6,19 @@ table: nothing races, and the sums have one order, which makes a run repeatable 
 
 import numba
 import numpy as np
+import torch
+
+
+def share_threads() -> None:
+    """Have numba use as many threads as torch does; to be called before a loop.
+
+    Both take them from one pool, and numba sets a number of its own for both when it starts: torch would round its
+    sums otherwise from then on, and a run that was resumed would not be the one that went on.
+    """
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 @numba.njit(inline="always", fastmath=True)
