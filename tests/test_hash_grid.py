@@ -1,5 +1,6 @@
 """The hash grid: values worked by hand, compiled loops against plain torch, gradients against differences."""
 
+import os
 import subprocess
 import sys
 
@@ -149,11 +150,11 @@ def test_two_backward_passes_agree_bit_for_bit():
 def test_torch_keeps_its_threads_when_numba_starts():
     """In a process of its own, where numba has not started yet."""
     script = (
-        "import numba, torch; from hifa.field.hash_grid import HashGrid; torch.set_num_threads(1)\n"
+        "import numba, torch; from hifa.field.hash_grid import HashGrid\n"
         "grid = HashGrid(2, 4, 8, 8); grid.reset(None); grid(torch.rand(5, 3)).sum().backward()\n"
         "assert (torch.get_num_threads(), numba.get_num_threads()) == (1, 1)\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True)
+    subprocess.run([sys.executable, "-c", script], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def test_gradients_reach_the_table_only():
