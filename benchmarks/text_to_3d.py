@@ -1,7 +1,7 @@
 """Text to 3D with default settings: 24 prompts, 12 of them never trained, judged on 8 views each.
 
     python -m benchmarks.judge --output-dir benchmarks-cache          # once
-    python -m benchmarks.text_to_3d --output-dir benchmarks-cache/text-to-3d --figure text_to_3d.png
+    python -m benchmarks.text_to_3d --output-dir benchmarks-cache/text-to-3d --figure text_to_3d.jpg
 
 Assets that are there already, from the same prior and settings, are not made again, so an interrupted benchmark goes
 on. The judge (`benchmarks.judge`) looks at 64x64 renders from every 45 degrees at elevation 15, on backgrounds of the

@@ -1,4 +1,4 @@
-"""Pictures of the app as README shows them: python -m examples.app_screens [--steps 500]
+"""Pictures of the app as README shows them: python -m examples.app_screens [--steps 320]
 
 Starts `app.py` with Toybox on a free port and its runs in a temporary folder, drives it in Chromium (playwright), and
 writes `examples/pictures/app_*.jpg`, the page in each of its states:
@@ -137,7 +137,7 @@ def image_screen(browser: Browser, url: str, picture: Path, steps: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=320)
     parser.add_argument("--chromium", default=shutil.which("chromium"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as root, Server(Path(root) / "runs") as server, sync_playwright() as playwright:
