@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from .openid import SignIn
+
 
 LARGE = (".safetensors", ".glb", ".mp4", ".png", ".zip")
 
@@ -34,6 +36,7 @@ class Hub:
         address: To be used as endpoint.
         tokens: Who each token belongs to; a user may write to own names only.
         failing: Statuses with which the next commits are answered.
+        sign_in: For visitors of a Space.
     """
 
     address: str = ""
@@ -42,6 +45,7 @@ class Hub:
     objects: dict[str, bytes] = field(default_factory=dict)
     large: list[str] = field(default_factory=list)
     failing: list[int] = field(default_factory=list)
+    sign_in: SignIn = field(default_factory=SignIn)
 
     def repo(self, repo_id: str, kind: str = "model") -> Repo:
         return self.repos[kind, repo_id]
@@ -98,6 +102,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.body()
         if self.path == "/api/validate-yaml":
             return self.answer({"errors": [], "warnings": []})
+        if self.path == "/oauth/token":
+            return self.give_token(body)
         if self.user is None:
             return self.refuse(401)
         if self.path == "/api/repos/create":
@@ -113,6 +119,21 @@ class _Handler(BaseHTTPRequestHandler):
         if not repo_id.startswith(f"{self.user}/"):
             return self.refuse(403)
         return self.preupload(json.loads(body)) if call == "preupload" else self.commit(kind, repo_id, body)
+
+    def give_token(self, body: bytes) -> None:
+        token = self.hub.sign_in.token(self.hub.address, self.headers.get("Authorization") or "", body)
+        if token is None:
+            return self.refuse(401)
+        self.hub.tokens[token["access_token"]] = self.hub.sign_in.user
+        return self.answer(token, headers={"Content-Type": "application/json"})
+
+    def sign_in(self) -> None:
+        sign_in, address = self.hub.sign_in, self.hub.address
+        if self.path.startswith("/oauth/authorize"):
+            back = sign_in.authorize(self.path)
+            return self.refuse(400) if back is None else self.answer(b"", 302, {"Location": back})
+        content = sign_in.keys() if self.path == "/oauth/jwks" else sign_in.metadata(address)
+        return self.answer(content, headers={"Content-Type": "application/json"})
 
     def create(self, wanted: dict) -> None:
         kind, owner = wanted.get("type") or "model", wanted.get("organization") or self.user
@@ -173,6 +194,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer({"success": True, "commitOid": repo.commits[-1], "commitUrl": url, "hookOutput": ""})
 
     def do_GET(self):
+        if self.path.startswith(("/oauth/", "/.well-known/")):
+            return self.sign_in()
         if self.path.startswith("/api/whoami-v2"):
             return self.refuse(401) if self.user is None else self.answer({"type": "user", "name": self.user})
         match = re.match(r"/api/(model|dataset|space)s/([^/]+/[^/?]+)", self.path)

@@ -1,4 +1,4 @@
-"""The app with tiny models as a process of its own, to be killed: python -m tests.serve_app ROOT MODEL PORT"""
+"""The app with tiny models as a process of its own, to be killed: python -m tests.serve_app ROOT MODEL PORT [HUB]"""
 
 import sys
 from pathlib import Path
@@ -12,8 +12,9 @@ from .space_setup import LearningPipeline, small, tiny_pipeline, tiny_shelf
 
 def main() -> None:
     root, model, port = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    hub = sys.argv[4] if len(sys.argv) > 4 else None
     small(pytest.MonkeyPatch())
-    demo = app.build_demo(root / "runs", tiny_shelf(model, LearningPipeline), tiny_pipeline)
+    demo = app.build_demo(root / "runs", tiny_shelf(model, LearningPipeline), tiny_pipeline, hub=hub)
     app.launch(demo, server_port=port, quiet=True, ssr_mode=False, allowed_paths=[str(root)])
 
 

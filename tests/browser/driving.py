@@ -98,16 +98,22 @@ def chicken_sheet(folder: Path) -> Path:
 
 
 class serving:
-    """The app as a process of its own, until the end of the block."""
+    """The app as a process of its own, until the end of the block.
 
-    def __init__(self, root: Path, model: Path, port: int):
-        self.command = [sys.executable, "-m", "tests.serve_app", str(root), str(model), str(port)]
+    Args:
+        more: Arguments of `tests.serve_app`.
+        environment: Beside that of the tests.
+    """
+
+    def __init__(self, root: Path, model: Path, port: int, *more: str, **environment: str):
+        self.command = [sys.executable, "-m", "tests.serve_app", str(root), str(model), str(port), *more]
+        self.environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
         self.url = f"http://127.0.0.1:{port}"
 
     def __enter__(self) -> subprocess.Popen:
         import httpx
 
-        self.process = subprocess.Popen(self.command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        self.process = subprocess.Popen(self.command, env=self.environment)
         deadline = time.monotonic() + PATIENCE
         while True:
             assert self.process.poll() is None and time.monotonic() < deadline, "the server did not come up"
