@@ -70,19 +70,22 @@ def downloaded(page: Page, kind: str) -> Path:
 
 
 def canvas_pixels(page: Page) -> np.ndarray:
-    """The 3D viewer when it shows something `(H, W, 3)`: not its gray background alone."""
+    """The 3D viewer `(H, W, 3)` when it shows something, not its gray background alone, and no longer changes: the
+    first frames have not all of the light."""
     canvas = page.locator("#model canvas")
     expect(canvas).to_be_visible()
-    deadline = time.monotonic() + PATIENCE
+    deadline, last = time.monotonic() + PATIENCE, None
     while True:
         pixels = np.asarray(Image.open(io.BytesIO(canvas.screenshot())).convert("RGB")).astype(int)
         height, width = pixels.shape[:2]
         middle = pixels[height // 3 : 2 * height // 3, width // 3 : 2 * width // 3]
         corner = pixels[-20:-10, 10:20]  # where no label lies over it; white until something is drawn
         if (np.abs(corner - 128) < 12).all() and (np.abs(middle - 128).max(-1) > 8).mean() > 0.5:
-            return pixels
-        assert time.monotonic() < deadline, "the viewer shows nothing"
-        time.sleep(0.5)
+            if last is not None and np.array_equal(pixels, last):
+                return pixels
+            last = pixels
+        assert time.monotonic() < deadline, "the viewer shows nothing, or never comes to rest"
+        time.sleep(1)
 
 
 def no_sideways_scrolling(page: Page) -> None:
