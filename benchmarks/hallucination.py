@@ -1,6 +1,5 @@
 """Image-guided hallucination (HiFA appendix A.5) on Toybox: a picture gives the shape, the prompt another colour.
 
-    python -m benchmarks.judge --output-dir benchmarks-cache          # once
     python -m benchmarks.hallucination --figure hallucination.png
 
 Eight pictures of different kinds, each with a prompt for the same kind in another colour: a run begins with views of
@@ -30,7 +29,7 @@ from hifa.toybox import world
 from hifa.toybox.dataset import CAMERA_RADIUS, FOV_DEG, SIZE
 from hifa.toybox.render import orbit_pose, render
 
-from .judge import COLOURS, KINDS, Verdict, load_judge
+from .judge import COLOURS, JUDGE, KINDS, Verdict, load_judge
 from .text_to_3d import AZIMUTHS, ELEVATION, render_views, share
 
 
@@ -168,7 +167,7 @@ def run(arguments: argparse.Namespace) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--judge", type=Path, default=Path("benchmarks-cache"), help="folder of benchmarks.judge")
+    parser.add_argument("--judge", type=Path, default=JUDGE, help="folder of another judge")
     parser.add_argument("--figure", type=Path, help="write a contact sheet")
     parser.add_argument("--side", type=int, default=96, help="pixels of a view in it")
     parser.add_argument("--true-views", action="store_true", help="the world's views in place of hallucinated ones")

@@ -4,7 +4,10 @@
 
 Renders its own pictures (all 288 kind-colour combinations, the never-trained ones too, since it has to judge them),
 trains for a few minutes on two cores, and prints one JSON object with its accuracy on unseen renders. Finished shards
-of pictures are kept, so an interrupted run resumes; the training itself starts anew. Nothing made here is committed.
+of pictures are kept, so an interrupted run resumes; the training itself starts anew.
+
+The judge in `benchmarks/judge_weights/` was made so. All other benchmarks ask this one, unless `--judge` names the
+folder of another: figures of different days come from the same eyes.
 
 How a view is counted, everywhere in the benchmarks: pictures of a kind in `KINDS_WITH_FRONT` count with all four
 views; the other kinds look alike from the front, the side and the back, so they count for the overhead view only.
@@ -41,6 +44,7 @@ TRAINING_SEED, FRESH_SEED = 7_000_000, 8_000_000
 TRAINING_SCENES, FRESH_SCENES = 20 * len(COMBINATIONS), 2 * len(COMBINATIONS)
 SHARD = 96  # scenes a file
 WEIGHTS = "judge.safetensors"
+JUDGE = Path(__file__).parent / "judge_weights"  # the one that is committed
 
 
 # Pictures

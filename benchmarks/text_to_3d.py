@@ -1,6 +1,5 @@
 """Text to 3D with default settings: 24 prompts, 12 of them never trained, judged on 8 views each.
 
-    python -m benchmarks.judge --output-dir benchmarks-cache          # once
     python -m benchmarks.text_to_3d --output-dir benchmarks-cache/text-to-3d --figure text_to_3d.jpg
 
 Assets that are there already, from the same prior and settings, are not made again, so an interrupted benchmark goes
@@ -44,7 +43,7 @@ from hifa.toybox import world
 from hifa.toybox.dataset import CAMERA_RADIUS, FOV_DEG, SIZE, sample_background
 from hifa.toybox.render import orbit_pose, render
 
-from .judge import COLOURS, KINDS, VIEWS, Judge, Verdict, kernel_inception_distance, labels_of, load_judge
+from .judge import COLOURS, JUDGE, KINDS, VIEWS, Judge, Verdict, kernel_inception_distance, labels_of, load_judge
 from .toybox import features_of, load_pipeline, render_labels, sample
 
 
@@ -296,7 +295,7 @@ def run(arguments: argparse.Namespace) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prior", type=Path, default=TOYBOX, help="folder of a Stable Diffusion pipeline")
-    parser.add_argument("--judge", type=Path, default=Path("benchmarks-cache"), help="folder of benchmarks.judge")
+    parser.add_argument("--judge", type=Path, default=JUDGE, help="folder of another judge")
     parser.add_argument("--output-dir", type=Path, default=Path("benchmarks-cache/text-to-3d"))
     parser.add_argument("--figure", type=Path, help="write a contact sheet of all assets")
     parser.add_argument("--limit", type=int, help="only so many prompts, for a trial")

@@ -1,7 +1,6 @@
 """Benchmark of the embedded Toybox prior, a stock Stable Diffusion pipeline, judged by `benchmarks.judge`.
 
-    python -m benchmarks.judge --output-dir benchmarks-cache          # once
-    python -m benchmarks.toybox --judge benchmarks-cache --figure samples.png
+    python -m benchmarks.toybox --figure samples.png
 
 The last line printed is one JSON object:
 
@@ -34,6 +33,7 @@ from hifa.toybox.train_autoencoder import psnr
 
 from .judge import (
     COLOURS,
+    JUDGE,
     KINDS,
     VIEWS,
     Judge,
@@ -201,7 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     packaged = Path(str(resources.files("hifa.toybox") / "weights"))
     parser.add_argument("--prior", type=Path, default=packaged, help="folder of a Stable Diffusion pipeline")
-    parser.add_argument("--judge", type=Path, default=Path("benchmarks-cache"), help="folder of benchmarks.judge")
+    parser.add_argument("--judge", type=Path, default=JUDGE, help="folder of another judge")
     parser.add_argument(
         "--samples", type=int, default=480, help="of trained combinations; about as many never-trained"
     )

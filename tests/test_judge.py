@@ -124,6 +124,13 @@ def test_missing_judge_names_the_command(tmp_path):
         J.load_judge(tmp_path)
 
 
+def test_the_committed_judge_knows_pictures_it_has_not_seen():
+    parts = [J.render_scene(9_500_000, index) for index in range(0, 288, 7)]  # every kind and colour, four views each
+    pixels, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+    right = J.score(J.load_judge(J.JUDGE).verdict(J.to_unit(torch.from_numpy(pixels))), labels)
+    assert right["kind"] > 0.95 and right["colour"] > 0.97 and right["view"] > 0.9, right
+
+
 @pytest.fixture(scope="module")
 def few_pictures():
     parts = [J.render_scene(9_000_000, index) for index in range(0, 288, 36)]  # eight kinds, four views each

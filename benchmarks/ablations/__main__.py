@@ -1,7 +1,6 @@
 """Every claim of the paper, measured on Toybox: 12 prompts x 2 seeds of HiFA and of what it is compared with.
 
-    python -m benchmarks.judge --output-dir benchmarks-cache        # once
-    python -m benchmarks.ablations                                  # two processes, about 3 hours of two cores
+    python -m benchmarks.ablations
 
 The runs go through `hifa.batch`, so that an interrupted benchmark goes on where it was; measures are kept beside the
 assets. Written are `benchmarks/RESULTS.md`, with the remarks of `benchmarks/ablations/remarks.md`, and its figures in
@@ -25,7 +24,7 @@ import numpy as np
 from hifa import TOYBOX, HiFAAsset, HiFAPipeline
 from hifa.batch import DONE, read_jobs
 
-from ..judge import WEIGHTS, Judge, load_judge
+from ..judge import JUDGE, WEIGHTS, Judge, load_judge
 from ..text_to_3d import Prompt
 from . import variants as settings
 from .claims import claims_about
@@ -189,7 +188,7 @@ def run(arguments: argparse.Namespace) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prior", type=Path, default=TOYBOX, help="folder of a Stable Diffusion pipeline")
-    parser.add_argument("--judge", type=Path, default=Path("benchmarks-cache"), help="folder of benchmarks.judge")
+    parser.add_argument("--judge", type=Path, default=JUDGE, help="folder of another judge")
     parser.add_argument("--output-dir", type=Path, default=Path("benchmarks-cache/ablations"))
     parser.add_argument("--processes", type=int, default=2, help="that share the runs")
     parser.add_argument("--prompts", type=int, default=settings.PROMPTS, help="only so many, for a trial")
