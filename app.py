@@ -66,6 +66,7 @@ def launch(demo: gr.Blocks, **options: Any):
     # Gradio's own history would keep what is entered, tokens too, in the browser.
     return demo.launch(
         css=CSS, max_file_size=MAX_UPLOAD, show_error=True, mcp_server=True, run_history=False, max_threads=THREADS,
+        ssr_mode=False,  # on a Space, Gradio's own default is a server of its own in Node
         **options,
     )  # fmt: skip
 

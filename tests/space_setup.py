@@ -209,7 +209,7 @@ class AppServer:
         self._demo = app.build_demo(
             self.store.root, tiny_shelf(self._model), tiny_pipeline, hub=self._hub, view_steps=4, **self._options
         )
-        app.launch(self._demo, prevent_thread_lock=True, server_port=free_port(), quiet=True, ssr_mode=False)
+        app.launch(self._demo, prevent_thread_lock=True, server_port=free_port(), quiet=True)
         self.url = self._demo.local_url.rstrip("/")
         return self
 

@@ -121,6 +121,17 @@ def test_meshes_become_rows_of_a_dataset_and_none_replaces_another(hub, tmp_path
     assert all(re.fullmatch(r"one-[0-9a-f]{8}\.glb", row["file_name"]) for row in rows)
 
 
+def test_no_private_row_goes_into_a_public_dataset(hub, tmp_path):
+    glb = tmp_path / "mesh.glb"
+    glb.write_bytes(b"glTF0")
+    hub.repos["dataset", "me/open"] = Repo("public")
+    with pytest.raises(HubError, match="there already, and public"):
+        add_mesh_row("me/open", glb, "one", {}, private=True, token="hf_me", endpoint=hub.address)
+    assert not hub.repo("me/open", "dataset").files
+    add_mesh_row("me/open", glb, "one", {}, private=False, token="hf_me", endpoint=hub.address)
+    assert len(hub.repo("me/open", "dataset").files) == 3
+
+
 def test_the_card_of_somebodys_dataset_stays(hub, tmp_path):
     glb = tmp_path / "mesh.glb"
     glb.write_bytes(b"glTF0")

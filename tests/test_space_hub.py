@@ -59,6 +59,23 @@ def test_a_row_that_was_refused_is_told_and_added_without_pushing_again(worker, 
         built._push(run_id, " ", True, "cc-by-4.0", "", "hf_me")
 
 
+def test_files_of_another_step_than_the_run_are_not_pushed_with_it(worker, hub, run_id):
+    built, folder = form(worker, hub), worker.store.open(run_id)
+    record = folder.read()
+    for files, made_at in (
+        (record.files, record.made_at | {"glb": 2}),
+        ({kind: name for kind, name in record.files.items() if kind != "mp4"}, record.made_at),
+    ):
+        folder.write(record, files=files, made_at=made_at)
+        with pytest.raises(gr.Error, match="not those of step 4, where the run is. Make the files first"):
+            built._push(run_id, "me/mushroom", True, "cc-by-4.0", "me/meshes", "hf_me")
+    folder.write(record)
+    with folder.locked(), pytest.raises(gr.Error, match="going on in another window"):
+        built._push(run_id, "me/mushroom", True, "cc-by-4.0", "", "hf_me")
+    assert not hub.repos
+    assert "me/mushroom" in built._push(run_id, "me/mushroom", True, "cc-by-4.0", "", "hf_me")
+
+
 def test_a_push_that_failed_can_be_tried_again(worker, hub, run_id):
     built = form(worker, hub)
     hub.failing.append(500)

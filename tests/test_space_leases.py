@@ -9,6 +9,9 @@ from hifa import HiFARun
 from hifa.field.hash_grid import HashGrid, encode_torch
 from hifa.space import lease
 from hifa.space.lease import LONGEST_LEASE, RESERVE, lease_seconds
+from hifa.space.store import RunStore
+from hifa.space.timings import Timings
+from hifa.space.worker import Worker
 
 from .space_setup import LearningPipeline, LeasedGPU, assert_same, finished_run, make_worker, request, tiny_shelf
 
@@ -85,6 +88,21 @@ def test_quota_and_queue_errors_pause_the_run(tmp_path, shelf):
     assert first.record.status == second.record.status == "paused"
     assert "used up" in first.text and "Try again in 1:02" in first.text and "No GPU was free" in second.text
     assert third.record.status == "finished"
+
+
+def test_leases_that_come_no_further_end(tmp_path):
+    asked = []
+
+    def too_short(task):
+        asked.append(task.seconds)
+        yield lease.News(text="Views of seed 0: denoising step 3 of 50", share=0.06)
+        yield lease.News(end=lease.DEADLINE)
+
+    store = RunStore(tmp_path)
+    worker = Worker(store, too_short, True, Timings(tmp_path / "timings.json"))
+    end = list(worker.advance(store.create(request(10))))[-1]
+    assert end.record.status == "paused" and "too short" in end.text and end.settled
+    assert asked == [lease.FIRST_LEASE, lease.LONGEST_LEASE], "once more, and with all that can be had"
 
 
 def test_a_visitor_who_leaves_in_a_lease_gives_the_gpu_back(tmp_path, shelf, monkeypatch):

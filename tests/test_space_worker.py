@@ -12,6 +12,7 @@ from PIL import Image
 
 import app
 from hifa import HiFAConfig, HiFAPipeline, HiFARun
+from hifa.export import EmptyFieldError
 from hifa.multiview import sheet
 from hifa.run import FILE
 from hifa.space import files, lease
@@ -144,7 +145,27 @@ def test_a_field_without_a_surface_is_no_error(tmp_path, tiny_prior, monkeypatch
     monkeypatch.setattr(BallPipeline, "blob_density", 0.0)
     worker = make_worker(tmp_path, tiny_shelf(tiny_prior, BallPipeline))
     end = list(worker.advance(worker.store.create(request(10))))[-1]
-    assert end.record.status == "finished" and "no surface yet" in end.text and not end.files and not end.missing
+    assert end.record.status == "finished" and "no surface yet" in end.text
+    assert set(end.files) == {"asset", "run"} and not end.missing, "what can be made without a surface is made"
+
+
+def test_files_of_an_earlier_step_stay_when_the_surface_is_lost(tmp_path, tiny_prior, monkeypatch):
+    monkeypatch.setattr(lease, "PREVIEW_SECONDS", 0.0)
+    worker = make_worker(tmp_path, tiny_shelf(tiny_prior, BallPipeline))
+    folder = worker.store.create(request(8))
+    with closing(worker.advance(folder)) as stream:
+        assert any(state.record.step >= 2 for state in stream)
+    early = list(worker.make_files(folder))[-1]
+    assert set(early.files) == set(files.KINDS)
+
+    def nothing(*arguments, **options):
+        raise EmptyFieldError("no surface")
+
+    monkeypatch.setattr(files, "extract_mesh", nothing)
+    end = list(worker.advance(folder))[-1]
+    assert "no surface yet" in end.text and early.files.items() <= end.files.items()
+    assert end.record.made_at["glb"] == early.record.step < end.record.made_at["asset"] == 8
+    assert set(end.missing) == {"glb", "obj", "ply", "mp4"}, "they can be made again with more steps"
 
 
 def test_a_diverged_step_does_not_replace_the_last_save(tmp_path, shelf, monkeypatch):

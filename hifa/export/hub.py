@@ -15,9 +15,11 @@ from huggingface_hub import (
     CommitOperationAdd,
     DatasetCard,
     DatasetCardData,
+    DatasetInfo,
     HfApi,
     ModelCard,
     ModelCardData,
+    ModelInfo,
     constants,
 )
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
@@ -144,6 +146,10 @@ def _check_empty(api: HfApi, repo_id: str, private: bool) -> None:
     info = api.repo_info(repo_id)
     if {file.rfilename for file in info.siblings} - {".gitattributes"}:
         raise HubError(f"{repo_id} is there already. Choose another name; nothing was overwritten.")
+    _check_private(info, repo_id, private)
+
+
+def _check_private(info: ModelInfo | DatasetInfo, repo_id: str, private: bool) -> None:
     if private and not info.private:
         raise HubError(f"{repo_id} is there already, and public. Choose another name, or push without Private.")
 
@@ -168,13 +174,14 @@ def add_mesh_row(
         facts: Columns of the row.
 
     Raises:
-        HubError: If the Hub refuses.
+        HubError: If the Hub refuses, or everybody could see in the dataset what is to be private.
     """
     api = HfApi(endpoint=endpoint, token=token)
     name = f"{name}-{hashlib.sha256(glb.read_bytes()).hexdigest()[:8]}"
     with telling(repo_id):
         url = api.create_repo(check_repo_id(repo_id), repo_type="dataset", private=private, exist_ok=True)
         info = api.repo_info(repo_id, repo_type="dataset")
+        _check_private(info, repo_id, private)
         rows = [row for row in _rows(api, repo_id) if row.get("file_name") != f"{name}.glb"]
         rows.append({"file_name": f"{name}.glb", **facts})
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

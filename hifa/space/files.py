@@ -7,7 +7,9 @@ and made later. The three files of a mesh lie in a folder of their own, which th
 import contextlib
 import secrets
 import shutil
+import tempfile
 import threading
+import time
 import zipfile
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -109,13 +111,13 @@ def make_missing(folder: RunFolder, record: Record) -> Iterator[tuple[str, Recor
             for text, record in make_mesh(folder, record, MESH if finished else STOPPED_MESH):
                 yield text or "Making the turntable", record
         except EmptyFieldError:
-            nothing = dict.fromkeys(KINDS, record.step)
+            # Files of an earlier step stay. Of the others there is nothing to make, until there are more steps.
+            nothing = {kind: record.step for kind in (*MESH_KINDS, "mp4") if kind not in record.files}
             problem = "There is no surface yet: Resume, or take more steps."
-            yield "", folder.write(record, problem=problem, files={}, facts={}, made_at=nothing)
-            return
+            record = folder.write(record, problem=problem, made_at=record.made_at | nothing)
+            wanted = [kind for kind in wanted if kind not in (*MESH_KINDS, "mp4")]
     if "mp4" in wanted:
-        yield "Making the turntable", record
-        record = make_turntable(folder, record, TURNTABLE if finished else STOPPED_TURNTABLE)
+        record = yield from make_turntable(folder, record, TURNTABLE if finished else STOPPED_TURNTABLE)
     if {"asset", "run"} & set(wanted):
         yield "Packing", record
     for kind, pack in (("asset", pack_asset), ("run", pack_run)):
@@ -163,7 +165,8 @@ def make_mesh(folder: RunFolder, record: Record, options: MeshOptions) -> Iterat
 
 
 def _saying(text: str, record: Record, work: Generator[None, None, T]) -> Generator[tuple[str, Record], None, T]:
-    """Say what goes on while it does; returns what comes out of it."""
+    """Say what goes on, and for how many seconds, while it does; returns what comes out of it."""
+    began = time.monotonic()
     yield text, record
     with contextlib.closing(work):
         while True:
@@ -171,7 +174,8 @@ def _saying(text: str, record: Record, work: Generator[None, None, T]) -> Genera
                 next(work)
             except StopIteration as end:
                 return end.value
-            yield text, record
+            seconds = int(time.monotonic() - began)
+            yield f"{text}, {seconds} s" if seconds else text, record
 
 
 def _new_mesh_folder(folder: RunFolder, record: Record) -> Path:
@@ -194,11 +198,20 @@ def mesh_facts(glb: Path, textured: TexturedMesh) -> dict[str, float]:
     }
 
 
-def make_turntable(folder: RunFolder, record: Record, options: TurntableOptions) -> Record:
+def make_turntable(
+    folder: RunFolder, record: Record, options: TurntableOptions
+) -> Generator[tuple[str, Record], None, Record]:
+    """MP4 of a saved run, yielding what goes on, often, and the record; returns the new record. Closed before that,
+    it leaves the old one."""
     name = f"{plain_name(record)}.mp4"
-    asset = HiFARun.load(folder.run).asset()
-    with atomically(folder.files / name) as partial:
-        asset.export_video(partial, options.num_frames, options.size, options.fps)
+    with tempfile.TemporaryDirectory(dir=folder.files, ignore_cleanup_errors=True) as place:
+        path = Path(place) / name
+
+        def film(given_up: threading.Event) -> None:
+            HiFARun.load(folder.run).asset().export_video(path, options.num_frames, options.size, options.fps)
+
+        yield from _saying("Making the turntable", record, beside(film))
+        path.replace(folder.files / name)
     return _made(folder, record, "mp4", name)
 
 

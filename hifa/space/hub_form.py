@@ -19,6 +19,10 @@ from .events import afterwards
 from .files import existing, plain_name
 from .priors import PriorShelf
 from .store import Record, RunFolder, RunStore
+from .worker import current
+
+
+PATIENCE = 2.0  # seconds to wait for who holds the run
 
 
 class HubForm:
@@ -88,26 +92,27 @@ class HubForm:
         with told():
             if not run_id:
                 raise HubError("There is no run of yours to push. Generate something first.")
-            folder = self.store.open(run_id)
-            record = folder.read()
             repo, dataset = ((name or "").strip() and check_repo_id(name) for name in (repo, dataset))
             if not repo and not dataset:
                 raise HubError("Name a repository, such as me/red-mushroom, or a dataset of meshes, or both.")
             if licence not in LICENCES:
                 raise HubError(f"There is no licence {licence!r}; choose one of {', '.join(LICENCES)}.")
-            if "glb" not in existing(folder, record):
-                raise HubError("There is no mesh to push yet. Finish or stop the run first.")
+            folder = self.store.open(run_id)
             options = {"private": bool(private), "token": token, "endpoint": self.endpoint}
-            links, problem = [], ""
-            if repo:
-                links.append(push_run(folder, record, self.prior_licence(record), repo, licence, **options))
-            if dataset:
-                try:
-                    links.append(push_row(folder, record, dataset, licence, **options))
-                except HubError as error:
-                    if not links:
-                        raise
-                    problem = f"It is not in {dataset} yet: {error} To try again, leave Repository empty."
+            # Nobody goes on with the run, or makes its files, while they are read.
+            with folder.locked(PATIENCE):
+                record = current(folder, folder.read(), held=True)
+                check_complete(folder, record)
+                links, problem = [], ""
+                if repo:
+                    links.append(push_run(folder, record, self.prior_licence(record), repo, licence, **options))
+                if dataset:
+                    try:
+                        links.append(push_row(folder, record, dataset, licence, **options))
+                    except HubError as error:
+                        if not links:
+                            raise
+                        problem = f"It is not in {dataset} yet: {error} To try again, leave Repository empty."
         return pushed_html(record.request.prompt or "It", links, problem)
 
     def prior_licence(self, record: Record) -> str:
@@ -115,6 +120,19 @@ class HubForm:
             return "no prior was used"
         prior = self.shelf.priors[record.request.prior]
         return f"{prior.licence}, {prior.licence_url}"
+
+
+def check_complete(folder: RunFolder, record: Record) -> None:
+    """
+    Raises:
+        HubError: If mesh or turntable are not there, or of another step than the run, with which they would be shown.
+    """
+    have = existing(folder, record)
+    if "glb" not in have:
+        raise HubError("There is no mesh to push yet. Finish or stop the run first.")
+    for kind in ("glb", "mp4"):
+        if kind not in have or record.made_at[kind] != record.step:
+            raise HubError(f"The files are not those of step {record.step:,}, where the run is. Make the files first.")
 
 
 def own_token(request: gr.Request) -> str:

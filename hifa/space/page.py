@@ -30,8 +30,12 @@ GPU = {"concurrency_id": "gpu", "concurrency_limit": QUEUE_SIZE}  # they wait in
 EXPORT = {"concurrency_id": "export", "concurrency_limit": 2}
 KEEP_ADDRESS = """() => {
   const link = document.querySelector('#share a');
-  if (!link) return;
   const address = new URL(window.location);
+  if (!link) {  // an example: a reload must not bring back what was there before
+    address.searchParams.delete('run');
+    window.history.replaceState(null, '', address);
+    return;
+  }
   address.searchParams.set('run', new URL(link.href).searchParams.get('run'));
   const opened = window.location.search === address.search;
   window.history.replaceState(null, '', address);
@@ -107,6 +111,7 @@ class Page:
             label="Prompt", placeholder="a yellow duck", max_length=500, elem_id="guided-prompt",
             info="What the picture shows, or what it should become.", lines=1,
         )  # fmt: skip
+        self.guided_hint = gr.HTML(elem_id="guided-hint", visible=False)
         self.guided = ImageInputs("guided", self.store, self.actions.view_steps)
         self.guidance_end = gr.Slider(
             0.05, 1.0, 0.5, step=0.05, label="Share of the run that the picture guides", elem_id="guidance-end",
@@ -114,6 +119,8 @@ class Page:
         )  # fmt: skip
         self.hallucinate = gr.Button("Hallucinate", variant="primary", elem_id="hallucinate")
         self.guided_settings = RunSettings("guided", "hallucination", self.shelf, self.worker.timings, zero)
+        with gr.Accordion("Words that Toybox knows", open=False):
+            gr.HTML(vocabulary_html())
 
     # The wiring
 
@@ -137,10 +144,13 @@ class Page:
         for inputs in (self.image, self.guided):
             inputs.wire()
         if knows_few_words(self.shelf.get(self.shelf.fallback.key).tokenizer):
-            self.prompt.change(
-                self._on_prompt, [self.prompt, self.settings.prior], self.hint, trigger_mode="always_last",
-                queue=False, **QUIET,
-            )  # fmt: skip
+            for prompt, settings, hint in (
+                (self.prompt, self.settings, self.hint), (self.guided_prompt, self.guided_settings, self.guided_hint),
+            ):  # fmt: skip
+                gr.on(
+                    [prompt.change, settings.prior.change], self._on_prompt, [prompt, settings.prior], hint,
+                    trigger_mode="always_last", queue=False, **QUIET,
+                )  # fmt: skip
         # What writes to the panel on its own, until something is started or another thing opened.
         opening = Opening(self.worker, panel, self.runs, self.tabs, self._entered())
         loaded = demo.load(opening.open, self.history, opening.outputs, concurrency_limit=None, **QUIET)
@@ -177,8 +187,7 @@ class Page:
         self._start([panel.resume.click], self.prepare_resume, [panel.run_id], panel.resume, None)
         self.gallery.select(
             self.show_example, self.pending,
-            [self.prompt, self.settings.seed, self.settings.randomise, *panel.outputs], queue=False,
-            cancels=streams, **QUIET,
+            [self.prompt, *self.settings.inputs, *panel.outputs], queue=False, cancels=streams, **QUIET,
         )  # fmt: skip
         self.hub.wire(panel.run_id)
         panel.stop.click(self.stop, panel.run_id, panel.stop, queue=False, **QUIET)
@@ -301,8 +310,12 @@ class Page:
     def show_example(self, pending: bool, event: gr.SelectData) -> tuple:
         self._refuse_second(pending)
         example = self.examples[event.index]
-        prompt = example.record.request.prompt or gr.skip()
-        return prompt, example.record.request.seed, False, *self.panel.values(example.shown())
+        request = example.record.request
+        if request.kind == "text":
+            entered = [request.prompt, *self.settings.restored(request)]
+        else:
+            entered = [gr.skip() for _ in (self.prompt, *self.settings.inputs)]
+        return *entered, *self.panel.values(example.shown())
 
     def stop(self, run_id: str):
         with told():

@@ -128,7 +128,10 @@ class ResultPanel:
                     self.facts = gr.HTML(elem_id="facts", container=True, padding=True, label="Facts")
             with gr.Row():
                 self.downloads = {
-                    kind: gr.DownloadButton(name, size="sm", min_width=90, elem_id=f"download-{kind}")
+                    # `load` enables those that have a file.
+                    kind: gr.DownloadButton(
+                        name, size="sm", min_width=90, elem_id=f"download-{kind}", interactive=False
+                    )
                     for kind, name in DOWNLOADS.items()
                 }
             with gr.Accordion("Make the mesh again", open=False, elem_id="mesh-step") as self.mesh_step:

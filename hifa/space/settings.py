@@ -29,7 +29,8 @@ class RunSettings:
     def __init__(self, name: str, kind: str, shelf: PriorShelf, timings: Timings, zero: bool):
         self.kind, self.shelf, self.timings, self.zero = kind, shelf, timings, zero
         self.distils = kind != "image"
-        prior, presets = shelf.default, self.presets(shelf.default.key)
+        self.first = shelf.default  # what the page begins with, whatever can be loaded by then
+        prior, presets = self.first, self.presets(self.first.key)
         self.prior = gr.Dropdown(
             [(p.name, p.key) for p in shelf.priors.values()], value=prior.key, label="Prior", visible=self.distils,
             elem_id=f"{name}-prior", filterable=False, info=about(shelf, prior),
@@ -91,7 +92,7 @@ class RunSettings:
 
     def refreshed(self, prior: str | None = None, name: str | None = None, steps: float | None = None) -> gr.Radio:
         """The presets with what a run takes by now; without arguments, with what the page begins with."""
-        prior = prior or self.shelf.default.key
+        prior = prior or self.first.key
         preset = self._preset(prior, name)
         return gr.Radio(info=self.estimate(prior, preset, steps or preset.steps))
 
@@ -104,11 +105,12 @@ class RunSettings:
         alike = [p for p in presets if all(asked.get(k) == v for k, v in _read_back(p).items() if k not in own)]
         alike = alike or list(presets)
         preset = next((p for p in alike if p.steps == steps), alike[min(1, len(alike) - 1)])
+        steps = steps or preset.steps
         typed = ["" if asked.get(name) == preset.settings.get(name) else f"{asked[name]:g}" for name in ADVANCED]
         return [
             gr.update(value=request.prior, info=about(self.shelf, self.shelf.priors[request.prior])),
             gr.Radio([p.name for p in presets], value=preset.name, info=self.estimate(request.prior, preset, steps)),
-            request.seed, False, steps or preset.steps, *typed, request.negative_prompt,
+            request.seed, False, steps, *typed, request.negative_prompt,
         ]  # fmt: skip
 
     def wire(self) -> None:

@@ -221,7 +221,11 @@ class RunFolder:
 
     def size(self) -> int:
         """Bytes of everything in it."""
-        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        total = 0
+        for file in self.path.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # somebody works on the run
+                total += file.stat().st_size if file.is_file() else 0
+        return total
 
 
 class RunStore:

@@ -13,6 +13,7 @@ from .errors import explain
 from .files import MeshOptions
 from .lease import Lease, LeaseTask, News, lease_seconds
 from .line import Line, place_text
+from .sheets import Sheets
 from .shown import Shown, done, progress, shown, waiting
 from .store import FAILED, FINISHED, PAUSED, RUNNING, STOPPED, WAITING, Record, RunFolder, RunStore
 from .timings import Timings, work_key
@@ -81,9 +82,14 @@ class Worker:
             yield folder.write(record, status=STOPPED, message=message), News(end=STOPPED)
             return
         news, previews, setup = News(step=record.step, steps=record.steps), folder.previews(), 0.0
+        first, optimising = news.step, 0.0  # where this began, and the seconds that its steps took
+        stuck = False
         while True:
-            asked = lease_seconds(news.steps - news.step, news.step_seconds, setup) if self.limited else None
-            before, began, setup = news.step, time.monotonic(), None
+            asked = None
+            if self.limited:
+                rest = lease_seconds(news.steps - news.step, news.step_seconds, setup)
+                asked = lease.LONGEST_LEASE if stuck else rest
+            before, began, setup = _reached(folder, news), time.monotonic(), None
             message = ""
             try:
                 with contextlib.closing(self.lease(LeaseTask(str(folder.path), asked))) as stream:
@@ -100,15 +106,22 @@ class Worker:
             except Exception as error:  # quota, queue, abort: all mean a pause
                 message = explain(error)
             setup = setup or time.monotonic() - began
-            if news.step_seconds:
-                self.timings.note(key_of(record), news.step_seconds, setup)
-            ended = self._ended(folder, record, news, message, before)
+            optimising += time.monotonic() - began - setup
+            # The first steps of a run are short, for its renders grow: a few of them say nothing of the rest.
+            if news.end == lease.FINISHED and news.step - first > news.steps / 2:
+                self.timings.note(key_of(record), optimising / (news.step - first), setup)
+            was_stuck, stuck = stuck, _reached(folder, news) == before
+            ended = self._ended(folder, record, news, message, stuck and (was_stuck or news.steps > 0))
             if ended is not None:
                 yield ended, replace(news, previews=previews)
                 return
 
-    def _ended(self, folder: RunFolder, record: Record, news: News, message: str, before: int) -> Record | None:
-        """The record of a run that needs no other lease, or `None` if it does."""
+    def _ended(self, folder: RunFolder, record: Record, news: News, message: str, hopeless: bool) -> Record | None:
+        """The record of a run that needs no other lease, or `None` if it does.
+
+        Args:
+            hopeless: The next lease would come no further either.
+        """
         record = _with_saved_step(folder, record)
         if news.end == lease.FINISHED:
             return folder.write(record, status=FINISHED, message=news.text)
@@ -121,9 +134,10 @@ class Worker:
             return folder.write(record, status=PAUSED, message=message)
         if folder.stop_requested:
             return folder.write(record, status=STOPPED)
-        if news.steps and news.step == before:
+        if hopeless:
+            what = "one step" if news.steps or record.request.kind == "text" else "the views of one seed"
             return folder.write(
-                record, status=PAUSED, message="A lease was too short for one step. Resume tries again."
+                record, status=PAUSED, message=f"A lease was too short for {what}. Resume tries again."
             )
         return None
 
@@ -212,6 +226,11 @@ def _with_saved_step(folder: RunFolder, record: Record) -> Record:
         record, step=saved["step"], steps=saved["config"]["num_inference_steps"], seconds=saved["seconds"],
         loss=saved["losses"][-1]["loss"] if saved["losses"] else None,
     )  # fmt: skip
+
+
+def _reached(folder: RunFolder, news: News) -> tuple[int, int]:
+    """How far a run is: the views that are made, and its steps."""
+    return len(Sheets(folder.path).scores()), news.step
 
 
 def _taken_in(record: Record, news: News) -> Record:
