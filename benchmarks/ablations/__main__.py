@@ -27,7 +27,7 @@ from hifa.batch import DONE, read_jobs
 from ..judge import JUDGE, WEIGHTS, Judge, load_judge
 from ..text_to_3d import Prompt
 from . import variants as settings
-from .claims import claims_about
+from .claims import MEANINGS, claims_about
 from .figures import asset_sheet, plot_differences
 from .flicker import flicker_of
 from .measures import diversity, measured
@@ -145,6 +145,8 @@ def about(compared: list[Variant], arguments: argparse.Namespace) -> list[str]:
         f"the Toybox world looks at eight views of each asset. Cells have the mean of {count} assets and, in "
         "brackets, the difference to the first row with its 95 % bootstrap interval over prompts, in bold where it "
         "leaves out 0.",
+        "",
+        *MEANINGS,
         "",
         "Rivals have their own settings, as many evaluations of the UNet (a backward pass counts as two), and a "
         "weight that on average is HiFA's:",

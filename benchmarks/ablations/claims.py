@@ -11,12 +11,26 @@ MEASURES = {
     "diverged": "diverged",
     "colour_error": "colour error",
     "sharpness": "sharpness",
+    "roughness": "off the world's sharpness",
     "z_variance": "z-variance x 1000",
     "semi_opaque": "half-transparent rays",
     "late": "views right, end less 60 %",
     "seconds": "seconds",
     "diversity": "diversity",
 }
+# For the page, in Markdown.
+MEANINGS = (
+    "- **views right**: share of views in which the judge sees the prompt's kind and colour; **one kind from all "
+    "sides** and **consistent**: share of assets, the second with fronts and backs that look like such",
+    "- **diverged**: share of assets that are empty or opaque everywhere",
+    "- **colour error**: distance in RGB of the mean colour from that of world renders of the prompt",
+    "- **sharpness**: mean absolute Laplacian of the luminance inside the outline, as the binary logarithm of that of "
+    "world renders: 0 is the world's, above it is noise or detail that does not belong there, below it is blur; "
+    "**off the world's sharpness**: its distance from 0",
+    "- **z-variance**: of the depth along a ray (equation 8), mean over opaque pixels, squared world units; "
+    "**half-transparent rays**: share of the rays that are not empty with an opacity between 0.1 and 0.9",
+    "- **diversity**: distance in the judge's features between the seeds of a prompt",
+)
 
 
 @dataclass(frozen=True)
@@ -70,12 +84,12 @@ CLAIMS = (
         "spaces",
         "Latent and image space together beat either alone; image space alone shifts colours",
         "5",
-        ("hifa", "latent", "image"),
-        ("right", "colour_error", "sharpness", "diverged"),
+        ("hifa", "latent", "image", "image-equal"),
+        ("right", "colour_error", "sharpness", "roughness", "diverged"),
         (
-            *_better("hifa", ("latent", "image"), "right"),
+            *_better("hifa", ("latent", "image", "image-equal"), "right"),
             *_better("hifa", ("latent",), "sharpness"),
-            *_better("hifa", ("image",), "colour_error", -1),
+            *_better("hifa", ("image", "image-equal"), "colour_error", -1),
         ),
     ),
     Claim(
@@ -83,7 +97,7 @@ CLAIMS = (
         "The z-variance loss removes cloudiness; the distortion loss does so at the cost of detail",
         "6",
         ("hifa", "no-zvar", "distortion", "monotonic", "z-entropy"),
-        ("z_variance", "semi_opaque", "right", "sharpness"),
+        ("z_variance", "semi_opaque", "right", "sharpness", "roughness"),
         (
             *_better("hifa", ("no-zvar",), "z_variance", -1),
             *_better("hifa", ("no-zvar",), "semi_opaque", -1),
@@ -96,7 +110,7 @@ CLAIMS = (
         "Square root annealing beats linear, cosine and random timesteps",
         "7",
         ("hifa", "linear", "cosine", "random"),
-        ("right", "sharpness", "late", "diverged"),
+        ("right", "sharpness", "roughness", "late", "diverged"),
         (
             *_better("hifa", ("linear", "cosine", "random"), "right"),
             *_better("hifa", ("linear", "cosine", "random"), "sharpness"),
@@ -107,7 +121,7 @@ CLAIMS = (
         "Several denoising steps beat one",
         "appendix A.1",
         ("hifa", "single-step", "single-step-equal"),
-        ("right", "sharpness", "seconds", "diverged"),
+        ("right", "sharpness", "roughness", "seconds", "diverged"),
         _better("hifa", ("single-step", "single-step-equal"), "right"),
     ),
     Claim(
@@ -115,14 +129,14 @@ CLAIMS = (
         "Kernel smoothing of the coarse weights during optimisation",
         "3",
         ("hifa", "no-kernel"),
-        ("right", "sharpness", "z_variance", "semi_opaque"),
+        ("right", "sharpness", "roughness", "z_variance", "semi_opaque"),
     ),
     Claim(
         "vsd",
         "HiFA's additions sharpen VSD",
         "19, 20",
         ("vsd", "vsd-hifa"),
-        ("right", "z_variance", "sharpness", "diversity", "diverged"),
+        ("right", "z_variance", "sharpness", "roughness", "diversity", "diverged"),
         (
             *_better("vsd-hifa", ("vsd",), "right"),
             *_better("vsd-hifa", ("vsd",), "z_variance", -1),
@@ -134,7 +148,17 @@ CLAIMS = (
         "HiFA beats SDS, SJC and VSD at equal evaluations of the UNet",
         "4, 13",
         ("hifa", "sds", "sjc", "vsd"),
-        ("right", "same_kind", "consistent", "diverged", "sharpness", "colour_error", "z_variance", "diversity"),
+        (
+            "right",
+            "same_kind",
+            "consistent",
+            "diverged",
+            "sharpness",
+            "roughness",
+            "colour_error",
+            "z_variance",
+            "diversity",
+        ),
         (
             *_better("hifa", ("sds", "sjc", "vsd"), "right"),
             *_better("hifa", ("sds", "sjc", "vsd"), "consistent"),

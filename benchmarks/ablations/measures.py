@@ -34,8 +34,9 @@ def measure(asset: HiFAAsset, prompt: Prompt, number: int, judge: Judge) -> dict
         `right`: share of views with kind and colour right; `same_kind`, `consistent` and `diverged` as in
         `benchmarks.text_to_3d`, 0 or 1; `z_variance`: mean over opaque pixels, squared world units; `semi_opaque`:
         share of the rays that are not empty; `colour_error`: distance in RGB of the mean colour from the world's;
-        `sharpness`: over the world's; `features`: `(8, 192)` of the judge, for the diversity. Not a number where there
-        is no object to measure.
+        `sharpness`: binary logarithm of the sharpness over the world's, so 1 for twice as sharp, and `roughness`, its
+        distance from 0; `features`: `(8, 192)` of the judge, for the diversity. Not a number where there is no object
+        to measure.
     """
     rng = np.random.default_rng([BACKGROUND_SEED, number])
     seen = [asset.render(asset.camera(azimuth, ELEVATION), SIZE, sample_background(rng)) for azimuth in AZIMUTHS]
@@ -44,6 +45,8 @@ def measure(asset: HiFAAsset, prompt: Prompt, number: int, judge: Judge) -> dict
     opaque = torch.stack([view.z_variance for view in seen])[opacity > 0.5]
     z_variance = float(opaque.mean()) if len(opaque) else float("nan")
     row = asset_row(prompt, judge.verdict(pictures), Views(pictures, float(opacity.mean()), z_variance), 0.0)
+    truth = float(np.mean([truth[1] for truth in _world(prompt)]))
+    sharp = float(np.log2(_mean_sharpness(seen) / truth))
     with torch.no_grad():
         features = judge.features(pictures)
     return {
@@ -56,7 +59,8 @@ def measure(asset: HiFAAsset, prompt: Prompt, number: int, judge: Judge) -> dict
         "colour_error": float(np.nanmean([_colour_error(*pair) for pair in zip(seen, _world(prompt), strict=True)]))
         if len(opaque)
         else float("nan"),
-        "sharpness": _mean_sharpness(seen) / float(np.mean([truth[1] for truth in _world(prompt)])),
+        "sharpness": sharp,
+        "roughness": abs(sharp),
         "features": features.half().tolist(),
     }
 
