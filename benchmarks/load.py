@@ -15,11 +15,17 @@ The last line printed is one JSON object:
     lost, mixed  runs that are gone or at an earlier step than one that was saved; that hold what another client asked
     actions      what clients did, and the errors that they met (the server is down for a while after a kill)
     memory_mb    resident memory, every half minute, of each server in turn
+    memory_mb_a_minute
+                 its slope in each server's life without the first minute, in which models are loaded; with --kills 0
+                 and a longer run it says whether memory stays flat
+
+The exit code is 1 if a run was lost, mixed up, or is without files.
 """
 
 import argparse
 import json
 import random
+import sys
 import tempfile
 import threading
 import time
@@ -28,6 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import gradio_client
+import numpy as np
 
 from hifa.saved import read_facts
 from hifa.space.files import missing
@@ -166,8 +173,10 @@ def check(visitors: list[Visitor], store: RunStore) -> tuple[int, int, int]:
                 folder = store.open(run_id)
                 request = folder.read().request
                 mixed += (request.prompt, request.seed) != (told.prompt, told.seed)
-                step = read_facts(folder.run)["step"] if folder.started else 0
-                lost += step < told.saved
+                facts = read_facts(folder.run) if folder.started else {"step": 0}
+                made_of = (facts.get("prompt", told.prompt), facts.get("seed", told.seed))
+                mixed += made_of != (told.prompt, told.seed)
+                lost += facts["step"] < told.saved
                 there += 1
             except ValueError:
                 lost += 1
@@ -193,6 +202,15 @@ def make_late(visitors: list[Visitor], store: RunStore) -> tuple[int, int]:
 
 def no_lease(task: LeaseTask) -> Iterator[News]:
     raise RuntimeError("Files are made without a GPU.")
+
+
+def slope(values: list[float]) -> float | None:
+    """Growth a minute of values `WATCH` seconds apart, by least squares, without the first minute; `None` if there is
+    less than another one."""
+    rest = values[round(60 / WATCH) :]
+    if len(rest) < 60 / WATCH:
+        return None
+    return round(float(np.polyfit(np.arange(len(rest)) * WATCH / 60, rest, 1)[0]), 1)
 
 
 def every_half_minute(values: list[float]) -> list[int]:
@@ -244,7 +262,12 @@ def main() -> None:
         "fileless": fileless,
         "actions": dict(sorted(actions.items())),
     }
-    print(json.dumps({**figures, "memory_mb": [every_half_minute(values) for values in memory]}))
+    figures |= {
+        "memory_mb": [every_half_minute(values) for values in memory],
+        "memory_mb_a_minute": [slope(values) for values in memory],
+    }
+    print(json.dumps(figures))
+    sys.exit(1 if lost or mixed or fileless else 0)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ writes `examples/pictures/app_*.jpg`, the page in each of its states:
     empty, running, stopped, done    of a text run; `stopped` is in the middle of it, with Resume
     error                            a prompt that is refused
     dark, phone                      the finished run in the dark theme, and on a phone
-    image                            the image tab with a picture, its views and what was made of them
+    tools                            the finished run with its mesh options and the form for the Hub
+    paused                           a run whose window was closed in the middle of it, opened again
+    image, hallucination             these tabs with a picture, its views and what was made of them
 """
 
 import argparse
@@ -116,22 +118,47 @@ def result_screens(browser: Browser, address: str) -> None:
     all_files(page)
     shoot(page, "phone", whole=False)
     page.close()
+    page = visit(browser, address)
+    all_files(page)
+    for form in ("mesh-step", "hub-form"):
+        page.locator(f"#{form} button").first.click()
+    shoot(page, "tools")
+    page.close()
 
 
-def image_screen(browser: Browser, url: str, picture: Path, steps: int) -> None:
+def paused_screen(browser: Browser, url: str) -> None:
     page = visit(browser, url)
-    page.get_by_role("tab", name="Image to 3D").click()
-    page.locator("#image-photo input[type=file]").set_input_files(picture)
-    page.locator("#image-matte img").wait_for()
-    page.locator("#image-advanced button").first.click()
-    page.locator("#image-steps input").fill(str(steps))
-    page.locator("#image-steps input").blur()
-    page.locator("#image-advanced button").first.click()
-    page.get_by_role("button", name="Reconstruct").click()
+    prepare(page, "a green sailboat", 800)
+    page.get_by_role("button", name="Generate").click()
+    page.wait_for_function("document.querySelector('#progress progress').value > 0.1")
+    address = page.url
+    page.close()
+    page = visit(browser, address)
+    expect(page.locator("#progress")).to_contain_text("Paused", timeout=PATIENCE)
+    shoot(page, "paused")
+    page.close()
+
+
+def picture_screen(browser: Browser, url: str, picture: Path, steps: int, name: str, prompt: str) -> None:
+    """The image tab, or with a prompt that of hallucination, and what comes out there."""
+    prefix, tab, button = (
+        ("guided", "Image-guided", "Hallucinate") if prompt else ("image", "Image to 3D", "Reconstruct")
+    )
+    page = visit(browser, url)
+    page.get_by_role("tab", name=tab).click()
+    if prompt:
+        page.locator("#guided-prompt textarea, #guided-prompt input").first.fill(prompt)
+    page.locator(f"#{prefix}-photo input[type=file]").set_input_files(picture)
+    page.locator(f"#{prefix}-matte img").wait_for()
+    page.locator(f"#{prefix}-advanced button").first.click()
+    page.locator(f"#{prefix}-steps input").fill(str(steps))
+    page.locator(f"#{prefix}-steps input").blur()
+    page.locator(f"#{prefix}-advanced button").first.click()
+    page.get_by_role("button", name=button).click()
     expect(page.locator("#progress")).to_contain_text("Finished", timeout=PATIENCE)
     page.locator("#views img").first.wait_for()
     all_files(page)
-    shoot(page, "image")
+    shoot(page, name)
     page.close()
 
 
@@ -145,7 +172,10 @@ def main() -> None:
         address = text_screens(browser, server.url, arguments.steps)
         error_screen(browser, server.url)
         result_screens(browser, address)
-        image_screen(browser, server.url, duck(Path(root)), arguments.steps)
+        paused_screen(browser, server.url)
+        picture = duck(Path(root))
+        picture_screen(browser, server.url, picture, arguments.steps, "image", prompt="")
+        picture_screen(browser, server.url, picture, arguments.steps, "hallucination", prompt="a red duck")
         browser.close()
 
 

@@ -157,6 +157,15 @@ def test_losses_of_noise_and_velocity():
         assert loss.item() == pytest.approx(error.square().mean().item(), rel=1e-4)
 
 
+def test_pure_noise_teaches_nothing_and_breaks_nothing():
+    """With zero terminal SNR alpha is 0 at the last timestep, and eps_phi is z_t, which is the noise."""
+    noise = torch.randn(1, 4, 8, 8, generator=generator(0))
+    predicted = noise.clone().requires_grad_()
+    loss = denoising_loss(predicted, noise, 0.0, "v_prediction")
+    loss.backward()
+    assert loss.item() == 0 and torch.equal(predicted.grad, torch.zeros_like(predicted))
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_its_gradient_is_that_of_finite_differences(pipe, prediction):
     """In all parameters at once, along a random direction; a step that goes nowhere tells loss and gradient."""

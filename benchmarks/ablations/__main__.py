@@ -5,13 +5,13 @@
 The runs go through `hifa.batch`, so that an interrupted benchmark goes on where it was; measures are kept beside the
 assets. Written are `benchmarks/RESULTS.md`, with the remarks of `benchmarks/ablations/remarks.md`, and its figures in
 `benchmarks/results/`. The last line printed is one JSON object: for each variant the means of all measures, which
-`benchmarks/ablations/measures.py` explains, `late` (share of views right at the end less that at 60 % of the run),
-`seconds` (of optimisation; compare with care, other work may have run beside it), `evaluations` of the UNet in a run,
-and `diversity` of the seeds.
+`benchmarks/ablations/measures.py` explains, `late` (share of views right at the end less that at 60 % of the run) and
+`diversity` of the seeds; before them `seconds` of a run of some, taken side by side.
+
+A trial, with fewer variants, prompts, seeds or steps or another prior, writes its page beside its runs instead.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import socket
@@ -20,19 +20,22 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 
 from hifa import TOYBOX, HiFAAsset, HiFAPipeline
-from hifa.batch import DONE, read_jobs
+from hifa.batch import read_jobs
 
 from ..judge import JUDGE, WEIGHTS, Judge, load_judge
 from ..text_to_3d import Prompt
+from . import flicker
 from . import variants as settings
-from .claims import MEANINGS, claims_about
+from .about import about
+from .claims import claims_about
 from .figures import asset_sheet, plot_differences
-from .flicker import flicker_of
-from .measures import diversity, measured
+from .measures import digest, diversity, kept, measured
 from .report import Table, page, read_remarks
 from .statistics import bootstrap
+from .times import kept_times
 from .variants import HIFA, Variant
 
 
@@ -40,6 +43,9 @@ PAGE, FIGURES = Path("benchmarks/RESULTS.md"), Path("benchmarks/results")
 REMARKS = Path(__file__).parent / "remarks.md"
 LATE = 0.6  # share of a run at which an asset is kept, to see what gets lost after it
 FLICKERING = (HIFA, "no-kernel")
+TIMED = (HIFA, "paper-r", "single-step", "single-step-equal")
+# --variants, --prompts, --seeds, --steps, --prior
+DEFAULTS = (None, settings.PROMPTS, settings.SEEDS, settings.STEPS, TOYBOX)
 JPEG_QUALITY = 88
 
 
@@ -76,7 +82,7 @@ def kept_asset(folder: Path, step: int) -> Path:
 
 
 def measure_all(
-    compared: list[Variant], prompts: list[Prompt], folders: list[Path], judge: Judge, key: str, steps: int
+    compared: list[Variant], prompts: list[Prompt], folders: list[Path], judge: Judge, key: bytes, steps: int
 ) -> Table:
     """Measures of all variants; `folders` in the order of `variants.jobs`."""
     table: Table = {}
@@ -88,8 +94,7 @@ def measure_all(
             number = place // seeds
             row = measured(folder / "asset", prompts[number], number, judge, key)
             earlier = measured(kept_asset(folder, late_step), prompts[number], number, judge, key)
-            seconds = json.loads((folder / DONE).read_text())["seconds"]
-            rows.append(row | {"late": row["right"] - earlier["right"], "seconds": seconds})
+            rows.append(row | {"late": row["right"] - earlier["right"]})
         shape = (len(prompts), seeds)
         features = np.array([row["features"] for row in rows], np.float32)
         names = [name for name in rows[0] if name not in ("key", "features")]
@@ -117,71 +122,54 @@ def chosen(compared: list[Variant], names: list[str] | None) -> list[Variant]:
 
 def flicker_in(folder: Path) -> dict:
     """`flicker_of` the asset of a job, kept beside it."""
-    path = folder / "flicker.json"
-    if not path.exists():
-        path.write_text(json.dumps(flicker_of(HiFAAsset.from_pretrained(folder / "asset"))))
-    return json.loads(path.read_text())
+    asset = folder / "asset"
+    key = digest(Path(flicker.__file__).read_bytes(), (asset / SAFETENSORS_WEIGHTS_NAME).read_bytes())
+    return kept(folder / "flicker.json", key, lambda: flicker.flicker_of(HiFAAsset.from_pretrained(asset)))
 
 
-def write_figures(compared: list[Variant], prompts: list[Prompt], first: dict[str, list[Path]], table: Table) -> None:
+def write_figures(
+    compared: list[Variant], prompts: list[Prompt], first: dict[str, list[Path]], table: Table, place: Path
+) -> None:
     """Both figures of each claim; `first` are the folders of the first seed by variant."""
     labels = {variant.name: variant.label for variant in compared}
     for claim in claims_about(first):
-        plot_differences(claim, table, labels, FIGURES / f"{claim.name}.png")
+        plot_differences(claim, table, labels, place / f"{claim.name}.png")
         assets = {
             name: [HiFAAsset.from_pretrained(folder / "asset") for folder in first[name]] for name in claim.variants
         }
         sheet = asset_sheet(claim, assets, [prompt.text for prompt in prompts], labels)
-        sheet.save(FIGURES / f"{claim.name}_assets.jpg", quality=JPEG_QUALITY)
-
-
-def about(compared: list[Variant], arguments: argparse.Namespace) -> list[str]:
-    """How the figures came about."""
-    count = arguments.prompts * arguments.seeds
-    base = settings.hifa_config(arguments.steps)
-    lines = [
-        f"{arguments.prompts} prompts x {arguments.seeds} seeds for each of {len(compared)} variants, from the "
-        f"embedded prior with its preset `fast` in {arguments.steps} steps. A judge that was trained on renders of "
-        f"the Toybox world looks at eight views of each asset. Cells have the mean of {count} assets and, in "
-        "brackets, the difference to the first row with its 95 % bootstrap interval over prompts, in bold where it "
-        "leaves out 0.",
-        "",
-        *MEANINGS,
-        "",
-        "Rivals have their own settings, as many evaluations of the UNet (a backward pass counts as two), and a "
-        "weight that on average is HiFA's:",
-        "",
-        "| variant | steps | UNet evaluations |",
-        "|---|---|---|",
-    ]
-    for variant in compared:
-        config = settings.replace(base, **variant.changes)
-        total = round(settings.evaluations(config) * config.num_inference_steps)
-        lines.append(f"| {variant.label} | {config.num_inference_steps} | {total:,} |")
-    return lines
+        sheet.save(place / f"{claim.name}_assets.jpg", quality=JPEG_QUALITY)
 
 
 def run(arguments: argparse.Namespace) -> dict:
     """Everything; returns what is printed last."""
     judge = load_judge(arguments.judge)  # before the long part, which needs it at its end
-    scheduler = HiFAPipeline.from_pretrained(arguments.prior).scheduler
+    pipe = HiFAPipeline.from_pretrained(arguments.prior)
+    pipe.set_progress_bar_config(disable=True)
     prompts = settings.prompts(arguments.prompts)
-    compared = chosen(settings.variants(scheduler, arguments.steps), arguments.variants)
+    compared = chosen(settings.variants(pipe.scheduler, arguments.steps), arguments.variants)
     folders = make_assets(settings.jobs(compared, arguments.steps, prompts, arguments.seeds), arguments)
-    key = hashlib.sha256((arguments.judge / WEIGHTS).read_bytes()).hexdigest()[:16]
+    key = (arguments.judge / WEIGHTS).read_bytes()
     table = measure_all(compared, prompts, folders, judge, key, arguments.steps)
+    timed = [variant for variant in compared if variant.name in TIMED]
+    times = kept_times(arguments.output_dir / "times.json", pipe, timed, arguments.steps, prompts[0].text)
     each = len(prompts) * arguments.seeds
     first = {
         variant.name: folders[index * each : (index + 1) * each : arguments.seeds]
         for index, variant in enumerate(compared)
     }
-    flicker = {name: [flicker_in(folder) for folder in first[name]] for name in FLICKERING if name in first}
-    FIGURES.mkdir(parents=True, exist_ok=True)
-    write_figures(compared, prompts, first, table)
+    flickers = {name: [flicker_in(folder) for folder in first[name]] for name in FLICKERING if name in first}
+    # The page of a trial stays with its runs.
+    whole = (arguments.variants, arguments.prompts, arguments.seeds, arguments.steps, arguments.prior) == DEFAULTS
+    place, figures = (
+        (PAGE, FIGURES) if whole else (arguments.output_dir / PAGE.name, arguments.output_dir / FIGURES.name)
+    )
+    figures.mkdir(parents=True, exist_ok=True)
+    write_figures(compared, prompts, first, table, figures)
     labels = {variant.name: variant.label for variant in compared}
-    text = page(table, flicker, labels, about(compared, arguments), read_remarks(REMARKS), FIGURES.name)
-    PAGE.write_text(text)
-    return {
+    lines = about(compared, arguments.prompts, arguments.seeds, arguments.steps)
+    place.write_text(page(table, flickers, times, labels, lines, read_remarks(REMARKS), figures.name))
+    return {"seconds": {name: round(value, 1) for name, value in times.items()}} | {
         variant.name: {name: round(bootstrap(values).mean, 5) for name, values in table[variant.name].items()}
         for variant in compared
     }

@@ -15,7 +15,6 @@ MEASURES = {
     "z_variance": "z-variance x 1000",
     "semi_opaque": "half-transparent rays",
     "late": "views right, end less 60 %",
-    "seconds": "seconds",
     "diversity": "diversity",
 }
 # For the page, in Markdown.
@@ -88,7 +87,7 @@ CLAIMS = (
         ("right", "colour_error", "sharpness", "roughness", "diverged"),
         (
             *_better("hifa", ("latent", "image", "image-equal"), "right"),
-            *_better("hifa", ("latent",), "sharpness"),
+            *_better("hifa", ("latent", "image", "image-equal"), "roughness", -1),
             *_better("hifa", ("image", "image-equal"), "colour_error", -1),
         ),
     ),
@@ -102,7 +101,18 @@ CLAIMS = (
             *_better("hifa", ("no-zvar",), "z_variance", -1),
             *_better("hifa", ("no-zvar",), "semi_opaque", -1),
             *_better("no-zvar", ("distortion",), "z_variance"),
-            *_better("hifa", ("distortion",), "sharpness"),
+            *_better("hifa", ("distortion",), "roughness", -1),
+        ),
+    ),
+    Claim(
+        "zvar-alone",
+        "The z-variance loss where no other loss works against haze",
+        "6",
+        ("bare", "bare-no-zvar"),
+        ("z_variance", "semi_opaque", "right", "sharpness", "roughness", "diverged"),
+        (
+            *_better("bare", ("bare-no-zvar",), "z_variance", -1),
+            *_better("bare", ("bare-no-zvar",), "semi_opaque", -1),
         ),
     ),
     Claim(
@@ -113,15 +123,16 @@ CLAIMS = (
         ("right", "sharpness", "roughness", "late", "diverged"),
         (
             *_better("hifa", ("linear", "cosine", "random"), "right"),
-            *_better("hifa", ("linear", "cosine", "random"), "sharpness"),
+            *_better("hifa", ("linear", "cosine", "random"), "roughness", -1),
+            *_better("hifa", ("linear", "cosine", "random"), "late"),
         ),
     ),
     Claim(
         "denoising",
         "Several denoising steps beat one",
         "appendix A.1",
-        ("hifa", "single-step", "single-step-equal"),
-        ("right", "sharpness", "roughness", "seconds", "diverged"),
+        ("hifa", "paper-r", "single-step", "single-step-equal"),
+        ("right", "sharpness", "roughness", "colour_error", "diverged"),
         _better("hifa", ("single-step", "single-step-equal"), "right"),
     ),
     Claim(
@@ -140,14 +151,14 @@ CLAIMS = (
         (
             *_better("vsd-hifa", ("vsd",), "right"),
             *_better("vsd-hifa", ("vsd",), "z_variance", -1),
-            *_better("vsd-hifa", ("vsd",), "sharpness"),
+            *_better("vsd-hifa", ("vsd",), "roughness", -1),
         ),
     ),
     Claim(
         "rivals",
         "HiFA beats SDS, SJC and VSD at equal evaluations of the UNet",
         "4, 13",
-        ("hifa", "sds", "sjc", "vsd"),
+        ("hifa", "sds", "sds-steps", "sjc", "vsd", "vsd-mild"),
         (
             "right",
             "same_kind",
@@ -160,8 +171,8 @@ CLAIMS = (
             "diversity",
         ),
         (
-            *_better("hifa", ("sds", "sjc", "vsd"), "right"),
-            *_better("hifa", ("sds", "sjc", "vsd"), "consistent"),
+            *_better("hifa", ("sds", "sds-steps", "sjc", "vsd", "vsd-mild"), "right"),
+            *_better("hifa", ("sds", "sds-steps", "sjc", "vsd", "vsd-mild"), "consistent"),
         ),
     ),
 )

@@ -71,5 +71,5 @@ def flicker_of(asset: HiFAAsset) -> dict[str, dict[str, float]]:
 
 def as_array(tables: list[dict], kernel: str, samples: int) -> np.ndarray:
     """`(assets, 1)` flicker in thousandths; not a number for an asset without a surface."""
-    values = [table[kernel][str(samples)] if table else np.nan for table in tables]
+    values = [table[kernel][str(samples)] if kernel in table else np.nan for table in tables]
     return 1000 * np.array(values)[:, None]

@@ -1,11 +1,14 @@
 """What is measured of an asset, from eight sides."""
 
+import hashlib
 import json
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor
 
 from hifa import HiFAAsset
@@ -128,15 +131,28 @@ def _world(prompt: Prompt) -> list[tuple[Tensor, float]]:
     return truths
 
 
-def measured(folder: Path, prompt: Prompt, number: int, judge: Judge, key: str) -> dict:
+def measured(folder: Path, prompt: Prompt, number: int, judge: Judge, key: bytes) -> dict:
     """`measure` of the asset in a folder, kept beside it.
 
     Args:
-        key: Of judge and asset; measured again when it differs.
+        key: Of the judge.
     """
-    path = folder / "measured.json"
-    if path.exists() and (row := json.loads(path.read_text()))["key"] == key:
+    return kept(
+        folder / "measured.json",
+        digest(key, Path(__file__).read_bytes(), (folder / SAFETENSORS_WEIGHTS_NAME).read_bytes()),
+        lambda: measure(HiFAAsset.from_pretrained(folder), prompt, number, judge),
+    )
+
+
+def digest(*parts: bytes) -> str:
+    """Of all that a figure depends on."""
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:16]
+
+
+def kept(path: Path, key: str, make: Callable[[], dict]) -> dict:
+    """What a file holds, with its `key`; made again when that differs."""
+    if path.exists() and (row := json.loads(path.read_text())).get("key") == key:
         return row
-    row = {"key": key, **measure(HiFAAsset.from_pretrained(folder), prompt, number, judge)}
+    row = {"key": key, **make()}
     path.write_text(json.dumps(row))
     return row

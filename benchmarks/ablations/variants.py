@@ -39,6 +39,8 @@ class Variant:
 
 
 HIFA = "hifa"
+# The preset's other losses that work against haze, off: what z-variance does alone.
+UNHELPED = {"lambda_entropy": 0.0, "lambda_opacity": 0.0}
 
 
 def hifa_config(steps: int = STEPS) -> HiFAConfig:
@@ -60,8 +62,11 @@ def variants(scheduler: DDIMScheduler, steps: int = STEPS) -> list[Variant]:
     def rival(name: str, label: str, **changes: Any) -> Variant:
         changes["num_inference_steps"] = equal_steps(base, replace(base, **changes))
         if "distillation" in changes:
-            changes["sds_weight"] = equal_weight(base, replace(base, **changes), scheduler)
+            changes |= weight_of(changes)
         return Variant(name, label, changes)
+
+    def weight_of(changes: dict[str, Any]) -> dict[str, float]:
+        return {"sds_weight": equal_weight(base, replace(base, **changes), scheduler)}
 
     return [
         Variant(HIFA, "HiFA"),
@@ -82,6 +87,11 @@ def variants(scheduler: DDIMScheduler, steps: int = STEPS) -> list[Variant]:
         rival("vsd", "VSD (ProlificDreamer)", distillation="vsd", guidance_scale=VSD_GUIDANCE, **plain),
         rival("vsd-hifa", "VSD with HiFA's additions", distillation="vsd", guidance_scale=VSD_GUIDANCE),
         Variant("image-equal", "image space only, as strong", {"lambda_latent": 0.0, "lambda_rgb": IMAGE_ALONE}),
+        rival("vsd-mild", "VSD, guidance 4, LoRA rate 1e-3", distillation="vsd", lora_lr=1e-3, **plain),
+        Variant("sds-steps", "SDS, equal steps", (sds := {"distillation": "sds", **plain}) | weight_of(sds)),
+        Variant("paper-r", "r = 0.25, eta = 1", {"denoising_stride": 0.25, "eta": 1.0}),
+        Variant("bare", "z-variance, no opacity losses", UNHELPED),
+        Variant("bare-no-zvar", "no z-variance, no opacity losses", {"lambda_zvar": 0.0, **UNHELPED}),
     ]
 
 

@@ -115,9 +115,10 @@ class EncodeTriton(torch.autograd.Function):
         ctx.save_for_backward(points, resolutions)
         ctx.entries, ctx.table = entries, (table.shape, table.dtype)
         if len(points):
-            _forward[_programs(points, levels)](
-                points, table.detach().contiguous(), resolutions, out, len(points), entries, levels, BLOCK
-            )
+            with torch.cuda.device_of(points):  # Triton launches on the current device, whatever its arguments are on
+                _forward[_programs(points, levels)](
+                    points, table.detach().contiguous(), resolutions, out, len(points), entries, levels, BLOCK
+                )
         return out
 
     @staticmethod
@@ -127,9 +128,11 @@ class EncodeTriton(torch.autograd.Function):
         # Summed in float32: thousands of points may share an entry of a coarse level.
         grad_table = torch.zeros(shape, device=grad.device, dtype=torch.float32)
         if len(points):
-            _backward[_programs(points, len(resolutions))](
-                points, grad.contiguous(), resolutions, grad_table, len(points), ctx.entries, len(resolutions), BLOCK
-            )
+            grad, levels = grad.contiguous(), len(resolutions)
+            with torch.cuda.device_of(points):
+                _backward[_programs(points, levels)](
+                    points, grad, resolutions, grad_table, len(points), ctx.entries, levels, BLOCK
+                )
         return None, grad_table.to(dtype), None, None
 
 

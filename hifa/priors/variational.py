@@ -124,14 +124,15 @@ class VariationalScore:
 
 def denoising_loss(predicted: Tensor, noise: Tensor, alpha_cumprod: float, prediction: str) -> Tensor:
     """Mean squared error of eps_phi, or that of the velocity v = alpha_t eps - sigma_t z that it stands for (Salimans
-    and Ho 2022, "Progressive Distillation", appendix D): 1 / alpha_t^2 times the former, as z_t is the same.
+    and Ho 2022, "Progressive Distillation", appendix D): 1 / alpha_t^2 times the former, as z_t is the same. Where
+    nothing is left of z (alpha_t = 0, with zero terminal SNR) z_t is the noise, whatever the model says: no loss.
 
     Args:
         predicted, noise: eps_phi and eps `(B, C, h, w)`.
         prediction: `"epsilon"` or `"v_prediction"`.
     """
     loss = F.mse_loss(predicted, noise)
-    return loss / alpha_cumprod if prediction == "v_prediction" else loss
+    return loss / max(alpha_cumprod, 1e-6) if prediction == "v_prediction" else loss
 
 
 def camera_embedding(camera: Camera, parameters: dict[str, Tensor]) -> Tensor:
