@@ -10,7 +10,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from benchmarks.ablations import __main__ as ablations
-from benchmarks.ablations import claims, figures, flicker, measures, report, statistics, variants
+from benchmarks.ablations import claims, figures, flicker, kept, measures, report, statistics, strength, variants
 from benchmarks.judge import Judge, vocabulary
 from hifa import HiFAConfig
 from hifa.state import write_atomically
@@ -134,9 +134,27 @@ def test_figures_are_kept_until_something_they_depend_on_changes(tmp_path):
         made.append(1)
         return {"value": len(made)}
 
-    path, (one, other) = tmp_path / "x.json", (measures.digest(b"a", part) for part in (b"b", b"c"))
-    assert [measures.kept(path, key, make)["value"] for key in (one, one, other, other)] == [1, 1, 2, 2]
-    assert measures.digest(b"ab", b"c") != measures.digest(b"a", b"bc")
+    path, (one, other) = tmp_path / "x.json", (kept.digest(b"a", part) for part in (b"b", b"c"))
+    assert [kept.kept(path, key, make)["value"] for key in (one, one, other, other)] == [1, 1, 2, 2]
+    assert kept.digest(b"ab", b"c") != kept.digest(b"a", b"bc")
+
+
+def test_strengths_of_both_spaces_by_hand():
+    """Four latents, each a third of the sum of three pixels at 0, with residuals of 1; pixels with residuals of 2."""
+    x = torch.zeros(1, 3, 1, 1, requires_grad=True)
+    z = (x.sum() / 3).expand(1, 4, 1, 1)
+    with strength.watched() as norms:
+        total = strength.distillation.sds_plus_loss(
+            z, torch.full_like(z, -1.0), x, torch.full_like(x, -2.0), weight=1.0, lambda_latent=1.0, lambda_rgb=0.5
+        )
+    assert total.item() == pytest.approx((4 * 1 + 0.5 * 3 * 4) / 2)
+    # At each pixel 4 x 1 / 3 of the latents, and 0.5 x 2 of itself.
+    assert norms == [pytest.approx((4 / 3 * 3**0.5, 3**0.5))]
+
+
+def test_strengths_are_compared_by_quarter():
+    run = [(8.0, 1.0), (6.0, 1.0), (4.0, 2.0), (2.0, 2.0)]
+    assert strength.ratios(run * 2) == {"quarters": [8.0, 6.0, 2.0, 1.0], "all": round(20 / 6, 1)}
 
 
 def test_diversity_by_hand():

@@ -32,7 +32,8 @@ from . import variants as settings
 from .about import about
 from .claims import claims_about
 from .figures import asset_sheet, plot_differences
-from .measures import digest, diversity, kept, measured
+from .kept import digest, kept
+from .measures import diversity, measured
 from .report import Table, page, read_remarks
 from .statistics import bootstrap
 from .times import kept_times

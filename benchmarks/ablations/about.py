@@ -17,10 +17,10 @@ def about(compared: list[Variant], prompts: int, seeds: int, steps: int) -> list
     lines = [
         f"{prompts} prompts x {seeds} seeds for each of {len(compared)} variants, from the embedded prior with its "
         f"preset `fast`, cut to {steps} of its {HiFAConfig.fast().num_inference_steps} steps so that all fits in 3 "
-        "hours of two cores. A judge that was trained on renders of the Toybox world looks at eight views of each "
-        f"asset. Cells have the mean of {prompts * seeds} assets (diversity and flicker: of {prompts} prompts) and, "
-        "in brackets, the difference to the first row with its 95 % bootstrap interval over prompts, in bold where it "
-        "leaves out 0. Of so many cells one in twenty or more is bold by chance: intervals over a dozen prompts are "
+        "hours of two cores with AVX-512. A judge that was trained on renders of the Toybox world looks at eight "
+        f"views of each asset. Cells have the mean of {prompts * seeds} assets (diversity and flicker: of {prompts} "
+        "prompts) and, in brackets, the difference to the first row with its 95 % bootstrap interval over prompts, in "
+        "bold where it leaves out 0. Of so many cells one in twenty or more is bold by chance: intervals over a dozen prompts are "
         "rather too narrow, and nothing corrects for their number.",
         "",
         "The preset was made for HiFA, on some of these prompts and with this judge; where a variant has the same "
@@ -31,7 +31,7 @@ def about(compared: list[Variant], prompts: int, seeds: int, steps: int) -> list
         "Rivals have their own settings, as many evaluations of the UNet (a backward pass counts as two; so those "
         "that ask for one denoising step get twice as many steps of optimisation), and a coefficient of the residual "
         "that on average is HiFA's. Weights of the losses that stand in for z-variance: distortion "
-        f"{settings.DISTORTION:g}, which leaves a z-variance like HiFA's; monotonicity {settings.MONOTONIC:g} and "
+        f"{settings.DISTORTION:g}, which leaves a z-variance near HiFA's; monotonicity {settings.MONOTONIC:g} and "
         f"z-entropy {settings.ZENTROPY:g}, the public code's, beside another weight of the distillation.",
         "",
         "| variant | steps | UNet evaluations |",

@@ -1,8 +1,5 @@
 """What is measured of an asset, from eight sides."""
 
-import hashlib
-import json
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from hifa.toybox.render import orbit_pose, render
 
 from ..judge import Judge
 from ..text_to_3d import AZIMUTHS, ELEVATION, Prompt, Views, asset_row
+from .kept import digest, kept
 
 
 BACKGROUND_SEED, WORLD_SEED = 14_000_000, 15_000_000
@@ -142,17 +140,3 @@ def measured(folder: Path, prompt: Prompt, number: int, judge: Judge, key: bytes
         digest(key, Path(__file__).read_bytes(), (folder / SAFETENSORS_WEIGHTS_NAME).read_bytes()),
         lambda: measure(HiFAAsset.from_pretrained(folder), prompt, number, judge),
     )
-
-
-def digest(*parts: bytes) -> str:
-    """Of all that a figure depends on."""
-    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:16]
-
-
-def kept(path: Path, key: str, make: Callable[[], dict]) -> dict:
-    """What a file holds, with its `key`; made again when that differs."""
-    if path.exists() and (row := json.loads(path.read_text())).get("key") == key:
-        return row
-    row = {"key": key, **make()}
-    path.write_text(json.dumps(row))
-    return row

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hifa import HiFAPipeline
 
-from .measures import digest, kept
+from .kept import digest, kept
 from .variants import Variant, hifa_config, replace
 
 

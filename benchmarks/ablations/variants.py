@@ -16,10 +16,10 @@ from ..text_to_3d import Prompt, choose_prompts
 STEPS, PROMPTS, SEEDS = 128, 12, 2
 VSD_GUIDANCE = 7.5  # ProlificDreamer's
 # Weights of what stands in for z-variance. Monotonicity and z-entropy have those of the public code; distortion, which
-# has no published weight for this use, that which leaves a z-variance like HiFA's.
+# has no published weight for this use, one that leaves a z-variance near HiFA's (see `strength`).
 DISTORTION, MONOTONIC, ZENTROPY = 1.0, 1.0, 1e-2
 # Of the image space alone: with its weight beside the latent space, its gradient at the image is in the mean of a run
-# only a 33rd of that of both (7th at the end, 75th at the beginning), and the regularisers overpower it.
+# only a 33rd (on other prompts a 36th, see `strength`) of the latent one's, and the regularisers overpower it.
 IMAGE_ALONE = 33 * HiFAConfig.fast().lambda_rgb
 
 

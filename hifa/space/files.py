@@ -28,6 +28,7 @@ from .store import FINISHED, Record, RunFolder
 T = TypeVar("T")
 KINDS = ("glb", "obj", "ply", "mp4", "asset", "run")
 MESH_KINDS = KINDS[:3]
+SEEN_KINDS = KINDS[:4]  # what a run without a surface has nothing to show in
 MAX_TEXTURE = 2048  # phones show no more
 # Bytes of a GLB for each face and for each texel, means of Toybox assets: 10,000 faces and 1024 texels give 0.9 MB.
 BYTES_PER_FACE, BYTES_PER_TEXEL = 36.0, 0.5
@@ -112,10 +113,10 @@ def make_missing(folder: RunFolder, record: Record) -> Iterator[tuple[str, Recor
                 yield text or "Making the turntable", record
         except EmptyFieldError:
             # Files of an earlier step stay. Of the others there is nothing to make, until there are more steps.
-            nothing = {kind: record.step for kind in (*MESH_KINDS, "mp4") if kind not in record.files}
+            nothing = {kind: record.step for kind in SEEN_KINDS if kind not in record.files}
             problem = "There is no surface yet: Resume, or take more steps."
             record = folder.write(record, problem=problem, made_at=record.made_at | nothing)
-            wanted = [kind for kind in wanted if kind not in (*MESH_KINDS, "mp4")]
+            wanted = tuple(kind for kind in wanted if kind not in SEEN_KINDS)
     if "mp4" in wanted:
         record = yield from make_turntable(folder, record, TURNTABLE if finished else STOPPED_TURNTABLE)
     if {"asset", "run"} & set(wanted):
