@@ -20,8 +20,8 @@ def about(compared: list[Variant], prompts: int, seeds: int, steps: int) -> list
         "hours of two cores with AVX-512. A judge that was trained on renders of the Toybox world looks at eight "
         f"views of each asset. Cells have the mean of {prompts * seeds} assets (diversity and flicker: of {prompts} "
         "prompts) and, in brackets, the difference to the first row with its 95 % bootstrap interval over prompts, in "
-        "bold where it leaves out 0. Of so many cells one in twenty or more is bold by chance: intervals over a dozen prompts are "
-        "rather too narrow, and nothing corrects for their number.",
+        "bold where it leaves out 0. Of so many cells one in twenty or more is bold by chance: intervals over a dozen "
+        "prompts are rather too narrow, and nothing corrects for their number.",
         "",
         "The preset was made for HiFA, on some of these prompts and with this judge; where a variant has the same "
         "settings otherwise, that speaks for HiFA.",
