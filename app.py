@@ -16,11 +16,13 @@ from hifa.multiview.pipeline_syncdreamer import TOYBOX as TOYBOX_MULTIVIEW
 from hifa.space.actions import Actions
 from hifa.space.inputs import MAX_UPLOAD
 from hifa.space.lease import make_lease, seconds_asked
+from hifa.space.memory import limit_arenas
 from hifa.space.page import build_page
 from hifa.space.panel import CSS
 from hifa.space.priors import PriorShelf
 from hifa.space.store import RunStore
 from hifa.space.timings import Timings
+from hifa.space.warm_up import warm_up
 from hifa.space.worker import Worker
 from hifa.space.zero import zero_gpu
 
@@ -72,9 +74,12 @@ def launch(demo: gr.Blocks, **options: Any):
 
 
 def main() -> None:
+    limit_arenas()
     root = Path(os.environ.get("HIFA_RUNS", RUNS))
     shelf = PriorShelf("cuda" if torch.cuda.is_available() else "cpu")
     _, _, notice = shelf.get_or_fall_back(shelf.default.key)  # before ZeroGPU packs what is on the GPU
+    if shelf.device.type == "cpu":  # ZeroGPU has no GPU at this point
+        warm_up(shelf.get(shelf.fallback.key))
     # Gradio gives away what a function returns from below the working folder, and asks about other places.
     elsewhere = [] if root.resolve().is_relative_to(Path.cwd()) else [str(root.resolve())]
     launch(build_demo(root, shelf, gpu=GPU, notice=notice), allowed_paths=elsewhere)

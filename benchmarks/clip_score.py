@@ -154,14 +154,14 @@ class Critic:
     Args:
         clip: Folder or hub id of the model for the score.
         iqa: For CLIP-IQA.
+        device: Where it judges. In between it waits on the CPU, so that the peak memory of a run is the run's own.
     """
 
     def __init__(self, clip: str, iqa: str, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
-        self.score = CLIPScore(lambda: load_clip(clip)).to(self.device)
+        self.score = CLIPScore(lambda: load_clip(clip))
         # Its processor divides by 255 itself, so the metric must not.
         self.iqa = CLIPImageQualityAssessment(lambda: load_clip(iqa), data_range=1.0, prompts=QUALITIES)
-        self.iqa.to(self.device)
 
     @torch.no_grad()
     def judge(self, pictures: Tensor, prompt: str) -> dict[str, float]:
@@ -170,14 +170,18 @@ class Critic:
         Args:
             pictures: `(n, 3, H, W)` uint8.
         """
-        self.score.reset()
-        self.iqa.reset()
+        for metric in (self.score, self.iqa):
+            metric.to(self.device)
+            metric.reset()
         for batch in pictures.to(self.device).split(BATCH):
             self.score.update(batch, [prompt] * len(batch))
             self.iqa.update(batch)
         qualities = self.iqa.compute()
         means = {f"iqa_{name}": 100 * float(qualities[name].mean()) for name in QUALITIES}
-        return {"clip_score": float(self.score.compute()), **means}
+        result = {"clip_score": float(self.score.compute()), **means}
+        for metric in (self.score, self.iqa):
+            metric.to("cpu")
+        return result
 
 
 def load_clip(name: str) -> tuple[TensorCLIP, CLIPProcessor]:

@@ -1,4 +1,4 @@
-"""Pictures of the app as README shows them: python -m examples.app_screens [--steps 320]
+"""Pictures of the app as README shows them: python -m examples.app_screens [--steps 480]
 
 Starts `app.py` with Toybox on a free port and its runs in a temporary folder, drives it in Chromium (playwright), and
 writes `examples/pictures/app_*.jpg`, the page in each of its states:
@@ -21,6 +21,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from benchmarks.app_server import Server
+from hifa import HiFAConfig
 from hifa.toybox.render import orbit_pose, render
 from hifa.toybox.world import make_scene
 
@@ -164,7 +165,7 @@ def picture_screen(browser: Browser, url: str, picture: Path, steps: int, name: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=320)
+    parser.add_argument("--steps", type=int, default=HiFAConfig.fast().num_inference_steps)
     parser.add_argument("--chromium", default=shutil.which("chromium"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as root, Server(Path(root) / "runs") as server, sync_playwright() as playwright:

@@ -1,4 +1,4 @@
-"""The finished results that the app shows: python -m examples.gallery [--only red-mushroom] [--steps 320]
+"""The finished results that the app shows: python -m examples.gallery [--only red-mushroom] [--steps 480]
 
 Each takes about a minute of one core and 0.2 MB: `examples/gallery/<name>/` with a GLB, a turntable and a preview.
 They are made as the app makes them, with smaller files.

@@ -172,10 +172,12 @@ class HiFAConfig:
         cells are as large as a pixel; smaller ones would only hold noise. Backgrounds reach a little beyond those of
         the training, so that gray parts cannot hide in them. Which way an object faces is decided within the first
         sixth of the run, by the words for front and back: they get twice the weight, and no side is seen until then.
+        Estimates are made in one step: in the same time more steps of optimisation do more than several denoising
+        steps in each (benchmarks/RESULTS.md).
         """
         settings: dict[str, Any] = dict(
-            num_inference_steps=320, grid_lr=0.2, network_lr=1e-2, front_back_end=0.15,
-            guidance_scale=4.0, view_guidance=2.0, guidance_rescale=0.0, denoising_stride=0.3, eta=0.0, t_min=0.2,
+            num_inference_steps=480, grid_lr=0.2, network_lr=1e-2, front_back_end=0.15,
+            guidance_scale=4.0, view_guidance=2.0, guidance_rescale=0.0, denoising_stride=1.0, eta=0.0, t_min=0.2,
             lambda_rgb=0.4, sds_weight=2e-3, regulariser_warmup=0.4, render_size=64, start_render_size=32,
             growth_end=0.6, n_coarse=48, n_fine=16, density_grid=48, grid_period=16, rays_per_chunk=2**13,
             camera_radius=(2.4, 2.6), camera_fov_deg=(40.0, 40.0), camera_elevation_deg=(-10.0, 75.0),

@@ -98,6 +98,28 @@ def test_two_processes_killed_in_the_middle_and_started_again(tiny_prior, tmp_pa
         torch.testing.assert_close(resumed[key], value, rtol=1e-4, atol=1e-5)
 
 
+def test_accelerate_launch_as_readme_has_it(tiny_prior, tmp_path):
+    """One process: with more, `accelerate launch` asks for MPI where there is no GPU."""
+    jobs = write_jobs(tmp_path / "jobs.jsonl", ["a red ball"])
+    options = (
+        "--cpu",
+        "--num_processes",
+        "1",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    )
+    launcher = (sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *options)
+    output = ("--output-dir", str(tmp_path / "out"), "--model", str(tiny_prior), *QUICK)
+    done = subprocess.run([*launcher, "-m", "hifa.batch", str(jobs), *output], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (made,) = (tmp_path / "out").glob(f"*/{DONE}")
+    assert HiFAAsset.from_pretrained(made.parent / "asset").facts["steps"] == STEPS
+
+
 def test_finished_jobs_are_skipped_and_foreign_folders_refused(tiny_prior, tiny_v_prior, tmp_path):
     pipe = HiFAPipeline.from_pretrained(tiny_prior)
     job = Job("a red ball", "0000-a-red-ball", settings={"num_inference_steps": 2})

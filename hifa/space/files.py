@@ -175,8 +175,9 @@ def _saying(text: str, record: Record, work: Generator[None, None, T]) -> Genera
                 next(work)
             except StopIteration as end:
                 return end.value
-            seconds = int(time.monotonic() - began)
-            yield f"{text}, {seconds} s" if seconds else text, record
+            # By half seconds: with whole ones, a second and a bit would pass without anything new.
+            seconds = int(2 * (time.monotonic() - began)) / 2
+            yield f"{text}, {seconds:.1f} s" if seconds else text, record
 
 
 def _new_mesh_folder(folder: RunFolder, record: Record) -> Path:

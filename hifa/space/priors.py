@@ -56,7 +56,7 @@ class Prior:
     presets: tuple[Preset, ...]
 
 
-TOYBOX_PRESETS = (Preset("Quick", 128), Preset("Standard", 320), Preset("Fine", 800))
+TOYBOX_PRESETS = (Preset("Quick", 192), Preset("Standard", 480), Preset("Fine", 1200))
 SD_PRESETS = (
     Preset("Quick", 500), Preset("Standard", 1500), Preset("Paper", 10_000, HiFAConfig.paper().to_dict()),
 )  # fmt: skip

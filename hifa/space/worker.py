@@ -13,6 +13,7 @@ from .errors import explain
 from .files import MeshOptions
 from .lease import Lease, LeaseTask, News, lease_seconds
 from .line import Line, place_text
+from .memory import give_back
 from .sheets import Sheets
 from .shown import Shown, done, progress, shown, waiting
 from .store import FAILED, FINISHED, PAUSED, RUNNING, STOPPED, WAITING, Record, RunFolder, RunStore
@@ -153,6 +154,7 @@ class Worker:
     def _export(self, folder: RunFolder, record: Record) -> Iterator[Shown]:
         """Make what is missing; the caller holds the run."""
         if files.missing(folder, record):
+            give_back()  # of the optimisation, which is over
             record = folder.write(record, problem="")
             try:
                 for text, record in files.make_missing(folder, record):
