@@ -12,7 +12,6 @@ from diffusers import DDIMScheduler
 from benchmarks.ablations import __main__ as ablations
 from benchmarks.ablations import claims, figures, flicker, kept, measures, report, statistics, strength, variants
 from benchmarks.judge import Judge, vocabulary
-from hifa import HiFAConfig
 from hifa.state import write_atomically
 from hifa.toybox.models import build_scheduler
 
@@ -78,7 +77,7 @@ def test_claims_name_variants_and_measures(scheduler):
 
 
 def test_evaluations_by_hand():
-    config = HiFAConfig.fast(num_inference_steps=1)  # its only step is at t = 980: 980, 680, 380, 80
+    config = variants.hifa_config(steps=1)  # its only step is at t = 980: 980, 680, 380, 80
     assert variants.evaluations(config) == 3 * 4
     assert variants.evaluations(replace(config, view_guidance=1.0, denoising_stride=1.0)) == 2
     assert variants.evaluations(replace(config, distillation="sds")) == 3

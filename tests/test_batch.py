@@ -101,17 +101,7 @@ def test_two_processes_killed_in_the_middle_and_started_again(tiny_prior, tmp_pa
 def test_accelerate_launch_as_readme_has_it(tiny_prior, tmp_path):
     """One process: with more, `accelerate launch` asks for MPI where there is no GPU."""
     jobs = write_jobs(tmp_path / "jobs.jsonl", ["a red ball"])
-    options = (
-        "--cpu",
-        "--num_processes",
-        "1",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-    )
+    options = "--cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no".split()
     launcher = (sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *options)
     output = ("--output-dir", str(tmp_path / "out"), "--model", str(tiny_prior), *QUICK)
     done = subprocess.run([*launcher, "-m", "hifa.batch", str(jobs), *output], capture_output=True, text=True)

@@ -28,8 +28,8 @@ def test_an_estimate_follows_what_is_measured_after_the_page_was_built(tmp_path)
     with gr.Blocks():
         settings = RunSettings("text", "text", PriorShelf("cpu", PRIORS), timings, False)
     assert "known after the first run" in settings.preset.info
-    timings.note(work_key("text", "toybox", {"num_inference_steps": 320, "guidance_scale": 20.0}), 0.1, 1.0)
-    assert "320 steps, about 32 s by the last runs here" in settings.refreshed().info
+    timings.note(work_key("text", "toybox", {"num_inference_steps": 480, "guidance_scale": 20.0}), 0.1, 1.0)
+    assert "480 steps, about 48 s by the last runs here" in settings.refreshed().info
     assert "128 steps, about 13 s" in settings.refreshed("toybox", "Quick", 128).info
     assert "known after the first run" in settings.refreshed("sd15", "Paper", 10_000).info
 

@@ -1,7 +1,5 @@
 """How the figures came about: what the page says before its tables."""
 
-from hifa import HiFAConfig
-
 from . import variants as settings
 from .claims import MEANINGS
 from .variants import Variant
@@ -16,8 +14,9 @@ def about(compared: list[Variant], prompts: int, seeds: int, steps: int) -> list
     """
     lines = [
         f"{prompts} prompts x {seeds} seeds for each of {len(compared)} variants, from the embedded prior with its "
-        f"preset `fast`, cut to {steps} of its {HiFAConfig.fast().num_inference_steps} steps so that all fits in 3 "
-        "hours of two cores with AVX-512. A judge that was trained on renders of the Toybox world looks at eight "
+        f"preset `fast` as it was before these results, with r = {settings.STRIDE:g}, cut to {steps} of its 320 "
+        "steps so that all fits in 3 hours of two cores with AVX-512. Because of them it has r = 1 now, and more "
+        "steps. A judge that was trained on renders of the Toybox world looks at eight "
         f"views of each asset. Cells have the mean of {prompts * seeds} assets (diversity and flicker: of {prompts} "
         "prompts) and, in brackets, the difference to the first row with its 95 % bootstrap interval over prompts, in "
         "bold where it leaves out 0. Of so many cells one in twenty or more is bold by chance: intervals over a dozen "

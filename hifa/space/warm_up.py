@@ -13,8 +13,8 @@ PROMPT = "a red ball"  # which Toybox knows
 
 
 def warm_up(pipe: HiFAPipeline) -> None:
-    """Make a run of two steps and its files, and forget them: seconds in a fresh environment, where they are compiled
-    and cached, about one in all others."""
+    """Make a run of two steps and its files, and forget them: a few seconds, and more in a fresh environment, where
+    loops are compiled and cached."""
     run = pipe.start(PROMPT, seed=0, num_inference_steps=2)
     for _ in pipe.advance(run):
         snapshot(run, 0.0, size=16)
