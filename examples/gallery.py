@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parent / "gallery"
 CHICKEN = Path(__file__).parent / "chicken" / "syncdreamer"
 PROMPTS = {
     "red-mushroom": ("a red mushroom", 0),
-    "blue-car": ("a blue car", 0),
+    "blue-car": ("a blue car", 3),
     "brown-teddy-bear": ("a brown teddy bear", 0),
     "green-sailboat": ("a green sailboat", 0),
 }

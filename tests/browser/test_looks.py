@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from playwright.sync_api import expect
 
 from hifa.export import export_mesh
 from hifa.space.store import FINISHED, Request
@@ -49,6 +50,10 @@ def test_a_phone_needs_no_sideways_scrolling_in_any_tab(browser, served, theme):
     for tab in ("Text to 3D", "Image to 3D", "Image-guided hallucination"):
         if page.get_by_role("tab", name=tab).is_visible():
             page.get_by_role("tab", name=tab).click()
+        else:
+            page.get_by_role("button", name="More tabs").click()
+            page.locator(".overflow-dropdown button, .overflow-menu button", has_text=tab).last.click()
+        expect(page.get_by_role("tabpanel").filter(visible=True)).to_have_count(1)
         no_sideways_scrolling(page)
     pixels = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("L"))
     assert (np.median(pixels) < 80) == (theme == "dark")
