@@ -82,6 +82,8 @@ class Opening:
     async def follow(self, run_id: str) -> AsyncIterator[tuple]:
         """The opened run, while another window works on it."""
         if not run_id:
+            # A stream of nothing would empty the panel.
+            yield tuple(gr.skip() for _ in self.panel.live_outputs)
             return
         async for state in self.worker.follow(self.store.open(run_id)):
             yield self.panel.live_values(state)

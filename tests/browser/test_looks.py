@@ -60,6 +60,12 @@ def test_a_phone_needs_no_sideways_scrolling_in_any_tab(browser, served, theme):
     page.context.close()
 
 
+def test_a_fresh_page_says_what_will_be_where(page):
+    page.wait_for_timeout(1500)  # until what the page begins with has come, which could empty it
+    expect(page.locator("#progress")).to_have_text("Ready.")
+    expect(page.locator("#preview")).to_contain_text("The preview appears here")
+
+
 def test_everything_is_reached_by_keyboard_and_has_a_name(page):
     page.locator("#prompt input, #prompt textarea").first.focus()
     reached = []
