@@ -40,6 +40,10 @@ class DensityGrid(nn.Module):
     @torch.no_grad()
     def density(self, points: Tensor) -> Tensor:
         """Trilinear density `(...,)` at `points` `(..., 3)`, world units; 0 outside the cube."""
-        grid = (points / self.bound).reshape(1, 1, 1, -1, 3)
-        values = nn.functional.grid_sample(self.values[None, None], grid, align_corners=False, padding_mode="zeros")
+        # On a CPU its threads share batches alone: a part of the points for each of them.
+        threads = torch.get_num_threads() if points.device.type == "cpu" else 1
+        parts = threads if points[..., 0].numel() % threads == 0 else 1
+        grid = (points / self.bound).reshape(parts, 1, 1, -1, 3)
+        volume = self.values[None, None].expand(parts, -1, -1, -1, -1)
+        values = nn.functional.grid_sample(volume, grid, align_corners=False, padding_mode="zeros")
         return values.reshape(points.shape[:-1])
