@@ -246,7 +246,7 @@ class HiFARun:
         if config.optimizer == "adan":
             optimizer = Adan(groups, eps=1e-8, weight_decay=2e-5)  # as in the public code
         else:
-            # Fused it takes a tenth of the time, which on a CPU is a twelfth of a whole step.
+            # Not fused, a step of Adam is a dozen passes over the table.
             fused = torch.device(device).type in ("cpu", "cuda")
             optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=fused)
         grid = DensityGrid(config.density_grid, config.bound).to(device) if config.density_grid else None
