@@ -29,6 +29,7 @@ from hifa.space.zero import zero_gpu
 
 RUNS = Path("outputs/space")
 GPU = zero_gpu()
+SESSIONS = 300  # of visitors that are remembered; Gradio holds half a megabyte of each, and by default of 10,000
 THREADS = 64  # each run that waits or works takes one, and what is pressed meanwhile has to find one
 
 
@@ -57,7 +58,8 @@ def build_demo(
     if gpu is not None:
         lease = gpu(duration=seconds_asked)(lease)
     store = RunStore(root)
-    worker = Worker(store, lease, gpu is not None, Timings(store.root / "timings.json"))
+    alone = gpu is None and shelf.device.type == "cpu"
+    worker = Worker(store, lease, gpu is not None, Timings(store.root / "timings.json"), export_in_turn=alone)
     # From its settings alone: the model itself is loaded when the first picture comes.
     view_steps = view_steps or SyncDreamerPipeline.load_config(TOYBOX_MULTIVIEW)["num_inference_steps"]
     return build_page(worker, Actions(store, shelf, view_steps), gpu is not None, hub, notice)
@@ -68,6 +70,7 @@ def launch(demo: gr.Blocks, **options: Any):
     # Gradio's own history would keep what is entered, tokens too, in the browser.
     return demo.launch(
         css=CSS, max_file_size=MAX_UPLOAD, show_error=True, mcp_server=True, run_history=False, max_threads=THREADS,
+        state_session_capacity=SESSIONS,
         ssr_mode=False,  # on a Space, Gradio's own default is a server of its own in Node
         **options,
     )  # fmt: skip
@@ -79,7 +82,7 @@ def main() -> None:
     shelf = PriorShelf("cuda" if torch.cuda.is_available() else "cpu")
     _, _, notice = shelf.get_or_fall_back(shelf.default.key)  # before ZeroGPU packs what is on the GPU
     if shelf.device.type == "cpu":  # ZeroGPU has no GPU at this point
-        warm_up(shelf.get(shelf.fallback.key))
+        warm_up(shelf.fallback, shelf.get(shelf.fallback.key), Timings(RunStore(root).root / "timings.json"))
     # Gradio gives away what a function returns from below the working folder, and asks about other places.
     elsewhere = [] if root.resolve().is_relative_to(Path.cwd()) else [str(root.resolve())]
     launch(build_demo(root, shelf, gpu=GPU, notice=notice), allowed_paths=elsewhere)

@@ -136,11 +136,12 @@ class HiFAConfig:
     def official(cls, **changes: Any) -> "HiFAConfig":
         """Defaults of the public code in place of the paper's where they differ and are not mistakes.
 
-        Its z-variance is summed over rays, here over those of a `render_size` view; its entropies are in bits. The
-        weight of the disparity regression is 0.1 w(t) 256^2; ours has no scale that may turn negative. The clipping of
-        gradients within Adan, to a norm of 5, has nothing left to do after the other one. Not taken over: half of the
-        cameras drawn from the whole upper hemisphere, no words for views from overhead, the view direction withheld
-        half of the time, and what is left of the noise in its estimate.
+        Its z-variance is summed over rays, here over those of a `render_size` view; its entropies are in bits. The one
+        of opacity rises here with z-variance, and is at its full weight from the start there. The weight of the
+        disparity regression is 0.1 w(t) 256^2; ours has no scale that may turn negative. The clipping of gradients
+        within Adan, to a norm of 5, has nothing left to do after the other one. Not taken over: half of the cameras
+        drawn from the whole upper hemisphere, no words for views from overhead, the view direction withheld half of
+        the time, and what is left of the noise in its estimate.
         """
         rays = changes.get("render_size", cls.render_size) ** 2
         settings: dict[str, Any] = dict(

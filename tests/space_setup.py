@@ -88,12 +88,12 @@ def tiny_shelf(model: Path, pipeline: type[HiFAPipeline] = BallPipeline) -> Prio
     return PriorShelf("cpu", priors, pipeline.from_pretrained)
 
 
-def make_worker(root: Path, shelf: PriorShelf, gpu: Callable | None = None) -> Worker:
+def make_worker(root: Path, shelf: PriorShelf, gpu: Callable | None = None, **options) -> Worker:
     store = RunStore(root)
     lease = make_lease(shelf, tiny_pipeline)
     if gpu is not None:
         lease = gpu(duration=seconds_asked)(lease)
-    return Worker(store, lease, gpu is not None, Timings(root / "timings.json"))
+    return Worker(store, lease, gpu is not None, Timings(root / "timings.json"), **options)
 
 
 class LeasedGPU:

@@ -1,5 +1,7 @@
 """Meshes: a field with a known shape is exported, opened again as a stranger would, and compared with the shape."""
 
+import threading
+import time
 import zipfile
 
 import numba
@@ -12,6 +14,7 @@ from hifa.atomic import atomically
 from hifa.export import EmptyFieldError, bake_texture, export_mesh, extract_mesh, write_mesh, write_ply
 from hifa.export.grid import density_grid
 from hifa.export.mesh import seen_colour
+from hifa.export.unwrap import unwrap
 from hifa.toybox import shapes, world
 from hifa.toybox.render import orbit_pose, render
 
@@ -224,6 +227,44 @@ def test_export_mesh_by_suffix_and_its_errors(tmp_path):
         export_mesh(tmp_path / "ball.stl", ball(0.5), grey, 1.0)
     with pytest.raises(OSError, match="Cannot write .*nowhere/ball.glb: its folder does not exist"):
         export_mesh(tmp_path / "nowhere" / "ball.glb", ball(0.5), grey, 1.0)
+
+
+def test_charts_cover_every_face_once_and_do_not_overlap():
+    cube = trimesh.creation.box()
+    source, faces, uv = unwrap(cube.vertices, cube.faces, cube.vertex_normals, 256)
+    np.testing.assert_array_equal(np.sort(source[faces], 1), np.sort(cube.faces, 1))
+    assert len(source) > len(cube.vertices), "a cube has to be cut"
+    a, b, c = (uv[faces[:, k]].astype(float) for k in range(3))
+    areas = abs((b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])) / 2
+    assert areas == pytest.approx(areas.mean(), rel=1e-3) and 0.3 < areas.sum() <= 1
+    assert uv.min() >= 0 and uv.max() <= 1
+
+
+def test_what_cannot_be_unwrapped_is_told():
+    with pytest.raises(RuntimeError, match="The mesh could not be unwrapped: .*[Ii]ndex"):
+        unwrap(np.zeros((3, 3), np.float32), np.array([[0, 1, 7]]), np.zeros((3, 3), np.float32), 64)
+
+
+def test_others_go_on_while_a_mesh_is_unwrapped():
+    """xatlas holds the interpreter for as long as it works, about a second for this one."""
+    ball = trimesh.creation.icosphere(5)
+    gaps, over = [], threading.Event()
+
+    def tick():
+        last = time.perf_counter()
+        while not over.wait(0.01):
+            now = time.perf_counter()
+            gaps.append(now - last)
+            last = now
+
+    watch = threading.Thread(target=tick)
+    watch.start()
+    clock = time.perf_counter()
+    unwrap(ball.vertices, ball.faces, ball.vertex_normals, 512)
+    took = time.perf_counter() - clock
+    over.set()
+    watch.join()
+    assert max(gaps) < took / 3, (max(gaps), took)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, signpost):

@@ -255,11 +255,12 @@ def test_view_guidance_changes_a_run(pipe):
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_half_precision_prior(pipe, tiny_prior):
-    half = HiFAPipeline.from_pretrained(tiny_prior, dtype=torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_prior(pipe, tiny_prior, dtype):
+    half = HiFAPipeline.from_pretrained(tiny_prior, dtype=dtype)
     run = half.start("a red ball", config=TINY, generator=generator())
     assert all(np.isfinite(step.losses["loss"]) for step in half.advance(run))
-    assert run.radiance_field.dtype == torch.float32
+    assert half.unet.dtype == half.vae.dtype == dtype and run.radiance_field.dtype == torch.float32
 
 
 def test_model_offload_hooks(tiny_prior):

@@ -6,10 +6,15 @@ so its size is that of our model's own only if all of this adds up to the same b
 show, and so would another number of values. It says nothing about what the values are, nor would it see two names of
 one length change places. For DeepFloyd IF no size is known: only the numbers of parameters are compared, with those
 of its card, 4.3B and 4.8B.
+
+Files with these lists, and holes where the values would be, are loaded by `from_pretrained`: 3 to 20 GB that take no
+room on the disk, nor in memory, since they are loaded to the meta device.
 """
 
 import json
 import math
+import struct
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -62,12 +67,40 @@ def safetensors_bytes(entries: list[tuple[str, str, tuple]], padded: bool) -> in
     Args:
         padded: Whether its list is filled up to a multiple of 8 bytes, as it is since safetensors 0.3.
     """
+    header, values = safetensors_header(entries)
+    return 8 + len(header) + (-len(header) % 8 if padded else 0) + values
+
+
+def safetensors_header(entries: list[tuple[str, str, tuple]]) -> tuple[str, int]:
+    """The list of the tensors, sorted by name, and the bytes of their values."""
     header, end = {"__metadata__": {"format": "pt"}}, 0
     for name, kind, shape in sorted(entries):
         start, end = end, end + WIDTHS[kind] * math.prod(shape)
         header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
-    length = len(json.dumps(header, separators=(",", ":")))
-    return 8 + length + (-length % 8 if padded else 0) + end
+    return json.dumps(header, separators=(",", ":")), end
+
+
+def write_holes(path: Path, entries: list[tuple[str, str, tuple]]) -> None:
+    """A safetensors file of these tensors; the file system is told where their values end, but given none."""
+    header, values = safetensors_header(entries)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header.encode())
+        file.truncate(8 + len(header) + values)
+
+
+def load_published(folder: Path, part: dict, entries: list[tuple[str, str, tuple]]) -> tuple[torch.nn.Module, dict]:
+    """A component as its own class loads it from a folder with such a file, and what was said of its keys."""
+    module, name = build_part(part), "diffusion_pytorch_model"
+    folder.mkdir()
+    if part["class"][0] == "transformers":
+        module.config.save_pretrained(folder)
+        name, on = "model", "meta"
+    else:
+        module.save_config(folder)
+        on = {"": "meta"}
+    write_holes(folder / f"{name}.safetensors", entries)
+    loaded, said = type(module).from_pretrained(folder, device_map=on, output_loading_info=True)
+    return loaded, {key: sorted(values) for key, values in said.items()}
 
 
 def test_the_size_of_a_file_is_that_of_safetensors():
@@ -88,6 +121,27 @@ def test_the_published_files_hold_exactly_our_weights(published):
             assert safetensors_bytes(longer, file["padded"]) != file["bytes"]
             checked += 1
     assert checked == {"sd15": 3, "sd21": 2, "sdxl": 4, "if1": 0}[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_published_files_load_with_no_key_missing_or_left_over(name, tmp_path):
+    parts = {key: part for key, part in read_parts(name).items() if not key.startswith(("scheduler", "tokenizer"))}
+    for component, part in parts.items():
+        state = build_part(part).state_dict()
+        entries = published_names(state, part.get("file", {}).get("names", ""))
+        loaded, said = load_published(tmp_path / component, part, entries)
+        assert not any(said.values()), (component, said)
+        assert {key: value.shape for key, value in loaded.state_dict().items()} == {
+            key: value.shape for key, value in state.items()
+        }
+    assert set(parts) >= {"unet", "text_encoder"}
+
+
+def test_a_missing_and_a_foreign_key_are_told(tmp_path):
+    part = read_parts("sd15")["vae"]
+    (name, kind, shape), *others = published_names(build_part(part).state_dict(), part["file"]["names"])
+    said = load_published(tmp_path / "vae", part, [(f"{name}_of_another", kind, shape), *others])[1]
+    assert said["missing_keys"] == [name] and said["unexpected_keys"] == [f"{name}_of_another"]
 
 
 def test_the_number_of_parameters(published):

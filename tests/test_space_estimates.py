@@ -7,6 +7,9 @@ from hifa.space.priors import PRIORS, PriorShelf
 from hifa.space.quota import gpu_seconds, left_for_last, quota_text
 from hifa.space.settings import RunSettings
 from hifa.space.timings import Timings, work_key
+from hifa.space.warm_up import warm_up
+
+from .space_setup import tiny_shelf
 
 
 def test_presets_of_one_prior_are_measured_apart(tmp_path):
@@ -29,9 +32,23 @@ def test_an_estimate_follows_what_is_measured_after_the_page_was_built(tmp_path)
         settings = RunSettings("text", "text", PriorShelf("cpu", PRIORS), timings, False)
     assert "known after the first run" in settings.preset.info
     timings.note(work_key("text", "toybox", {"num_inference_steps": 480, "guidance_scale": 20.0}), 0.1, 1.0)
-    assert "480 steps, about 48 s by the last runs here" in settings.refreshed().info
+    assert "480 steps, about 48 s, as measured here" in settings.refreshed().info
     assert "128 steps, about 13 s" in settings.refreshed("toybox", "Quick", 128).info
     assert "known after the first run" in settings.refreshed("sd15", "Paper", 10_000).info
+
+
+def test_warming_up_tells_the_first_visitor_how_long_a_run_takes(tmp_path, tiny_prior, light_files):
+    shelf, timings = tiny_shelf(tiny_prior), Timings(tmp_path / "timings.json")
+    toybox = shelf.fallback
+    warm_up(toybox, shelf.get(toybox.key), timings)
+    key = work_key("text", toybox.key, {})
+    measured = timings.get(key)
+    assert 1e-3 < measured < 10 and timings.setup(key) > 0
+    with gr.Blocks():
+        settings = RunSettings("text", "text", shelf, timings, False)
+    assert "40 steps, about" in settings.preset.info
+    warm_up(toybox, shelf.get(toybox.key), timings)
+    assert timings.get(key) == measured, "what runs took is known better"
 
 
 def test_a_run_costs_its_steps_and_the_set_up_of_each_lease():

@@ -8,7 +8,7 @@ import pytest
 from hifa.space import lease
 from hifa.space.line import Line
 
-from .space_setup import LearningPipeline, make_worker, request, tiny_shelf
+from .space_setup import BallPipeline, LearningPipeline, make_worker, request, tiny_shelf
 
 
 pytestmark = pytest.mark.usefixtures("light_files")
@@ -88,6 +88,19 @@ def test_the_mesh_of_a_stopped_run_is_there_in_two_seconds(tmp_path, shelf, monk
         if "glb" in state.files:
             break
     assert time.monotonic() - asked < 2
+
+
+@pytest.mark.parametrize("in_turn", [True, False])
+def test_where_files_are_made_beside_the_next_run_works_meanwhile(tmp_path, tiny_prior, in_turn):
+    worker = make_worker(tmp_path, tiny_shelf(tiny_prior, BallPipeline), export_in_turn=in_turn)
+    first = worker.advance(worker.store.create(request(4)))
+    assert any("Finding the surface" in state.text for state in first)
+    second = worker.advance(worker.store.create(request(4)))
+    assert ("1 run before" in next(second).text) == in_turn
+    if in_turn:
+        first.close()
+    assert any("Step 4" in state.text or "Finished 4" in state.text for state in second)
+    first.close()
 
 
 def test_who_leaves_the_line_makes_room(tmp_path, shelf):

@@ -176,7 +176,8 @@ def train_to(folder: Path, *steps: int) -> dict[str, torch.Tensor]:
         train_multiview.train(
             argparse.Namespace(
                 data=folder / "data", output_dir=folder, export=folder / "pipeline", export_every=1000, steps=last,
-                autoencoder_steps=1, encoder_steps=1, init_from=None, scenes=2, views=2, peak=1e-3, seed=0,
+                autoencoder_steps=1, encoder_steps=1, init_from=None, bf16=False, scenes=2, views=2, peak=1e-3,
+                seed=0,
             )
         )  # fmt: skip
     return load_file(folder / "multiview.safetensors")
@@ -198,6 +199,23 @@ def test_an_interrupted_image_encoder_ends_as_one_in_a_go(scenes, tmp_path):
     train_image_encoder.train(scenes, tmp_path / "b", steps=2, batch=2)
     resumed = train_image_encoder.train(scenes, tmp_path / "b", steps=3, batch=2)
     torch.testing.assert_close(resumed.state_dict(), straight.state_dict(), rtol=1e-4, atol=1e-6)
+
+
+def test_an_image_encoder_can_begin_with_an_earlier_one(scenes, tmp_path):
+    earlier = train_image_encoder.build_model()
+    train_image_encoder.save(tmp_path, earlier)
+    later = train_image_encoder.train(scenes, tmp_path / "later", steps=1, batch=2, peak=0.0, init_from=tmp_path)
+    for name in ("image_encoder", "conditioner"):
+        torch.testing.assert_close(later[name].state_dict(), earlier[name].state_dict())
+
+
+def test_losses_in_bfloat16_are_those_in_float32(scenes):
+    model, coarse = train_image_encoder.build_model(), train_image_encoder.coarse_views(scenes)
+    batch = train_image_encoder.draw_batch(scenes, coarse, np.random.default_rng(0), 4)
+    full, half = train_image_encoder.losses(model, batch), train_image_encoder.losses(model, batch, bf16=True)
+    assert full["loss"] != half["loss"]
+    for name, value in full.items():
+        assert half[name].item() == pytest.approx(value.item(), rel=0.02), name
 
 
 def test_patches_know_where_they_are():

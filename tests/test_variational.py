@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig
 
@@ -168,19 +169,22 @@ def test_pure_noise_teaches_nothing_and_breaks_nothing():
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_its_gradient_is_that_of_finite_differences(pipe, prediction):
-    """In all parameters at once, along a random direction; a step that goes nowhere tells loss and gradient."""
+    """In float64, in all parameters at once, along a random direction; a step that goes nowhere tells loss and
+    gradient."""
     run, prior = taught(pipe), pipe.make_prior()
-    z, embed = torch.randn(1, 4, 8, 8, generator=generator(1)), run.prompt_embeds[[2]]
-    values = run.variational.tensors()
-    along = {name: torch.randn(value.shape, generator=generator(9)) / 30 for name, value in values.items()}
+    prior.unet = copy.deepcopy(pipe.unet).double()
+    z = torch.randn(1, 4, 8, 8, generator=generator(1), dtype=torch.float64)
+    values = {name: value.double() for name, value in run.variational.tensors().items()}
+    along = {name: torch.randn(value.shape, generator=generator(9)).double() / 30 for name, value in values.items()}
 
     def at(shift: float) -> tuple[float, VariationalState]:
         moved = VariationalState({name: value + shift * along[name] for name, value in values.items()}, 0.0)
-        return VariationalScore(prior, moved).learn(z, alone(embed), FRONT, prediction, generator(4)).item(), moved
+        prompt = alone(run.prompt_embeds[[2]])
+        return VariationalScore(prior, moved).learn(z, prompt, FRONT, prediction, generator(4)).item(), moved
 
-    (up, _), (down, _), (_, here) = (at(shift) for shift in (0.05, -0.05, 0.0))
+    (up, _), (down, _), (_, here) = (at(shift) for shift in (1e-4, -1e-4, 0.0))
     slope = sum((here.parameters[name].grad * along[name]).sum().item() for name in along) / z.numel()
-    assert slope == pytest.approx((up - down) / 0.1, rel=0.02) and abs(slope) > 1e-4
+    assert slope == pytest.approx((up - down) / 2e-4, rel=1e-5) and abs(slope) > 1e-5
     assert all(torch.equal(values[name], value) for name, value in here.parameters.items()), "a rate of 0"
 
 
@@ -343,6 +347,15 @@ def test_model_offload(tiny_v_prior, v_pipe):
     pipe.enable_model_cpu_offload(device="cpu")
     for offloaded, plain in zip(finish(pipe, start(pipe)).losses, finish(v_pipe, start(v_pipe)).losses, strict=True):
         assert offloaded == pytest.approx(plain, rel=1e-3)
+
+
+def test_layers_on_the_meta_device_between_their_calls(tiny_v_prior, v_pipe):
+    """As `enable_sequential_cpu_offload` leaves them, see `test_low_memory`: the adapted ones bring their weights."""
+    pipe = HiFAPipeline.from_pretrained(tiny_v_prior)
+    cpu_offload(pipe.unet, torch.device("cpu"))
+    for offloaded, plain in zip(finish(pipe, start(pipe)).losses, finish(v_pipe, start(v_pipe)).losses, strict=True):
+        assert offloaded == pytest.approx(plain, rel=1e-3)
+    assert {value.device.type for value in pipe.unet.parameters()} == {"meta"}
 
 
 def test_half_precision_and_inference_mode(tiny_v_prior):

@@ -1,14 +1,14 @@
-"""A picture wrapped around a mesh: UV charts from xatlas, one colour of the field per texel."""
+"""A picture wrapped around a mesh: one colour of the field per texel of its UV charts."""
 
 from dataclasses import dataclass
 
 import numba
 import numpy as np
-import xatlas
 from scipy import ndimage
 
 from .grid import Colour, in_chunks
 from .mesh import Mesh
+from .unwrap import unwrap
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def bake_texture(mesh: Mesh, colour: Colour, size: int = 1024) -> TexturedMesh:
         colour: As for `extract_mesh`.
         size: Height and width of the texture in texels.
     """
-    source, faces, uv = _unwrap(mesh, size)
+    source, faces, uv = unwrap(mesh.vertices, mesh.faces, mesh.normals, size)
     corners = np.stack([uv[:, 0] * size, (1 - uv[:, 1]) * size], axis=1)  # texels, x right, y down
     owner, weights = _rasterise(corners.astype(np.float64), faces, size)
     rows, columns = np.nonzero(owner >= 0)
@@ -64,20 +64,6 @@ def bake_texture(mesh: Mesh, colour: Colour, size: int = 1024) -> TexturedMesh:
     nearest = ndimage.distance_transform_edt(owner < 0, return_distances=False, return_indices=True)
     texture = texture[tuple(nearest)]
     return TexturedMesh(mesh, source, faces, uv, np.round(texture.clip(0, 1) * 255).astype(np.uint8))
-
-
-def _unwrap(mesh: Mesh, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Charts by xatlas: which vertex each new one is `(V',)`, faces `(F, 3)` of new ones, uv `(V', 2)`."""
-    charting, packing = xatlas.ChartOptions(), xatlas.PackOptions()
-    # A quarter of the default cost stops a chart from growing sooner: the time, which goes into flattening the large
-    # ones, falls by half and the texture is used no worse.
-    charting.max_cost = 0.5
-    packing.resolution, packing.padding = size, 2
-    atlas = xatlas.Atlas()
-    atlas.add_mesh(mesh.vertices, mesh.faces.astype(np.uint32), mesh.normals)
-    atlas.generate(charting, packing)
-    source, faces, uv = atlas.get_mesh(0)
-    return source.astype(np.int64), faces.astype(np.int32), uv.astype(np.float32)
 
 
 @numba.njit(cache=True)

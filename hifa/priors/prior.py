@@ -104,7 +104,8 @@ class DiffusionPrior(ABC):
         """eps_hat, guided: of noisy latents `(1, C, h, w)` at timestep t."""
         shown = latents if guidance.beside is None else torch.cat([latents, guidance.beside], 1)
         batch = shown.to(self.unet.dtype).expand(len(guidance.embeds), -1, -1, -1)
-        outputs = self.unet(batch, t, **self.conditions(guidance), return_dict=False)[0].float()
+        outputs = self.unet(batch, t, **self.conditions(guidance), return_dict=False)[0]
+        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))  # of half precision; double stays
         # What a model with learned variances says of them is of no use here.
         output = guidance.combine(outputs[:, : latents.shape[1]])
         return to_epsilon(output, latents, float(self.alphas_cumprod[t]), self.prediction_type)

@@ -138,7 +138,7 @@ def denoising_loss(predicted: Tensor, noise: Tensor, alpha_cumprod: float, predi
 def camera_embedding(camera: Camera, parameters: dict[str, Tensor]) -> Tensor:
     """`(width,)` from the camera's pose: two layers with a SiLU between."""
     first = parameters["camera.0.weight"]
-    pose = camera_to_world(camera).flatten().to(first.device)
+    pose = camera_to_world(camera).flatten().to(first)
     hidden = F.silu(F.linear(pose, first, parameters["camera.0.bias"]))
     return F.linear(hidden, parameters["camera.1.weight"], parameters["camera.1.bias"])
 

@@ -149,7 +149,7 @@ class RunSettings:
             return (
                 f"{steps:,} steps. How long they take here is known after the first run. {QUOTA if self.zero else ''}"
             )
-        text = f"{steps:,} steps, about {clock(steps * step_seconds)} by the last runs here."
+        text = f"{steps:,} steps, about {clock(steps * step_seconds)}, as measured here."
         if not self.zero:
             return text
         return f"{text} {quota_text(gpu_seconds(steps, step_seconds, self.timings.setup(key) or 0.0))}"

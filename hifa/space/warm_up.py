@@ -2,22 +2,39 @@
 
 import contextlib
 import tempfile
+import time
 from pathlib import Path
 
 from ..export import EmptyFieldError
 from ..pipeline_hifa import HiFAPipeline
+from .priors import Prior
 from .snapshot import snapshot
+from .timings import Timings, work_key
 
 
 PROMPT = "a red ball"  # which Toybox knows
+STEPS = 4
 
 
-def warm_up(pipe: HiFAPipeline) -> None:
-    """Make a run of two steps and its files, and forget them: a few seconds, and more in a fresh environment, where
-    loops are compiled and cached."""
-    run = pipe.start(PROMPT, seed=0, num_inference_steps=2)
-    for _ in pipe.advance(run):
+def warm_up(prior: Prior, pipe: HiFAPipeline, timings: Timings) -> None:
+    """Make a run of a few steps and its files, and forget them: some seconds, and more in a fresh environment, where
+    loops are compiled and cached. How long a step took is noted for presets of which nothing is known yet.
+
+    Args:
+        pipe: Of the prior.
+    """
+    # At full size from the start: what is said to the first visitor is rather too long than too short.
+    run = pipe.start(PROMPT, seed=0, num_inference_steps=STEPS, growth_end=0.0)
+    clock = began = time.monotonic()
+    for step in pipe.advance(run):
         snapshot(run, 0.0, size=16)
+        if step.step == 1:  # it compiled
+            clock = time.monotonic()
+    step_seconds = (time.monotonic() - clock) / (STEPS - 1)
+    for preset in prior.presets:
+        key = work_key("text", prior.key, preset.settings)
+        if timings.get(key) is None:
+            timings.note(key, step_seconds, clock - began)
     with tempfile.TemporaryDirectory() as place:
         run.save(Path(place) / "run")
         asset = run.asset()

@@ -32,10 +32,13 @@ class Worker:
         lease: See `lease.make_lease`; on ZeroGPU wrapped in `spaces.GPU`.
         limited: Leases end by themselves, and another one goes on.
         timings: Take in what is measured.
+        export_in_turn: The next run in line waits for the files of the one before, too: both would be slow where there
+            is but a CPU for everything.
     """
 
-    def __init__(self, store: RunStore, lease: Lease, limited: bool, timings: Timings):
+    def __init__(self, store: RunStore, lease: Lease, limited: bool, timings: Timings, export_in_turn: bool = True):
         self.store, self.lease, self.limited, self.timings = store, lease, limited, timings
+        self.export_in_turn = export_in_turn
         self.line = Line()
 
     def advance(self, folder: RunFolder) -> Iterator[Shown]:
@@ -57,10 +60,16 @@ class Worker:
                     yield waiting(folder, record, place_text(before))
                     time.sleep(WAIT_SECONDS)
                 record = yield from self._optimise(folder, record)
-                if record.status in (STOPPED, FINISHED):
-                    yield from self._export(folder, record)
-                else:
-                    yield shown(folder, record)
+                if self.export_in_turn:
+                    yield from self._end(folder, record)
+            if not self.export_in_turn:
+                yield from self._end(folder, record)
+
+    def _end(self, folder: RunFolder, record: Record) -> Iterator[Shown]:
+        if record.status in (STOPPED, FINISHED):
+            yield from self._export(folder, record)
+        else:
+            yield shown(folder, record)
 
     def _optimise(self, folder: RunFolder, record: Record) -> Generator[Shown, None, Record]:
         """Work as long as it is of use; returns the record, which says what the end was."""

@@ -167,11 +167,12 @@ def trained_autoencoder(scenes: Scenes, folder: Path, steps: int, seed: int) -> 
 
 
 def trained_image_encoder(
-    scenes: Scenes, folder: Path, steps: int, seed: int
+    scenes: Scenes, folder: Path, steps: int, seed: int, init_from: Path | None, bf16: bool
 ) -> tuple[CLIPVisionModelWithProjection, ViewConditioner]:
     """It and the conditioner, which were trained together."""
     if not (folder / "conditioner").is_dir():
-        train_image_encoder.save(folder, train_image_encoder.train(scenes, folder, steps, seed=seed))
+        seeing = train_image_encoder.train(scenes, folder, steps, seed=seed, init_from=init_from, bf16=bf16)
+        train_image_encoder.save(folder, seeing)
     encoder = CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder", dtype=torch.float32)
     return encoder, ViewConditioner.from_pretrained(folder / "conditioner")
 
@@ -205,7 +206,9 @@ def train(arguments: argparse.Namespace) -> None:
         vae = trained_autoencoder(scenes, folder, arguments.autoencoder_steps, arguments.seed)
     else:
         vae = AutoencoderKL.from_pretrained(arguments.init_from / "vae", dtype=torch.float32)
-    seeing = trained_image_encoder(scenes, folder, arguments.encoder_steps, arguments.seed)
+    seeing = trained_image_encoder(
+        scenes, folder, arguments.encoder_steps, arguments.seed, arguments.init_from, arguments.bf16
+    )
     latents = encode_scenes(vae, scenes, folder / "latents.npz")
     parts, scheduler = initial_parts(*seeing, arguments.seed, arguments.init_from), build_multiview_scheduler()
     ring, sizes = parts["volume"].ring, (arguments.scenes, arguments.views)
@@ -241,8 +244,9 @@ def main() -> None:
     parser.add_argument(
         "--init-from",
         type=Path,
-        help="an earlier multi-view model: its autoencoder is kept, its UNet and volumes begin",
+        help="an earlier multi-view model: its autoencoder is kept, all else begins with it",
     )
+    parser.add_argument("--bf16", action="store_true", help="first train the encoder in bfloat16: faster with AMX")
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())
 
