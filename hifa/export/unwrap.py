@@ -42,7 +42,7 @@ def unwrap(
         ended = subprocess.run(command, input=given.getvalue(), capture_output=True, timeout=PATIENCE)
     except subprocess.TimeoutExpired as error:
         raise RuntimeError(
-            f"The mesh could not be unwrapped in {PATIENCE} s. Ask for fewer faces, or for a PLY, which has no texture."
+            f"The mesh could not be unwrapped in {PATIENCE} s. Ask for fewer faces, or a PLY, which has no texture."
         ) from error
     if ended.returncode:
         said = ended.stderr.decode(errors="replace").strip().splitlines()
