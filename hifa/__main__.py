@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .compile_ahead import compile_ahead
 from .interrupt import Interrupted
 from .names import file_name
 from .options import RANGES, add_export_options, check_ranges, export_asset, load_pipeline
@@ -171,6 +172,7 @@ def run_folder(arguments: argparse.Namespace) -> Path:
 
 
 def make(arguments: argparse.Namespace) -> int:
+    compile_ahead()
     with quick_loading():
         pipe, run = begin(arguments)
     folder = output_folder(arguments)

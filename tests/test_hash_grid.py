@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from hifa.compile_ahead import compile_ahead, is_compiled
 from hifa.field.hash_grid import HashGrid, encode_torch, level_resolutions
 
 
@@ -184,3 +185,19 @@ def test_reset_is_small_and_seeded():
     other.reset(torch.Generator().manual_seed(5))
     assert torch.equal(grid.table, other.table)
     assert 0.9e-4 < grid.table.abs().max() <= 1e-4 and grid.table.mean().abs() < 1e-5
+
+
+def test_loops_compiled_ahead_are_those_that_the_grid_uses(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    assert not is_compiled()
+    process = compile_ahead()
+    assert process.wait(120) == 0 and is_compiled() and compile_ahead() is None
+    script = """if True:
+        import torch
+        from hifa.field import hash_grid_cpu
+        from hifa.field.hash_grid import HashGrid
+        HashGrid(2, 4, 8, 10)(torch.rand(5, 3)).sum().backward()
+        for loop in (hash_grid_cpu.encode_forward, hash_grid_cpu.encode_backward):
+            assert sum(loop.stats.cache_hits.values()) == 1 and not loop.stats.cache_misses, loop.stats
+    """
+    subprocess.run([sys.executable, "-c", script], check=True, env=os.environ, timeout=120)

@@ -6,7 +6,6 @@ table: nothing races, and the sums have one order, which makes a run repeatable 
 
 import numba
 import numpy as np
-import torch
 
 
 def share_threads() -> None:
@@ -15,6 +14,8 @@ def share_threads() -> None:
     Both take them from one pool, and numba sets a number of its own for both when it starts: torch would round its
     sums otherwise from then on, and a run that was resumed would not be the one that went on.
     """
+    import torch  # here, so that the loops can be compiled without waiting for it
+
     threads = torch.get_num_threads()
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     if torch.get_num_threads() != threads:
@@ -73,3 +74,11 @@ def encode_backward(points, grad, resolutions, entries, grad_table):
                 row = level * entries + _corner_index(x + cx, y + cy, z + cz, resolution, entries)
                 grad_table[row, 0] += weight * first
                 grad_table[row, 1] += weight * second
+
+
+def compile_loops() -> None:
+    """Compile both loops for the types that `HashGrid` calls them with; see `compile_ahead`."""
+    points, table, features = (np.zeros((1, n), np.float32) for n in (3, 2, 2))
+    resolutions = np.ones(1, np.int64)
+    encode_forward(points, table, resolutions, 1, features)
+    encode_backward(points, features, resolutions, 1, table)
