@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from hifa.multiview import SyncDreamerPipeline
 from hifa.multiview.pipeline_syncdreamer import TOYBOX as TOYBOX_MULTIVIEW
+from hifa.options import load_multiview
 from hifa.space.actions import Actions
 from hifa.space.inputs import MAX_UPLOAD
 from hifa.space.lease import make_lease, seconds_asked
@@ -28,6 +30,7 @@ from hifa.space.zero import zero_gpu
 
 
 RUNS = Path("outputs/space")
+SYNCDREAMER_STEPS = 50  # of denoising, as published
 GPU = zero_gpu()
 SESSIONS = 300  # of visitors that are remembered; Gradio holds half a megabyte of each, and by default of 10,000
 THREADS = 64  # each run that waits or works takes one, and what is pressed meanwhile has to find one
@@ -85,7 +88,17 @@ def main() -> None:
         warm_up(shelf.fallback, shelf.get(shelf.fallback.key), Timings(RunStore(root).root / "timings.json"))
     # Gradio gives away what a function returns from below the working folder, and asks about other places.
     elsewhere = [] if root.resolve().is_relative_to(Path.cwd()) else [str(root.resolve())]
-    launch(build_demo(root, shelf, gpu=GPU, notice=notice), allowed_paths=elsewhere)
+    launch(build_demo(root, shelf, gpu=GPU, notice=notice, **multiview_options(shelf.device)), allowed_paths=elsewhere)
+
+
+def multiview_options(device: torch.device) -> dict[str, Any]:
+    """For `build_demo`: the multi-view model that HIFA_MULTIVIEW names, a hub id, a folder or a published checkpoint;
+    the embedded one without it."""
+    name = os.environ.get("HIFA_MULTIVIEW")
+    if not name:
+        return {}
+    dtype = torch.float32 if device.type == "cpu" else torch.float16
+    return {"load_multiview": partial(load_multiview, name, dtype, device), "view_steps": SYNCDREAMER_STEPS}
 
 
 if __name__ == "__main__":

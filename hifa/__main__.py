@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from .compile_ahead import compile_ahead
 from .interrupt import Interrupted
 from .names import file_name
-from .options import RANGES, add_export_options, check_ranges, export_asset, load_pipeline
+from .options import RANGES, add_export_options, check_ranges, export_asset, load_multiview, load_pipeline
 from .prompts import check_toybox_prompt
 from .saved import check_may_save, find_saved, is_saved_in, read_facts
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:  # they take seconds to load, and bad arguments are refused be
 
 
 PRESETS = ("fast", "preview", "paper", "official", "reconstruction", "hallucinated")
-CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors")
 OF_NEW_RUNS = ("preset", "negative_prompt", "steps", "guidance_scale", "seed", "overwrite")  # a saved one has its own
 
 
@@ -212,7 +211,8 @@ def begin(arguments: argparse.Namespace) -> "tuple[HiFAPipeline, HiFARun]":
         return pipe, run
     folder = output_folder(arguments)
     if image is not None:
-        multiview = load_multiview(arguments.multiview, dtype, device) or pipe.embedded_multiview()
+        given = arguments.multiview is not None
+        multiview = load_multiview(arguments.multiview, dtype, device) if given else pipe.embedded_multiview()
         seeds = 1 if arguments.view_seeds is None else arguments.view_seeds
         image = Photo(image, multiview, arguments.elevation, seeds)
         folder.mkdir(parents=True, exist_ok=True)
@@ -223,20 +223,12 @@ def begin(arguments: argparse.Namespace) -> "tuple[HiFAPipeline, HiFARun]":
         num_inference_steps=arguments.steps, guidance_scale=arguments.guidance_scale,
         image_guidance_end=arguments.image_guidance_end,
     )  # fmt: skip
+    if pipe.vae is None:  # T5 is larger than all else in DeepFloyd IF, and the run has its embeddings
+        pipe.release_text_encoder()
     if run.views is not None:
         folder.mkdir(parents=True, exist_ok=True)
         run.views.sheet().save(folder / "views.png")
     return pipe, run
-
-
-def load_multiview(name: str | None, dtype, device: str):
-    """A multi-view model from a folder, a hub id or a checkpoint; `None` without a name."""
-    from .multiview import SyncDreamerPipeline
-
-    if name is None:
-        return None
-    load = SyncDreamerPipeline.from_single_file if name.endswith(CHECKPOINTS) else SyncDreamerPipeline.from_pretrained
-    return load(name, dtype=dtype).to(device)
 
 
 def pick_device(name: str) -> str:

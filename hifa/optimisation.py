@@ -36,6 +36,10 @@ class HiFAStep:
     image: Tensor | None
 
 
+class DivergedError(ValueError):
+    """The loss is no number any more; nor is the field, which must not be saved over what was."""
+
+
 @dataclass(frozen=True)
 class Distilled:
     """A distilled view: timestep, weighted loss terms, detached, the image `(H, W, 3)`, and by what the variational

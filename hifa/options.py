@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the options are read before torch is loaded
     from .asset import HiFAAsset
+    from .multiview import SyncDreamerPipeline
     from .pipeline_hifa import HiFAPipeline
 
 
+CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors")
 RANGES = (
     ("mesh_resolution", 16, 1024), ("max_faces", 100, 10**7), ("texture_size", 64, 8192), ("frames", 1, 1000),
     ("frame_size", 16, 2048), ("still_size", 16, 2048),
@@ -53,6 +55,18 @@ def load_pipeline(model: str | Path, disparity_model: str | None, dtype, device)
 
         given["disparity_estimator"] = DPTForDepthEstimation.from_pretrained(disparity_model, dtype=dtype).eval()
     return HiFAPipeline.from_pretrained(model, dtype=dtype, **given).to(device)
+
+
+def load_multiview(name: str, dtype, device) -> "SyncDreamerPipeline":
+    """A multi-view model from a folder, a hub id or a published checkpoint.
+
+    Raises:
+        ValueError, OSError: If it is missing or of another kind.
+    """
+    from .multiview import SyncDreamerPipeline
+
+    load = SyncDreamerPipeline.from_single_file if name.endswith(CHECKPOINTS) else SyncDreamerPipeline.from_pretrained
+    return load(name, dtype=dtype).to(device)
 
 
 def export_asset(asset: "HiFAAsset", folder: Path, arguments: argparse.Namespace) -> None:

@@ -107,7 +107,8 @@ def open_picture(picture: PIL.Image.Image | str | Path) -> PIL.Image.Image:
     except PIL.Image.DecompressionBombError as error:
         raise PictureError(f"The picture is too large: {error} Reduce it.") from error
     except (OSError, AttributeError, SyntaxError) as error:  # SyntaxError: Pillow's for a broken PNG
-        name = repr(str(picture)) if isinstance(picture, str | Path) else f"a {type(picture).__name__}"
+        # The name alone: a visitor of the app need not know where its server keeps uploads.
+        name = repr(Path(picture).name) if isinstance(picture, str | Path) else f"a {type(picture).__name__}"
         raise PictureError(f"Cannot read {name} as a picture ({error}). Give a PNG or JPEG.") from error
     return upright
 

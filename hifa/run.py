@@ -106,6 +106,7 @@ class HiFARun:
         copy.load_state_dict(self.radiance_field.state_dict())
         facts = {
             "prompt": self.prompt or "",
+            "negative_prompt": self.negative_prompt,
             "seed": self.seed,
             "prior": self.prior,
             "steps": self.step,

@@ -1,5 +1,6 @@
 """Runs are begun here, optimised step by step, and brought to their end."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,7 +18,7 @@ from .given_views import read_views
 from .hallucination import Photo
 from .interrupt import Interrupted, first_noted
 from .multiview import SyncDreamerPipeline
-from .optimisation import HiFAStep, optimisation_step
+from .optimisation import DivergedError, HiFAStep, optimisation_step
 from .pictures import PreparedPicture
 from .priors.disparity import DisparityPrior
 from .priors.variational import VariationalScore, VariationalState, check_adaptable
@@ -145,6 +146,9 @@ class HiFARunner(HiFAComponents):
         """Optimise a run, yielding after each step, until it is finished or `steps` more are done.
 
         The run is complete and can be saved between any two steps; a consumer that stops asking stops the work.
+
+        Raises:
+            DivergedError: If the loss of a step is not finite; the run is of no use from then on.
         """
         prior, relief, variational = None, None, None
         if run.prompt_embeds is not None:
@@ -161,6 +165,11 @@ class HiFARunner(HiFAComponents):
             with torch.inference_mode(False), torch.enable_grad():
                 result = optimisation_step(run, prior, relief, variational)
             run.seconds += time.perf_counter() - clock
+            if not math.isfinite(result.losses["loss"]):
+                raise DivergedError(
+                    f"The optimisation diverged at step {run.step}: its loss is {result.losses['loss']}. Resume tries "
+                    "again from the last save; a lower guidance scale may help."
+                )
             yield result
 
     def run_to_end(
@@ -174,13 +183,14 @@ class HiFARunner(HiFAComponents):
 
         Args:
             save_dir: The run is saved here every `save_every` steps and at the end, whatever ends it. After an error
-                inside of a step it can be continued, but not bit for bit.
+                inside of a step it can be continued, but not bit for bit. One that diverges is left as it was saved.
             on_step: Called after each step.
 
         Raises:
             Interrupted: After Ctrl-C, when the step at hand is finished and the run is saved. The second Ctrl-C does
                 not wait for the step.
             RunError: If the folder cannot be written.
+            DivergedError: See `advance`.
         """
         check_save_every(save_every)
         end = self._num_timesteps = run.config.num_inference_steps
@@ -198,6 +208,9 @@ class HiFARunner(HiFAComponents):
                         on_step(step)
                     if self.interrupt or interrupt.noted:
                         break
+            except DivergedError:
+                saved = run.step
+                raise
             finally:
                 if save_dir is not None and saved != run.step:
                     run.save(save_dir)

@@ -102,12 +102,14 @@ class LeasedGPU:
 
     Args:
         abort: Chance that a lease is aborted in the middle of it.
-        refusals: Messages with which the next calls are refused, in this order.
+        refusals: Titles and messages with which the next calls are refused, in this order.
         seed: Of the aborts.
         longest: No duration above this is granted.
     """
 
-    def __init__(self, abort: float = 0.0, refusals: tuple[str, ...] = (), seed: int = 0, longest: float = 120.0):
+    def __init__(
+        self, abort: float = 0.0, refusals: tuple[tuple[str, str], ...] = (), seed: int = 0, longest: float = 120.0
+    ):
         self.abort, self.refusals, self.longest = abort, list(refusals), longest
         self.random = random.Random(seed)
         self.asked: list[float] = []
@@ -125,9 +127,11 @@ class LeasedGPU:
 
     def _lease(self, function: Callable, arguments: bytes, seconds: float):
         if self.refusals:
-            raise gr.Error(self.refusals.pop(0))
+            title, message = self.refusals.pop(0)
+            raise gr.Error(message, title=title)
         if seconds > self.longest:
-            raise gr.Error("ZeroGPU illegal duration! The requested GPU duration is larger than the maximum allowed")
+            message = f"The requested GPU duration ({seconds}s) is larger than the maximum allowed"
+            raise gr.Error(message, title="ZeroGPU illegal duration")
         self.asked.append(seconds)
         fork = multiprocessing.get_context("fork")
         here, there = fork.Pipe()
@@ -142,8 +146,8 @@ class LeasedGPU:
             news_left = self.random.randrange(2, 12)
         try:
             while True:
-                if not here.poll(max(0.0, end - time.monotonic())):
-                    raise gr.Error("GPU task aborted")
+                if time.monotonic() >= end or not here.poll(max(0.0, end - time.monotonic())):
+                    raise gr.Error("GPU task aborted", title="ZeroGPU worker error")
                 kind, item = pickle.loads(here.recv_bytes())
                 if kind == "end":
                     return
@@ -151,7 +155,7 @@ class LeasedGPU:
                     raise gr.Error(item)  # its class name is all that comes across
                 if doomed and (news_left := news_left - 1) == 0:
                     self.aborted += 1
-                    raise gr.Error("GPU task aborted")
+                    raise gr.Error("GPU task aborted", title="ZeroGPU worker error")
                 yield item
         except GeneratorExit:
             stop.set()  # seen after the next yield, as on ZeroGPU
@@ -209,6 +213,7 @@ class AppServer:
         self._demo = app.build_demo(
             self.store.root, tiny_shelf(self._model), tiny_pipeline, hub=self._hub, view_steps=4, **self._options
         )
+        self.functions = lambda: list(self._demo.fns.values())
         app.launch(self._demo, prevent_thread_lock=True, server_port=free_port(), quiet=True)
         self.url = self._demo.local_url.rstrip("/")
         return self

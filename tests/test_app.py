@@ -179,6 +179,15 @@ def test_files_of_the_store_are_not_served_by_path(served, client):
         assert httpx.get(f"{served.url}/gradio_api/file={path}").status_code in (403, 404), name
 
 
+def test_no_event_lowers_the_limit_of_others(served):
+    """Of events with one id Gradio takes the lowest limit, which is 1 where none is given."""
+    limits = {}
+    for function in served.functions():
+        limits.setdefault(function.concurrency_id, set()).add(function.concurrency_limit)
+    assert {"gpu", "export", "hub"} <= set(limits)
+    assert all(len(values) == 1 for values in limits.values()), limits
+
+
 def test_the_endpoints_are_named_typed_and_documented(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     assert set(endpoints) == {

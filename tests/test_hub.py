@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 
 import pytest
 import torch
@@ -77,6 +78,15 @@ def test_refusals_are_explained_and_never_hold_the_token(hub, ball, monkeypatch,
     with pytest.raises(HubError, match=message) as caught:
         ball.push_to_hub(repo_id, token=token, endpoint=hub.address)
     assert token not in str(caught.value) and not hub.repos
+
+
+def test_a_hub_that_cannot_be_reached_is_said(ball, monkeypatch):
+    monkeypatch.setattr(SmallAsset, "write_files", lambda self, folder: None)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    with pytest.raises(HubError, match="cannot be reached"):
+        ball.push_to_hub("me/x", token="hf_me", endpoint=nobody)
 
 
 def test_an_upload_that_failed_can_be_tried_again_but_nothing_is_overwritten(hub):

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from hifa import HiFAPipeline, HiFARun
+from hifa.optimisation import DivergedError
 from hifa.saved import FILE, RunError, read_facts
 from tests.test_pipeline import TINY, generator
 
@@ -52,6 +53,19 @@ def test_saving_does_not_change_the_run(pipe, tmp_path):
         run.preview(size=8)
         run.asset()
     assert torch.equal(state(run), state(finish(pipe, pipe.start("a red ball", config=TINY, generator=generator()))))
+
+
+def test_a_run_that_diverges_does_not_overwrite_what_was_saved(pipe, tmp_path):
+    run = pipe.start("a red ball", config=TINY, generator=generator())
+    for _ in pipe.advance(run, 1):
+        pass
+    run.save(tmp_path / "run")
+    saved = (tmp_path / "run" / FILE).read_bytes()
+    with torch.no_grad():
+        next(run.radiance_field.parameters()).fill_(torch.nan)
+    with pytest.raises(DivergedError, match="diverged at step 2: its loss is nan.*lower guidance"):
+        pipe.run_to_end(run, tmp_path / "run", save_every=1)
+    assert (tmp_path / "run" / FILE).read_bytes() == saved
 
 
 def test_facts_can_be_read_without_tensors(pipe, tmp_path):

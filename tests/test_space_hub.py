@@ -70,7 +70,7 @@ def test_files_of_another_step_than_the_run_are_not_pushed_with_it(worker, hub, 
         with pytest.raises(gr.Error, match="not those of step 4, where the run is. Make the files first"):
             built._push(run_id, "me/mushroom", True, "cc-by-4.0", "me/meshes", "hf_me")
     folder.write(record)
-    with folder.locked(), pytest.raises(gr.Error, match="going on in another window"):
+    with folder.locked(), pytest.raises(gr.Error, match="here or in another window"):
         built._push(run_id, "me/mushroom", True, "cc-by-4.0", "", "hf_me")
     assert not hub.repos
     assert "me/mushroom" in built._push(run_id, "me/mushroom", True, "cc-by-4.0", "", "hf_me")

@@ -3,11 +3,13 @@
 import time
 from contextlib import closing
 
+import gradio as gr
 import pytest
 
 from hifa import HiFARun
 from hifa.field.hash_grid import HashGrid, encode_torch
 from hifa.space import lease
+from hifa.space.errors import explain
 from hifa.space.lease import LONGEST_LEASE, RESERVE, lease_seconds
 from hifa.space.store import RunStore
 from hifa.space.timings import Timings
@@ -80,14 +82,44 @@ def test_aborted_leases_pause_and_resume_gives_the_uninterrupted_run(tmp_path, s
 
 
 def test_quota_and_queue_errors_pause_the_run(tmp_path, shelf):
-    quota = "ZeroGPU quota exceeded (45s requested vs. 3s left). Try again in 1:02"
-    gpu = LeasedGPU(refusals=(quota, "No GPU was available after 60s"))
+    quota = "You have exceeded your free ZeroGPU quota (45s requested vs. 3s left). Try again in 1:02"
+    title = "ZeroGPU quota exceeded"
+    gpu = LeasedGPU(refusals=((title, quota), (title, "No GPU was available after 60s")))
     worker = make_worker(tmp_path, shelf, gpu)
     folder = worker.store.create(request(10))
     first, second, third = (list(worker.advance(folder))[-1] for _ in range(3))
     assert first.record.status == second.record.status == "paused"
     assert "used up" in first.text and "Try again in 1:02" in first.text and "No GPU was free" in second.text
     assert third.record.status == "finished"
+
+
+@pytest.mark.parametrize("title, message, told", [
+    ("ZeroGPU quota exceeded", "You have exceeded your ZeroGPU runs limit. ", "used up"),
+    ("ZeroGPU quota exceeded", "Space app has reached its GPU limit. Retry", "signed-in visitors"),
+    ("ZeroGPU quota exceeded", "No GPU was available after 60s. Retry", "No GPU was free"),
+    ("ZeroGPU pending credits exceeded", "You have too many ZeroGPU credits allocated.", "Other work"),
+    ("ZeroGPU illegal duration", "The requested GPU duration (90s) is larger than the maximum allowed", "fewer steps"),
+    ("ZeroGPU worker error", "GPU task aborted", "taken away"),
+    ("Error", "Expired ZeroGPU proxy token", "load it again"),
+])  # fmt: skip
+def test_errors_as_zero_gpu_puts_them_are_told_in_words(title, message, told):
+    assert told in explain(gr.Error(message, title=title))
+
+
+def test_a_lease_that_ignores_its_deadline_is_taken_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "FIRST_LEASE", 2)
+
+    def endless(task):
+        while True:
+            yield lease.News(text="Views of seed 0: denoising step 3 of 50", share=0.06)
+            time.sleep(0.01)
+
+    gpu = LeasedGPU()
+    store = RunStore(tmp_path)
+    worker = Worker(store, gpu(duration=lease.seconds_asked)(endless), True, Timings(tmp_path / "timings.json"))
+    end = list(worker.advance(store.create(request(10))))[-1]
+    assert end.record.status == "paused" and "taken away" in end.text
+    assert 2 <= gpu.used[0] < 12 and len(gpu.used) == 1
 
 
 def test_leases_that_come_no_further_end(tmp_path):

@@ -6,9 +6,14 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
+import torch
 
 import app
-from hifa.space.settings import about
+from hifa.space.actions import Actions
+from hifa.space.priors import Preset
+from hifa.space.settings import RunSettings, about
+from hifa.space.store import RunStore
+from hifa.space.timings import Timings
 
 from .space_setup import BallPipeline, tiny_pipeline, tiny_shelf
 
@@ -55,6 +60,34 @@ def test_a_failure_is_remembered_for_a_while(shelf):
     shelf.forget_failures = 0.0
     shelf.get_or_fall_back("lost")
     assert shelf._load.calls.count("no/where") == 2
+
+
+def test_where_another_prior_has_to_do_its_own_presets_count(shelf, tmp_path):
+    shelf._load.go_on.set()
+    large = (Preset("Quick", 500, {"render_size": 96}), Preset("Standard", 1500), Preset("Paper", 9000))
+    shelf.priors["lost"] = replace(shelf.priors["lost"], presets=large)
+    with gr.Blocks():
+        settings = RunSettings("text", "text", shelf, Timings(tmp_path / "timings.json"), False)
+    assert settings.settings_of("lost", "Quick", 500, "50", "") == {"num_inference_steps": 20}
+    assert settings.settings_of("lost", "Paper", 9000, "", "0.5") == {"num_inference_steps": 40}
+    assert settings.settings_of("lost", "Standard", 33, "", "") == {"num_inference_steps": 33}, "what was typed"
+    kept = settings.settings_of("toybox", "Quick", 20, "50", "")
+    assert kept == {"num_inference_steps": 20, "guidance_scale": 50.0}
+
+
+def test_a_prompt_that_only_the_other_prior_could_read_is_refused_with_the_reason(shelf, tmp_path):
+    shelf._load.go_on.set()
+    actions = Actions(RunStore(tmp_path), shelf, 1)
+    with pytest.raises(ValueError, match="Lost prior cannot be loaded.*does not know the word 'astronaut'"):
+        actions.text("an astronaut", "", "lost", 0, False, {})
+
+
+def test_the_multi_view_model_can_be_another_one(tmp_path, monkeypatch):
+    assert app.multiview_options(torch.device("cpu")) == {}
+    tiny_pipeline().save_pretrained(tmp_path)
+    monkeypatch.setenv("HIFA_MULTIVIEW", str(tmp_path))
+    options = app.multiview_options(torch.device("cpu"))
+    assert options["view_steps"] == 50 and options["load_multiview"]().image_size == tiny_pipeline().image_size
 
 
 def test_a_default_that_cannot_be_loaded_is_no_default_and_this_is_said(shelf, tmp_path):

@@ -115,7 +115,7 @@ def test_a_second_worker_is_refused_and_can_look_on(tmp_path, shelf, monkeypatch
         follower, loop = worker.follow(folder, 0.01), asyncio.new_event_loop()
         seen = loop.run_until_complete(anext(follower))
         assert seen.working and seen.record.step >= 5 and seen.previews
-        with pytest.raises(ValueError, match="another window"):
+        with pytest.raises(ValueError, match="here or in another window"):
             list(worker.remake_mesh(folder, files.STOPPED_MESH))
     *_, last = loop.run_until_complete(collected(follower))
     loop.close()

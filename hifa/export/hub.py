@@ -29,6 +29,8 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 LICENCES = ("cc-by-4.0", "cc0-1.0", "cc-by-nc-4.0", "cc-by-sa-4.0", "apache-2.0", "openrail", "other")
 REPO_ID = re.compile(r"[\w][\w.-]{0,95}/[\w][\w.-]{0,95}")
 METADATA = "train/metadata.jsonl"
+# By name: huggingface_hub has changed the library that it speaks HTTP with before.
+UNREACHABLE = {"TransportError", "ConnectionError", "TimeoutException"}
 
 
 class HubError(ValueError):
@@ -73,6 +75,7 @@ def model_card(
 | | |
 |---|---|
 | prompt | {_escaped(prompt)} |
+| negative prompt | {_escaped(facts.get("negative_prompt", "")) or "none"} |
 | prior | {_escaped(Path(prior).name)} |
 | licence of the prior | {_escaped(facts.get("prior_licence", "see its own card"))} |
 | given views | {views or "none"} |
@@ -227,7 +230,7 @@ class telling:
     def __exit__(self, kind, error, trace) -> None:
         if isinstance(error, HfHubHTTPError):
             raise HubError(_explained(error, self.repo_id)) from None
-        if isinstance(error, OSError) and "connect" in f"{type(error).__name__} {error}".lower():
+        if UNREACHABLE & {kind.__name__ for kind in type(error).__mro__}:
             raise HubError("The Hub cannot be reached from this server. Try again later.") from None
 
 

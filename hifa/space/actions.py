@@ -72,8 +72,11 @@ class Actions:
         """A waiting run from a prompt, and a notice if another prior has to do; errors are `ValueError`s."""
         prompt, negative = one_line(prompt), one_line(negative)
         key, pipe, notice = self.shelf.get_or_fall_back(prior)
-        with self.shelf.tokenizing:
-            pipe.check_inputs(prompt, negative)
+        try:
+            with self.shelf.tokenizing:
+                pipe.check_inputs(prompt, negative)
+        except PromptError as error:  # of which the visitor asked another prior
+            raise PromptError(f"{notice} {error}".strip()) from error
         HiFAConfig(**settings)
         request = Request("text", prompt, key, choose_seed(seed, randomise), negative, settings)
         return self.store.create(request), notice
@@ -99,7 +102,8 @@ class Actions:
             raise ValueError("The prompt is empty. Say what the picture shows, or use the tab Image to 3D.")
         if prompt:
             prior, pipe, notice = self.shelf.get_or_fall_back(prior)
-            notice = " ".join(filter(None, (notice, self._check_beside_views(pipe, prompt, negative, settings))))
+            beside = self._check_beside_views(pipe, prompt, negative, settings, notice)
+            notice = f"{notice} {beside}".strip()
         else:
             prior = self.shelf.fallback.key
         HiFAConfig(**settings)
@@ -116,14 +120,16 @@ class Actions:
             pictures["picture"].save(folder.path / "picture.png")
         return folder, notice
 
-    def _check_beside_views(self, pipe: HiFAPipeline, prompt: str, negative: str, settings: dict[str, Any]) -> str:
+    def _check_beside_views(
+        self, pipe: HiFAPipeline, prompt: str, negative: str, settings: dict[str, Any], notice: str
+    ) -> str:
         """Refuse a bad prompt; one that the prior cannot read is only told of where the views guide to the end."""
         try:
             with self.shelf.tokenizing:
                 pipe.check_inputs(prompt, negative)
         except PromptError as error:
             if settings.get("image_guidance_end", 1.0) < 1:
-                raise
+                raise PromptError(f"{notice} {error}".strip()) from error
             return f"The views are reconstructed alone, without the prior: {error}"
         return ""
 

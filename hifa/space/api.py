@@ -186,7 +186,7 @@ class Api:
         shelf = self.actions.shelf
         if prior not in shelf.priors:
             raise ValueError(f"There is no prior {prior!r}; choose one of {', '.join(shelf.priors)}.")
-        presets = shelf.priors[prior].presets
+        presets = shelf.priors[shelf.get_or_fall_back(prior)[0]].presets
         return settings_of({p.name: p for p in presets}, presets[min(1, len(presets) - 1)].name, steps, None, None)
 
     def _work(self, folder: RunFolder, notice: str) -> Iterator[tuple]:

@@ -7,13 +7,16 @@ import torch
 
 
 KEPT = "What was computed is kept"
-# Of ZeroGPU's messages, what tells them apart (`spaces` 0.51), and what to say.
+# What tells ZeroGPU's errors apart, in title or message (`spaces` 0.51), and what to say. The first that fits counts:
+# who is not signed in and who finds no GPU are told so under the title "ZeroGPU quota exceeded", too.
 ZERO_GPU = (
-    ("quota exceeded", "The GPU time of today is used up ({message}). {kept}: Resume when there is quota again."),
-    ("gpu limit", "This Space gives GPU time to signed-in visitors only. {kept}: sign in to Hugging Face and Resume."),
     ("no gpu was available", "No GPU was free within a minute. {kept}: Resume to queue again."),
+    ("gpu limit", "This Space gives GPU time to signed-in visitors only. {kept}: sign in to Hugging Face and Resume."),
     ("aborted", "The GPU was taken away before the lease was over. {kept} up to the last save: Resume goes on."),
     ("illegal duration", "The GPU refused a lease of this length ({message}). {kept}: Resume, or take fewer steps."),
+    ("pending credits", "Other work of yours holds all of your GPU time. {kept}: Resume when it is done."),
+    ("expired zerogpu", "The page was open for too long. {kept}: load it again and Resume."),
+    ("quota exceeded", "The GPU time of today is used up ({message}). {kept}: Resume when there is quota again."),
 )
 
 
@@ -22,8 +25,9 @@ def explain(error: BaseException) -> str:
     message = error.message if isinstance(error, gr.Error) else str(error)
     message = " ".join(str(message).split()).rstrip(".")
     if isinstance(error, gr.Error):
+        said = f"{error.title} {message}".lower()
         for sign, text in ZERO_GPU:
-            if sign in message.lower():
+            if sign in said:
                 return text.format(message=message, kept=KEPT)
         return message + "."
     if isinstance(error, torch.OutOfMemoryError):

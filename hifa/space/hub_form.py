@@ -22,6 +22,7 @@ from .store import Record, RunFolder, RunStore
 from .worker import current
 
 
+UPLOAD = {"concurrency_id": "hub", "concurrency_limit": 4}  # not that of the files: Gradio takes the lowest limit
 PATIENCE = 2.0  # seconds to wait for who holds the run
 
 
@@ -63,7 +64,7 @@ class HubForm:
         # The signature tells Gradio whether to look for a visitor who signed in.
         handler = self.push_signed_in if self.oauth else self.push_with_token
         pushed = self.push.click(
-            handler, inputs, self.result, concurrency_id="export", show_progress_on=self.push, api_visibility="private"
+            handler, inputs, self.result, show_progress_on=self.push, api_visibility="private", **UPLOAD
         )
         # Where one run went is not where the next one is.
         run_id.change(

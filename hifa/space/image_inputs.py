@@ -39,7 +39,8 @@ class ImageInputs:
                 buttons=[], alt_text="The object cut out of the picture, on white", format="png",
             )  # fmt: skip
         self.matte_note = gr.HTML(elem_id=f"{name}-matte-note")
-        gr.HTML(ONLY_TOYBOX, elem_id=f"{name}-limits")
+        several = view_steps > 1  # which the embedded model has not
+        gr.HTML(ONLY_TOYBOX, elem_id=f"{name}-limits", visible=not several)
         self.object_share = gr.Slider(
             0.3, 1.0, 0.78, step=0.01, label="Size of the object in the frame", elem_id=f"{name}-share"
         )
@@ -52,7 +53,6 @@ class ImageInputs:
                 "A multi-view model imagines the object from sixteen sides. Make some, choose the best, or upload a "
                 "sheet; otherwise this happens by itself."
             )
-            several = view_steps > 1
             self.seeds = gr.Slider(
                 1, MAX_SEEDS, 1, step=1, label="How many to choose from", elem_id=f"{name}-seeds", visible=several
             )

@@ -21,6 +21,7 @@ import PIL.Image
 
 from ..hallucination import EMBEDDED_NOTE
 from ..multiview import SyncDreamerPipeline, best_of_seeds, sheet
+from ..optimisation import DivergedError
 from ..pictures import prepare_picture
 from ..pipeline_hifa import HiFAPipeline
 from ..run import HiFARun
@@ -208,10 +209,6 @@ class EarlyEnd(Exception):
         self.why = why
 
 
-class DivergedError(ValueError):
-    """The loss is no number any more."""
-
-
 def optimise(pipe: HiFAPipeline, run: HiFARun, folder: RunFolder, deadline: float) -> Iterator[News]:
     """Advance to the end, to Stop or to the deadline, with a picture twice a second and a save every few seconds."""
     started = shown = saved = time.monotonic()
@@ -219,14 +216,9 @@ def optimise(pipe: HiFAPipeline, run: HiFARun, folder: RunFolder, deadline: floa
     yield news_of(run, times, look(run, folder, 0.0))
     end = FINISHED
     try:
-        for step in pipe.advance(run):
+        for _ in pipe.advance(run):
             now = time.monotonic()
             times.append(now)
-            if not math.isfinite(step.losses["loss"]):
-                raise DivergedError(
-                    f"The optimisation diverged at step {run.step}: its loss is {step.losses['loss']}. Resume tries "
-                    "again from the last save; a lower guidance scale may help."
-                )
             if folder.stop_requested:
                 end = STOPPED
                 break

@@ -39,6 +39,8 @@ KEEP_ADDRESS = """() => {
   address.searchParams.set('run', new URL(link.href).searchParams.get('run'));
   const opened = window.location.search === address.search;
   window.history.replaceState(null, '', address);
+  // A Space is a frame in a page of the Hub, whose address is the one that is reloaded and copied.
+  if (window.parent !== window) window.parent.postMessage({queryString: address.search}, 'https://huggingface.co');
   // On a phone the result lies below the tabs, and an address is opened to see it.
   if (opened && window.innerWidth < 700) document.querySelector('#progress').scrollIntoView();
 }"""
@@ -224,6 +226,8 @@ class Page:
             self.work, panel.run_id, panel.live_outputs, show_progress="minimal", show_progress_on=panel.progress,
             scroll_to_output=True, **GPU, **PRIVATE,
         )  # fmt: skip
+        # Refused by the queue, say: the run waits in the store, and has a Resume.
+        worked.failure(self.reopen, panel.run_id, panel.outputs, queue=False, **QUIET)
         if then is not None:
             for shown_after in afterwards(worked, then.show_views, panel.run_id, then.views, queue=False, **QUIET):
                 then.tell_source(shown_after)

@@ -159,6 +159,13 @@ class PriorShelf:
         pipe.set_progress_bar_config(disable=True)
         return pipe.to(self.device)
 
+    def preset_in_place(self, asked: str, used: str, name: str) -> str:
+        """The preset of the prior that is used which stands where the one with this name does at the prior asked for:
+        steps and sizes are made for a prior."""
+        names = [preset.name for preset in self.priors[asked].presets]
+        presets = self.priors[used].presets
+        return presets[min(names.index(name), len(presets) - 1)].name if name in names else name
+
     def get_or_fall_back(self, key: str) -> tuple[str, HiFAPipeline, str]:
         """The prior, or in its place the one to fall back to and why: `(key, pipeline, notice)`.
 

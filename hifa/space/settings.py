@@ -83,11 +83,17 @@ class RunSettings:
         ]
 
     def settings_of(self, prior: str, preset: str, steps: float, guidance: Any, stride: Any) -> dict[str, Any]:
-        """Fields of `HiFAConfig`.
+        """Fields of `HiFAConfig`. Where another prior has to do they are those of its own preset of the same place; of
+        what was entered only a number of steps that is not the preset's counts then.
 
         Raises:
             ValueError: For a number of steps out of range, or an unknown preset or prior.
         """
+        used = self.shelf.get_or_fall_back(prior)[0] if self.distils else prior
+        if used != prior:
+            own = {p.name: p.steps for p in self.presets(prior)}
+            steps = None if steps == own.get(preset) else steps
+            prior, preset, guidance, stride = used, self.shelf.preset_in_place(prior, used, preset), None, None
         return settings_of({p.name: p for p in self.presets(prior)}, preset, steps, guidance, stride)
 
     def refreshed(self, prior: str | None = None, name: str | None = None, steps: float | None = None) -> gr.Radio:

@@ -181,19 +181,20 @@ class RunFolder:
 
     @property
     def busy(self) -> bool:
-        """A process works on it; it lets go when it ends, however it ends."""
+        """Somebody works on it; a process lets go when it ends, however it ends."""
         try:
-            with self.locked(0):
+            with self.locked(0, fcntl.LOCK_SH):  # others that only look are not in the way
                 return False
         except BusyRunError:
             return True
 
     @contextlib.contextmanager
-    def locked(self, patience: float = 10.0) -> Iterator[None]:
+    def locked(self, patience: float = 10.0, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
         """Hold the run alone. The lock is of the file system, so it falls with the process.
 
         Args:
             patience: Seconds to wait for somebody else.
+            kind: `LOCK_SH` of `fcntl`: hold it together with others who do.
 
         Raises:
             BusyRunError: If it is still taken then.
@@ -207,11 +208,13 @@ class RunFolder:
             deadline = time.monotonic() + patience
             while True:
                 try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(handle, kind | fcntl.LOCK_NB)
                     break
                 except BlockingIOError as error:
                     if time.monotonic() >= deadline:
-                        raise BusyRunError("This run is going on in another window. Stop it there first.") from error
+                        raise BusyRunError(
+                            "Something goes on with this run, here or in another window. Stop it, or wait."
+                        ) from error
                     time.sleep(0.05)
             yield
         finally:

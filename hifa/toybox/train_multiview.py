@@ -5,7 +5,7 @@ r"""Train the Toybox multi-view model, a small SyncDreamer, on the rings of `mul
 
 In three stages, each kept in the output folder and skipped or resumed when run again: the prior's autoencoder is
 taught white backgrounds (`vae`), image encoder and conditioner learn to see (`image_encoder` and `conditioner`, see
-`train_image_encoder`), and all parts but the autoencoder are trained together, the UNet from the prior's. Seeded.
+`train_image_encoder`), and all parts but these two encoders are trained together, the UNet from the prior's. Seeded.
 `--export DIR` gets the moving average as a pipeline folder every `--export-every` steps.
 
 The embedded weights began with 1,750 scenes and 1,800 steps, without hidden layers in the conditioner, and went on
@@ -196,6 +196,8 @@ def initial_parts(
             parts[name].load_state_dict(earlier.state_dict())
     parts["image_encoder"].load_state_dict(image_encoder.state_dict())
     parts["conditioner"].load_state_dict(conditioner.state_dict())
+    # What it knows is asked for by losses of its own: by this one alone it forgets which way a photo faces.
+    parts["image_encoder"].requires_grad_(False)
     return parts
 
 

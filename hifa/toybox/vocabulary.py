@@ -158,5 +158,5 @@ def _what_it_knows() -> str:
         f"It knows the kinds {', '.join(KIND_WORDS)}; the colours "
         f"{', '.join(COLOUR_WORDS)}; and two objects as in 'a red ball on a blue cube'. For any other subject use an "
         "open-vocabulary prior on a GPU: HiFAPipeline.from_pretrained('stable-diffusion-v1-5/stable-diffusion-v1-5'), "
-        "or --model on the command line."
+        "--model on the command line, or another Prior in the app."
     )
