@@ -23,7 +23,7 @@ from hifa.field.hash_grid import HashGrid, encode_torch
 
 
 GRIDS = {
-    "fast": {"levels": 8, "base_resolution": 8, "finest_resolution": 128, "log2_entries": 15},
+    "fast": {"levels": 8, "base_resolution": 8, "finest_resolution": 64, "log2_entries": 15},
     "large": {"levels": 8, "base_resolution": 16, "finest_resolution": 512, "log2_entries": 19},
 }
 

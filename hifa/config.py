@@ -129,7 +129,10 @@ class HiFAConfig:
 
     @classmethod
     def paper(cls, **changes: Any) -> "HiFAConfig":
-        """Appendix A.1 to the letter: 512x512, 10,000 steps, guidance 100, r = 0.25, eta = 1."""
+        """Appendix A.1: 512x512, 10,000 steps, guidance 100, r = 0.25, eta = 1.
+
+        Of its weights one is not used: lambda_d = 0.1, of the disparity, of which equation 9 has no term.
+        """
         return cls(**changes)
 
     @classmethod
@@ -173,8 +176,8 @@ class HiFAConfig:
         cells are as large as a pixel; smaller ones would only hold noise. Backgrounds reach a little beyond those of
         the training, so that gray parts cannot hide in them. Which way an object faces is decided within the first
         sixth of the run, by the words for front and back: they get twice the weight, and no side is seen until then.
-        Estimates are made in one step: in the same time more steps of optimisation do more than several denoising
-        steps in each (benchmarks/RESULTS.md).
+        Estimates are made in one step: for the same evaluations more steps of optimisation did no worse than several
+        denoising steps in each, and perhaps better (benchmarks/RESULTS.md).
         """
         settings: dict[str, Any] = dict(
             num_inference_steps=480, grid_lr=0.2, network_lr=1e-2, front_back_end=0.15,

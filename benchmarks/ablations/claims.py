@@ -128,6 +128,18 @@ CLAIMS = (
         ),
     ),
     Claim(
+        "annealing-deep",
+        "The same with one denoising step and all timesteps down to 20",
+        "7",
+        ("deep-sqrt", "deep-linear", "deep-cosine", "deep-random"),
+        ("right", "sharpness", "roughness", "late", "diverged"),
+        (
+            *_better("deep-sqrt", ("deep-linear", "deep-cosine", "deep-random"), "right"),
+            *_better("deep-sqrt", ("deep-linear", "deep-cosine", "deep-random"), "roughness", -1),
+            *_better("deep-sqrt", ("deep-linear", "deep-cosine", "deep-random"), "late"),
+        ),
+    ),
+    Claim(
         "denoising",
         "Several denoising steps beat one",
         "appendix A.1",

@@ -17,6 +17,7 @@ KERNELS = {
     "1 2 1": (1.0, 2.0, 1.0),
     "1 1 1 1 1": (1.0,) * 5,
     "1 2 2 2 1": (1.0, 2.0, 2.0, 2.0, 1.0),  # a trapezoid
+    "1 6 1": (1.0, 6.0, 1.0),  # of the public code: the trapezoid rule on linearly interpolated weights
 }
 SAMPLES = (16, 32, 64)  # coarse and fine in all, half of them each
 REFERENCE_SAMPLES = 512

@@ -42,6 +42,8 @@ class Variant:
 HIFA = "hifa"
 # The preset's other losses that work against haze, off: what z-variance does alone.
 UNHELPED = {"lambda_entropy": 0.0, "lambda_opacity": 0.0}
+# Where the annealing should tell most: estimates that depend on t alone, and all of the timesteps.
+DEEP = {"denoising_stride": 1.0, "t_min": 0.02}
 
 
 def hifa_config(steps: int = STEPS) -> HiFAConfig:
@@ -93,6 +95,15 @@ def variants(scheduler: DDIMScheduler, steps: int = STEPS) -> list[Variant]:
         Variant("paper-r", "r = 0.25, eta = 1", {"denoising_stride": 0.25, "eta": 1.0}),
         Variant("bare", "z-variance, no opacity losses", UNHELPED),
         Variant("bare-no-zvar", "no z-variance, no opacity losses", {"lambda_zvar": 0.0, **UNHELPED}),
+        *(
+            rival(f"deep-{annealing}", f"{label}, one step, to t = 20", annealing=annealing, **DEEP)
+            for annealing, label in (
+                ("sqrt", "square root"),
+                ("linear", "linear"),
+                ("cosine", "cosine"),
+                ("random", "random"),
+            )
+        ),
     ]
 
 
