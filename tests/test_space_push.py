@@ -22,6 +22,11 @@ def test_a_dry_run_lists_the_files_and_uploads_nothing(capsys):
     assert "app.py" in out and "Dry run: nothing was uploaded" in out
 
 
+def test_a_bad_name_is_refused_by_the_dry_run_too(capsys):
+    assert main(["push", "mushroom"]) == 2
+    assert "user/name" in capsys.readouterr().err
+
+
 def git(folder: Path, *arguments: str) -> list[str]:
     done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
     return done.stdout.split()

@@ -21,7 +21,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns 0, or 2 after an error, which is reported in one line."""
     arguments = build_parser().parse_args(argv)
+    from ..export.hub import check_repo_id
+
     try:
+        check_repo_id(arguments.repo)
         files = space_files()
         size = sum((ROOT / path).stat().st_size for path in files)
         for path in files:
