@@ -132,9 +132,10 @@ CLAIMS = (
         "The same with one denoising step and all timesteps down to 20",
         "7",
         ("deep-sqrt", "deep-linear", "deep-cosine", "deep-random"),
-        ("right", "sharpness", "roughness", "late", "diverged"),
+        ("right", "consistent", "colour_error", "z_variance", "sharpness", "roughness", "late"),
         (
             *_better("deep-sqrt", ("deep-linear", "deep-cosine", "deep-random"), "right"),
+            *_better("deep-sqrt", ("deep-linear", "deep-cosine", "deep-random"), "consistent"),
             *_better("deep-sqrt", ("deep-linear", "deep-cosine", "deep-random"), "roughness", -1),
             *_better("deep-sqrt", ("deep-linear", "deep-cosine", "deep-random"), "late"),
         ),

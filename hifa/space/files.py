@@ -70,7 +70,7 @@ class TurntableOptions:
 
 MESH, TURNTABLE = MeshOptions(), TurntableOptions(36, 160, 12)
 # A stopped run has to be on the screen in two seconds, so what is made of it is lighter.
-STOPPED_MESH, STOPPED_TURNTABLE = MeshOptions(64, 5_000, 512), TurntableOptions(16, 112, 8)
+STOPPED_MESH, STOPPED_TURNTABLE = MeshOptions(64, 2_500, 512), TurntableOptions(16, 112, 8)
 
 
 def predicted_megabytes(max_faces: int, texture_size: int) -> float:
