@@ -95,15 +95,10 @@ def variants(scheduler: DDIMScheduler, steps: int = STEPS) -> list[Variant]:
         Variant("paper-r", "r = 0.25, eta = 1", {"denoising_stride": 0.25, "eta": 1.0}),
         Variant("bare", "z-variance, no opacity losses", UNHELPED),
         Variant("bare-no-zvar", "no z-variance, no opacity losses", {"lambda_zvar": 0.0, **UNHELPED}),
-        *(
-            rival(f"deep-{annealing}", f"{label}, one step, to t = 20", annealing=annealing, **DEEP)
-            for annealing, label in (
-                ("sqrt", "square root"),
-                ("linear", "linear"),
-                ("cosine", "cosine"),
-                ("random", "random"),
-            )
-        ),
+        rival("deep-sqrt", "square root, one step, to t = 20", **DEEP),
+        rival("deep-linear", "linear, one step, to t = 20", annealing="linear", **DEEP),
+        rival("deep-cosine", "cosine, one step, to t = 20", annealing="cosine", **DEEP),
+        rival("deep-random", "random, one step, to t = 20", annealing="random", **DEEP),
     ]
 
 
