@@ -38,9 +38,11 @@ def values(parts, shown) -> dict:
     return {part.label: value for part, value in zip(parts, plain, strict=True) if getattr(part, "label", None)}
 
 
-def test_what_was_entered_for_a_run_comes_back(tmp_path, store):
+def test_what_was_entered_for_a_run_comes_back(tmp_path, store, monkeypatch):
+    shelf = PriorShelf("cpu", PRIORS)
+    monkeypatch.setattr(shelf, "get_or_fall_back", lambda key: (key, None, ""))  # as on a GPU
     with gr.Blocks():
-        settings = RunSettings("text", "text", PriorShelf("cpu", PRIORS), Timings(tmp_path / "t.json"), False)
+        settings = RunSettings("text", "text", shelf, Timings(tmp_path / "t.json"), False)
         tab = Tab(settings, gr.Textbox(label="Prompt"))
     asked = {**PRIORS[1].presets[2].settings, "num_inference_steps": 10_000, "denoising_stride": 0.5}
     folder = store.create(Request("text", "a red mushroom", "sd15", 77, "blue", asked))

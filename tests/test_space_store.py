@@ -115,6 +115,6 @@ def test_resume_takes_back_a_stop_but_not_one_of_a_run_that_is_going_on(store):
     assert not folder.stop_requested
     with folder.locked():
         folder.request_stop()
-        with pytest.raises(BusyRunError, match="going on in another window"):
+        with pytest.raises(BusyRunError, match="here or in another window"):
             folder.clear_stop(0.1)
         assert folder.stop_requested

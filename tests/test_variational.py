@@ -200,7 +200,7 @@ def test_it_learns_one_picture_from_one_side(v_pipe):
             return torch.nn.functional.mse_loss(score.predict_noise(z_t, 500, alone(embed), camera), noise).item()
 
     before = error(FRONT)
-    for _ in range(200):
+    for _ in range(400):
         score.learn(z, alone(embed), FRONT, "epsilon", drawn)
     assert error(FRONT) < 0.9 * before and error(FRONT) < 0.98 * error(Camera(180, 15))
 
