@@ -42,13 +42,14 @@ def test_warming_up_tells_the_first_visitor_how_long_a_run_takes(tmp_path, tiny_
     toybox = shelf.fallback
     warm_up(toybox, shelf.get(toybox.key), timings)
     key = work_key("text", toybox.key, {})
-    measured = timings.get(key)
-    assert 1e-3 < measured < 10 and timings.setup(key) > 0
+    assert 1e-3 < timings.get(key) < 10
     with gr.Blocks():
         settings = RunSettings("text", "text", shelf, timings, False)
     assert "40 steps, about" in settings.preset.info
+    timings.note(key, 20.0, 1.0)
+    assert timings.get(key) == 20.0, "what a run took counts, not its mean with a guess"
     warm_up(toybox, shelf.get(toybox.key), timings)
-    assert timings.get(key) == measured, "what runs took is known better"
+    assert timings.get(key) == 20.0
 
 
 def test_a_run_costs_its_steps_and_the_set_up_of_each_lease():

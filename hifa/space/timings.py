@@ -23,12 +23,17 @@ class Timings:
         self.path = path
 
     def get(self, key: str) -> float | None:
-        """Seconds per step; `None` before the first measurement."""
-        return self._read().get(key)
+        """Seconds per step, as guessed before the first measurement; `None` without either."""
+        known = self._read()
+        return known.get(key, known.get(f"{key} guess"))
 
     def setup(self, key: str) -> float | None:
         """Seconds of a lease before its first step; `None` before the first measurement."""
         return self._read().get(f"{key} set-up")
+
+    def guess(self, key: str, step_seconds: float) -> None:
+        """What to say of a step until one is measured in a run."""
+        write_text_atomically(self.path, json.dumps(self._read() | {f"{key} guess": step_seconds}))
 
     def note(self, key: str, step_seconds: float, setup_seconds: float) -> None:
         """Take measurements in: half of a figure is the last one."""

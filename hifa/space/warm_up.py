@@ -18,23 +18,21 @@ STEPS = 4
 
 def warm_up(prior: Prior, pipe: HiFAPipeline, timings: Timings) -> None:
     """Make a run of a few steps and its files, and forget them: some seconds, and more in a fresh environment, where
-    loops are compiled and cached. How long a step took is noted for presets of which nothing is known yet.
+    loops are compiled and cached. How long a step took is what the first visitor is told.
 
     Args:
         pipe: Of the prior.
     """
     # At full size from the start: what is said to the first visitor is rather too long than too short.
     run = pipe.start(PROMPT, seed=0, num_inference_steps=STEPS, growth_end=0.0)
-    clock = began = time.monotonic()
-    for step in pipe.advance(run):
+    times = [time.monotonic()]
+    for _ in pipe.advance(run):
         snapshot(run, 0.0, size=16)
-        if step.step == 1:  # it compiled
-            clock = time.monotonic()
-    step_seconds = (time.monotonic() - clock) / (STEPS - 1)
+        times.append(time.monotonic())
+    # The shortest: the first one compiles, and what else the machine does while a server starts is soon over.
+    step_seconds = min(later - earlier for earlier, later in zip(times, times[1:], strict=False))
     for preset in prior.presets:
-        key = work_key("text", prior.key, preset.settings)
-        if timings.get(key) is None:
-            timings.note(key, step_seconds, clock - began)
+        timings.guess(work_key("text", prior.key, preset.settings), step_seconds)
     with tempfile.TemporaryDirectory() as place:
         run.save(Path(place) / "run")
         asset = run.asset()
