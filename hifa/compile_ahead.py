@@ -32,7 +32,10 @@ def compile_ahead() -> subprocess.Popen | None:
 
 
 def is_compiled() -> bool:
-    """Whether there is compiled code that is newer than the loops, in the first place where numba looks."""
-    cache = Path(os.environ.get("NUMBA_CACHE_DIR") or LOOPS.parent / "__pycache__")
-    compiled = cache.rglob(f"{LOOPS.stem}.encode_backward-*.nbi")
+    """Whether there is compiled code that is newer than the loops, where numba keeps it: beside them, or, where an
+    installation cannot be written to, with the user."""
+    own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numba"
+    named = os.environ.get("NUMBA_CACHE_DIR")
+    places = [Path(named)] if named else [LOOPS.parent / "__pycache__", own]
+    compiled = (index for place in places for index in place.rglob(f"{LOOPS.stem}.encode_backward-*.nbi"))
     return any(index.stat().st_mtime >= LOOPS.stat().st_mtime for index in compiled)

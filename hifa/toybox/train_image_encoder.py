@@ -138,8 +138,9 @@ def losses(model: nn.ModuleDict, batch: Batch, bf16: bool = False) -> dict[str, 
         `loss`; `painting`: mean squared error of the painted views, values in [-1, 1]; `naming`: sum of the four
         cross-entropies, nats; `facing`: mean squared error of the sines and cosines.
     """
-    # Attention as plain products: the fused kind is slow backward in bfloat16.
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16), sdpa_kernel(SDPBackend.MATH):
+    # The fused attention is slow backward in bfloat16, and the plain products are in float32.
+    attention = SDPBackend.MATH if bf16 else SDPBackend.FLASH_ATTENTION
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16), sdpa_kernel(attention):
         embeds = clip_embedding(model["image_encoder"], batch.images)
     embeds = embeds.float()
     painted = model["painter"](model["conditioner"].embed_context(embeds, batch.v_embed))
