@@ -34,6 +34,20 @@ def test_a_linear_density_is_interpolated_exactly(bound, analytic_field):
     assert grid.density(points.view(5, 10, 3)).shape == (5, 10)
 
 
+@pytest.mark.parametrize(("resolution", "bound"), [(1, 1.0), (2, 0.5), (5, 1.5)])
+def test_the_loop_of_a_cpu_reads_what_grid_sample_reads(resolution, bound):
+    """Single precision is what the loop is for; double takes the path of every other device."""
+    generator = torch.Generator().manual_seed(0)
+    grid = DensityGrid(resolution, bound)
+    grid.values.copy_(torch.rand(grid.values.shape, generator=generator))
+    points = (torch.rand(500, 3, generator=generator) * 4 - 2) * bound  # an eighth of them inside
+    faces_and_centres = torch.linspace(-bound, bound, 2 * resolution + 1)
+    edges = torch.cartesian_prod(*[faces_and_centres] * 3)
+    for where in (points, edges, torch.full((1, 3), 1e30), torch.empty(0, 3)):
+        expected = grid.double().density(where.double())
+        torch.testing.assert_close(grid.float().density(where).double(), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_nothing_outside_of_the_cube(analytic_field):
     grid = DensityGrid(4, 1.0)
     grid.refresh(analytic_field(ramp))

@@ -187,7 +187,7 @@ def test_reset_is_small_and_seeded():
     assert 0.9e-4 < grid.table.abs().max() <= 1e-4 and grid.table.mean().abs() < 1e-5
 
 
-def test_loops_compiled_ahead_are_those_that_the_grid_uses(tmp_path, monkeypatch):
+def test_loops_compiled_ahead_are_those_that_the_grids_use(tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     assert not is_compiled()
     process = compile_ahead()
@@ -196,8 +196,11 @@ def test_loops_compiled_ahead_are_those_that_the_grid_uses(tmp_path, monkeypatch
         import torch
         from hifa.field import hash_grid_cpu
         from hifa.field.hash_grid import HashGrid
+        from hifa.rendering import density_grid_cpu
+        from hifa.rendering.density_grid import DensityGrid
         HashGrid(2, 4, 8, 10)(torch.rand(5, 3)).sum().backward()
-        for loop in (hash_grid_cpu.encode_forward, hash_grid_cpu.encode_backward):
+        DensityGrid(4, 1.0).density(torch.rand(5, 2, 3))
+        for loop in (hash_grid_cpu.encode_forward, hash_grid_cpu.encode_backward, density_grid_cpu.look_up):
             assert sum(loop.stats.cache_hits.values()) == 1 and not loop.stats.cache_misses, loop.stats
     """
     subprocess.run([sys.executable, "-c", script], check=True, env=os.environ, timeout=120)

@@ -30,6 +30,12 @@ def _locate(coordinate, resolution):
 
 
 @numba.njit(inline="always", fastmath=True)
+def _corner_weight(cx, cy, cz, fx, fy, fz):
+    one = np.float32(1.0)  # numba takes a plain 1 - fx to be of double precision
+    return (fx if cx else one - fx) * (fy if cy else one - fy) * (fz if cz else one - fz)
+
+
+@numba.njit(inline="always", fastmath=True)
 def _corner_index(x, y, z, resolution, entries):
     if (resolution + 1) ** 3 <= entries:
         return x + (resolution + 1) * (y + (resolution + 1) * z)
@@ -48,7 +54,7 @@ def encode_forward(points, table, resolutions, entries, out):
             first, second = np.float32(0.0), np.float32(0.0)
             for corner in range(8):
                 cx, cy, cz = corner & 1, corner >> 1 & 1, corner >> 2 & 1
-                weight = (fx if cx else 1 - fx) * (fy if cy else 1 - fy) * (fz if cz else 1 - fz)
+                weight = _corner_weight(cx, cy, cz, fx, fy, fz)
                 row = level * entries + _corner_index(x + cx, y + cy, z + cz, resolution, entries)
                 first += weight * table[row, 0]
                 second += weight * table[row, 1]
@@ -70,7 +76,7 @@ def encode_backward(points, grad, resolutions, entries, grad_table):
             z, fz = _locate(points[i, 2], resolution)
             for corner in range(8):
                 cx, cy, cz = corner & 1, corner >> 1 & 1, corner >> 2 & 1
-                weight = (fx if cx else 1 - fx) * (fy if cy else 1 - fy) * (fz if cz else 1 - fz)
+                weight = _corner_weight(cx, cy, cz, fx, fy, fz)
                 row = level * entries + _corner_index(x + cx, y + cy, z + cz, resolution, entries)
                 grad_table[row, 0] += weight * first
                 grad_table[row, 1] += weight * second

@@ -29,7 +29,7 @@ class SDXLPrior(LatentDiffusionPrior):
         """
         if guidance.pooled is None:
             raise ValueError("SDXL reads pooled embeddings too; this run has none, and is of another prior.")
-        pooled = guidance.pooled.to(self.unet.dtype)
+        pooled = guidance.pooled.to(self.dtype)
         sizes = torch.tensor([self.image_size, self.image_size, 0, 0, self.image_size, self.image_size])
         sizes = sizes.to(pooled).expand(len(pooled), SIZES)
         return {**super().conditions(guidance), "added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}}

@@ -1,9 +1,12 @@
 """A coarse copy of the field's density, read instead of the field in the coarse pass."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..field import RadianceField
+from ..field.hash_grid_cpu import share_threads
+from .density_grid_cpu import look_up
 
 
 class DensityGrid(nn.Module):
@@ -40,10 +43,15 @@ class DensityGrid(nn.Module):
     @torch.no_grad()
     def density(self, points: Tensor) -> Tensor:
         """Trilinear density `(...,)` at `points` `(..., 3)`, world units; 0 outside the cube."""
-        # On a CPU its threads share batches alone: a part of the points for each of them.
-        threads = torch.get_num_threads() if points.device.type == "cpu" else 1
-        parts = threads if points[..., 0].numel() % threads == 0 else 1
-        grid = (points / self.bound).reshape(parts, 1, 1, -1, 3)
-        volume = self.values[None, None].expand(parts, -1, -1, -1, -1)
-        values = nn.functional.grid_sample(volume, grid, align_corners=False, padding_mode="zeros")
+        if points.device.type == "cpu" and points.dtype == torch.float32:
+            return self._density_on_cpu(points)
+        grid = (points / self.bound).reshape(1, 1, 1, -1, 3)
+        values = nn.functional.grid_sample(self.values[None, None], grid, align_corners=False, padding_mode="zeros")
         return values.reshape(points.shape[:-1])
+
+    def _density_on_cpu(self, points: Tensor) -> Tensor:
+        padded = nn.functional.pad(self.values, (1,) * 6)
+        out = points.new_empty(points.shape[:-1])
+        share_threads()
+        look_up(points.reshape(-1, 3).numpy(), padded.numpy(), np.float32(self.bound), out.view(-1).numpy())
+        return out
