@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .busy import share_cpu
 from .compile_ahead import compile_ahead
 from .interrupt import Interrupted
 from .names import file_name
@@ -19,6 +20,9 @@ from .saved import check_may_save, find_saved, is_saved_in, read_facts
 
 
 if TYPE_CHECKING:  # they take seconds to load, and bad arguments are refused before
+    import PIL.Image
+
+    from .pictures import PreparedPicture
     from .pipeline_hifa import HiFAPipeline
     from .run import HiFARun
 
@@ -171,6 +175,7 @@ def run_folder(arguments: argparse.Namespace) -> Path:
 
 
 def make(arguments: argparse.Namespace) -> int:
+    share_cpu()
     compile_ahead()
     with quick_loading():
         pipe, run = begin(arguments)
@@ -195,14 +200,14 @@ def begin(arguments: argparse.Namespace) -> "tuple[HiFAPipeline, HiFARun]":
     """The loaded prior, and the run that is new or goes on; the prepared picture and the views are in the folder."""
     import torch
 
+    device = pick_device(arguments.device)
+    image, views = read_pictures(arguments)
+    if arguments.resume is None and arguments.model is None and image is None and views is None:
+        show_beginning(arguments)
+    # From here on the rest of diffusers is loaded, which takes seconds.
     from . import TOYBOX, HiFAConfig, HiFARun
     from .hallucination import Photo
-    from .pictures import open_picture, prepare_picture
 
-    device = pick_device(arguments.device)
-    # Read before any model is, so that a bad file is told at once.
-    image = None if arguments.image is None else prepare_picture(arguments.image)
-    views = None if arguments.views is None else open_picture(arguments.views)
     run = None if arguments.resume is None else HiFARun.load(run_folder(arguments), device)
     model = arguments.model or (TOYBOX if run is None or run.prior is None else run.prior)
     dtype = torch.float16 if arguments.half else torch.float32
@@ -229,6 +234,28 @@ def begin(arguments: argparse.Namespace) -> "tuple[HiFAPipeline, HiFARun]":
         folder.mkdir(parents=True, exist_ok=True)
         run.views.sheet().save(folder / "views.png")
     return pipe, run
+
+
+def read_pictures(arguments: argparse.Namespace) -> "tuple[PreparedPicture | None, PIL.Image.Image | None]":
+    """The prepared picture and the sheet of views, read before any model is, so that a bad file is told at once."""
+    if arguments.image is None and arguments.views is None:
+        return None, None
+    from .pictures import open_picture, prepare_picture
+
+    image = None if arguments.image is None else prepare_picture(arguments.image)
+    return image, None if arguments.views is None else open_picture(arguments.views)
+
+
+def show_beginning(arguments: argparse.Namespace) -> None:
+    """The first preview of a run of the embedded prior, which needs no prior: loading that takes as long again."""
+    from .asset import save_image
+    from .config import HiFAConfig
+    from .initial import first_preview
+
+    config = getattr(HiFAConfig, arguments.preset or "fast")()
+    folder = output_folder(arguments)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_image(folder / "preview.png", first_preview(config, arguments.seed or 0).numpy())
 
 
 def pick_device(name: str) -> str:

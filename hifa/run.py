@@ -12,9 +12,9 @@ from .cameras import Camera
 from .config import HiFAConfig
 from .field import RadianceField
 from .given_views import GivenViews
+from .initial import PREVIEW_SIZE, front_camera, initial_field, initial_grid, preview, ray_sampling
 from .priors.variational import VariationalState
 from .rendering.density_grid import DensityGrid
-from .rendering.image import render_picture
 from .rendering.rays import RaySampling
 from .saved import FILE, RunError, is_saved_in
 from .state import load_optimizer_tensors, optimizer_tensors, read, with_prefix, without_prefix, write_atomically
@@ -77,28 +77,14 @@ class HiFARun:
     @property
     def sampling(self) -> RaySampling:
         """How rays are sampled in this run."""
-        c = self.config
-        min_opacity = c.min_opacity if self.grid is not None else 0.0
-        return RaySampling(
-            c.n_coarse,
-            c.n_fine,
-            c.kernel,
-            self.grid,
-            min_opacity,
-            keep_density=c.lambda_monotonic > 0,
-            keep_entropy=c.lambda_zentropy > 0,
-            keep_distortion=c.lambda_distortion > 0,
-        )
+        return ray_sampling(self.config, self.grid)
 
-    def preview(self, camera: Camera | None = None, size: int = 128) -> Tensor:
-        """What the field looks like now: `(size, size, 3)` RGB in [0, 1] on a middle gray."""
-        camera = camera or self.front_camera()
-        background = torch.full((3,), 0.5, device=self.radiance_field.device)
-        return render_picture(self.radiance_field, camera, size, self.sampling, background).colour
+    def preview(self, camera: Camera | None = None, size: int = PREVIEW_SIZE) -> Tensor:
+        """What the field looks like now: `(size, size, 3)` RGB in [0, 1] on a light gray."""
+        return preview(self.radiance_field, camera or self.front_camera(), self.sampling, size)
 
     def front_camera(self, azimuth_deg: float = 0.0) -> Camera:
-        c = self.config
-        return Camera(azimuth_deg, 15.0, sum(c.camera_radius) / 2, sum(c.camera_fov_deg) / 2)
+        return front_camera(self.config, azimuth_deg)
 
     def asset(self) -> HiFAAsset:
         """The asset as it stands now; the run can go on afterwards without changing it."""
@@ -231,18 +217,7 @@ class HiFARun:
         pooled_prompt_embeds: Tensor | None = None,
     ) -> "HiFARun":
         """A run at step 0, with a fresh field in float32."""
-        radiance_field = RadianceField(
-            bound=config.bound,
-            levels=config.levels,
-            base_resolution=config.base_resolution,
-            finest_resolution=config.finest_resolution,
-            log2_entries=config.log2_entries,
-            hidden_dim=config.hidden_dim,
-            view_bands=config.view_bands,
-            blob_density=config.blob_density,
-            blob_radius=config.blob_radius,
-            seed=seed,
-        ).to(device)
+        radiance_field = initial_field(config, seed, device)
         groups = radiance_field.parameter_groups(config.grid_lr, config.network_lr)
         if config.optimizer == "adan":
             optimizer = Adan(groups, eps=1e-8, weight_decay=2e-5)  # as in the public code
@@ -250,9 +225,7 @@ class HiFARun:
             # Not fused, a step of Adam is a dozen passes over the table.
             fused = torch.device(device).type in ("cpu", "cuda")
             optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=fused)
-        grid = DensityGrid(config.density_grid, config.bound).to(device) if config.density_grid else None
-        if grid is not None:
-            grid.refresh(radiance_field)  # so that there is a preview before the first step
+        grid = initial_grid(config, radiance_field)
         return cls(
             prompt, negative_prompt, config, seed, prior, prompt_embeds, radiance_field, optimizer, grid, generator,
             None if views is None else views.to(device), note, pooled_prompt_embeds,

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import pytest
 import torch
@@ -15,6 +16,7 @@ import trimesh
 
 from hifa import HiFAAsset, HiFAPipeline, HiFARun
 from hifa.__main__ import main
+from hifa.busy import share_cpu
 from hifa.multiview.input_image import prepare_image
 from hifa.pictures import prepare_picture
 from hifa.saved import read_facts
@@ -203,6 +205,39 @@ def test_wrong_model(tmp_path, capsys, content):
         (folder / "model_index.json").write_text(content)
     code = main(["a red ball", "--model", str(folder), "--output-dir", str(tmp_path / "out")])
     assert code == 2 and str(folder) in capsys.readouterr().err
+
+
+def test_first_preview_comes_before_the_prior_and_is_that_of_the_run(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise ValueError("no prior today")
+
+    monkeypatch.setattr("hifa.__main__.load_pipeline", refuse)
+    assert main(["a red ball", "--seed", "3", "--output-dir", str(tmp_path)]) == 2
+    assert "no prior today" in capsys.readouterr().err
+    shown = np.asarray(PIL.Image.open(tmp_path / "preview.png"))
+    run = HiFAPipeline.from_pretrained().start("a red ball", seed=3)
+    assert (shown == (run.preview().numpy().clip(0, 1) * 255).round().astype(np.uint8)).all()
+    assert shown.std() > 5  # there is something to be seen
+
+
+@pytest.mark.parametrize(
+    ("load", "given", "set_to"),
+    [
+        (0.1, {}, None),
+        (1.9, {}, "1000"),
+        (1.9, {"OMP_WAIT_POLICY": "active"}, None),
+        (1.9, {"GOMP_SPINCOUNT": "7"}, "7"),
+    ],
+)
+def test_threads_wait_asleep_on_a_busy_machine(monkeypatch, load, given, set_to):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # so that what is set here is undone
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0, 0))
+    share_cpu()
+    assert os.environ.get("GOMP_SPINCOUNT") == set_to
 
 
 def start_cli(prior, out: Path, *arguments: str) -> subprocess.Popen:

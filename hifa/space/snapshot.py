@@ -8,12 +8,12 @@ import PIL.Image
 import torch
 
 from ..export.video import depth_to_rgb, normal_to_rgb
+from ..initial import PREVIEW_GRAY
 from ..rendering.image import render_picture
 from ..run import HiFARun
 
 
 MODES = ("colour", "normals", "depth", "opacity")
-GRAY = 0.5  # behind the object, as in `HiFARun.preview`
 
 
 def snapshot(run: HiFARun, azimuth_deg: float, size: int = 96) -> dict[str, str]:
@@ -22,7 +22,7 @@ def snapshot(run: HiFARun, azimuth_deg: float, size: int = 96) -> dict[str, str]
     Args:
         size: Pixels per side.
     """
-    background = torch.full((3,), GRAY, device=run.device)
+    background = torch.full((3,), PREVIEW_GRAY, device=run.device)
     picture = render_picture(run.radiance_field, run.front_camera(azimuth_deg), size, run.sampling, background)
     opacity = picture.opacity.cpu().numpy()
     pictures = {
