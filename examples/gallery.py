@@ -13,6 +13,7 @@ import PIL.Image
 
 from hifa import HiFAPipeline
 from hifa.export import bake_texture, write_glb
+from hifa.initial import PREVIEW_GRAY
 from hifa.run import HiFARun
 
 
@@ -49,7 +50,7 @@ def write(run: HiFARun, folder: Path) -> None:
     mesh = asset.mesh(128, FACES)
     glb = write_glb(folder / "mesh.glb", bake_texture(mesh, asset.colour, TEXTURE))
     asset.export_video(folder / "turntable.mp4", num_frames=24, size=128, fps=10)
-    pixels = asset.render(asset.camera(20), 160, (0.5, 0.5, 0.5)).colour
+    pixels = asset.render(asset.camera(20), 160, (PREVIEW_GRAY,) * 3).colour
     PIL.Image.fromarray((pixels * 255).round().byte().numpy()).save(folder / "preview.jpg", quality=85)
     request = {"kind": "text" if run.views is None else "image", "prompt": run.prompt or "", "prior": "toybox"}
     facts = {"faces": len(mesh.faces), "vertices": len(mesh.vertices), "texture_size": TEXTURE}

@@ -45,7 +45,9 @@ def test_warming_up_tells_the_first_visitor_how_long_a_run_takes(tmp_path, tiny_
     assert 1e-3 < timings.get(key) < 10
     with gr.Blocks():
         settings = RunSettings("text", "text", shelf, timings, False)
+        others = [RunSettings(kind, kind, shelf, timings, False) for kind in ("image", "hallucination")]
     assert "40 steps, about" in settings.preset.info
+    assert all("as measured here" in other.preset.info for other in others)
     timings.note(key, 20.0, 1.0)
     assert timings.get(key) == 20.0, "what a run took counts, not its mean with a guess"
     warm_up(toybox, shelf.get(toybox.key), timings)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from hifa.space.history import clean, entries, remember
+from hifa.space.history import History
 from hifa.space.store import BusyRunError, Record, Request, RunFolder, RunStore, UnknownRunError
 
 
@@ -99,13 +99,31 @@ def test_a_record_is_never_half_written(store):
     assert [path.name for path in folder.path.iterdir()] == ["record.json"]
 
 
-def test_history_is_the_browsers_and_may_hold_anything(store):
-    folder = store.create(REQUEST)
-    history = remember(remember(["gone" * 6, 5, None], folder.id), folder.id)
-    assert history == [folder.id, "gone" * 6]
-    assert [entry.run.id for entry in entries(store, history)] == [folder.id]
-    assert "a red mushroom" in entries(store, history)[0].label
-    assert clean("x") == [] and clean({"a": 1}) == [] and entries(store, 7) == []
+def test_history_is_of_a_name_that_the_browser_keeps(store):
+    folder, other = store.create(REQUEST), store.create(REQUEST)
+    history = History(store)
+    for anything in ("", None, ["x" * 22], "../../etc/passwd", 5):
+        assert len(history.name(anything)) == 22 and history.runs(anything) == []
+    visitor = history.remember("", folder.id)
+    # Two windows of one browser know of the same name, and neither takes away what the other one made.
+    assert history.remember(visitor, other.id) == history.remember(visitor, "x" * 22) == visitor
+    assert history.runs(visitor) == ["x" * 22, other.id, folder.id]
+    assert history.remember(visitor, folder.id) == visitor
+    assert history.runs(visitor) == [folder.id, "x" * 22, other.id]
+    assert [entry.run.id for entry in history.entries(visitor)] == [folder.id, other.id], "one is gone"
+    assert "a red mushroom" in history.html(visitor)
+    assert other.id not in history.html(history.remember("", folder.id)), "nothing of another visitor"
+
+
+def test_a_name_is_forgotten_with_its_runs(store):
+    history = History(store)
+    visitor = history.remember("", store.create(REQUEST).id)
+    path = store.root / "visitors" / visitor
+    old = time.time() - store.max_age - 1
+    os.utime(path, (old, old))
+    history.remember("", store.create(REQUEST).id)
+    assert not path.exists() and history.runs(visitor) == []
+    assert store.sweep(now=True) == [], "what is kept of visitors is no run"
 
 
 def test_resume_takes_back_a_stop_but_not_one_of_a_run_that_is_going_on(store):

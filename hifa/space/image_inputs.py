@@ -1,10 +1,13 @@
 """The picture side of the two image tabs: upload, matte, framing, the sixteen views of several seeds, or a sheet."""
 
+import html
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from .actions import MAX_SEEDS, Guided, told
+from .errors import explain
 from .inputs import PhotoInput, read_photo
 from .sheets import GIVEN, Sheets
 from .store import Request, RunFolder, RunStore, UnknownRunError
@@ -14,7 +17,12 @@ ONLY_TOYBOX = (
     "<div class='hint'><p>The multi-view model of this app knows Toybox's kinds of objects only; of other things it "
     "imagines poor views. For those, upload a sheet that another model made.</p></div>"
 )
+ONE_STEP = (
+    "The embedded model makes its views in one step, a mean of all that fits the picture, and much the same for every "
+    "seed. With more steps they differ more, and are less often right."
+)
 FORMATS = ["upload", "clipboard"]
+SAMPLES = Path(__file__).parents[2] / "examples" / "photos"
 
 
 class ImageInputs:
@@ -23,7 +31,7 @@ class ImageInputs:
     Args:
         name: Prefix of the element ids.
         view_steps: Denoising steps that the multi-view model is made for. One made for a single step imagines the mean
-            of all that fits the picture, and has neither seeds to choose from nor steps to set.
+            of all that fits the picture, which is much the same for every seed.
     """
 
     def __init__(self, name: str, store: RunStore, view_steps: int):
@@ -39,8 +47,14 @@ class ImageInputs:
                 buttons=[], alt_text="The object cut out of the picture, on white", format="png",
             )  # fmt: skip
         self.matte_note = gr.HTML(elem_id=f"{name}-matte-note")
-        several = view_steps > 1  # which the embedded model has not
-        gr.HTML(ONLY_TOYBOX, elem_id=f"{name}-limits", visible=not several)
+        self.samples = sample_pictures()
+        self.sample = gr.Gallery(
+            [(str(path), path.stem.replace("-", " ")) for path in self.samples], label="Or one of these",
+            columns=max(1, len(self.samples)), height=110, object_fit="contain", allow_preview=False,
+            interactive=False, buttons=[], elem_id=f"{name}-samples", visible=bool(self.samples),
+        )  # fmt: skip
+        one_step = view_steps == 1  # as the embedded model has
+        gr.HTML(ONLY_TOYBOX, elem_id=f"{name}-limits", visible=one_step)
         self.object_share = gr.Slider(
             0.3, 1.0, 0.78, step=0.01, label="Size of the object in the frame", elem_id=f"{name}-share"
         )
@@ -54,11 +68,12 @@ class ImageInputs:
                 "sheet; otherwise this happens by itself."
             )
             self.seeds = gr.Slider(
-                1, MAX_SEEDS, 1, step=1, label="How many to choose from", elem_id=f"{name}-seeds", visible=several
-            )
+                1, MAX_SEEDS, 1, step=1, label="How many to choose from", elem_id=f"{name}-seeds",
+                info=ONE_STEP if one_step else "Each has a seed of its own; the best score comes first.",
+            )  # fmt: skip
             self.view_steps = gr.Slider(
                 1, max(100, view_steps), view_steps, step=1, label="Denoising steps of the views",
-                elem_id=f"{name}-view-steps", visible=several,
+                elem_id=f"{name}-view-steps",
             )  # fmt: skip
             self.make = gr.Button("Make views", elem_id=f"{name}-make-views")
             self.gallery = gr.Gallery(
@@ -116,8 +131,9 @@ class ImageInputs:
             **quiet,
         )
         sheet = self.sheet.input(self._on_sheet, self.sheet, views, queue=False, **quiet)
+        sample = self.sample.select(self._on_sample, None, [self.photo, *views, self.sheet], queue=False, **quiet)
         chosen = self.gallery.select(self.choose, self.views_run, self.chosen, queue=False, **quiet)
-        for event in (seen_otherwise, photo, sheet, chosen):
+        for event in (seen_otherwise, photo, sample, sheet, chosen):
             self.tell_source(event)
         gr.on(
             [self.photo.change, self.sheet.change, self.chosen.change], self.source,
@@ -140,6 +156,9 @@ class ImageInputs:
     @staticmethod
     def _on_photo(photo: str | None) -> tuple[Any, ...]:
         return *forget(), gr.skip() if photo is None else None
+
+    def _on_sample(self, event: gr.SelectData) -> tuple[Any, ...]:
+        return str(self.samples[event.index]), *forget(), None
 
     @staticmethod
     def _on_sheet(sheet: str | None) -> tuple[Any, ...]:
@@ -174,8 +193,13 @@ class ImageInputs:
     def show_matte(path: str | None, share: float):
         if path is None:
             return None, ""
-        with told():
+        try:
             prepared = read_photo(path, share)
+        except (ValueError, TypeError, OSError) as error:
+            message = explain(error)
+            gr.Warning(message, duration=20)
+            # Not the object of the picture before.
+            return None, f"<div class='hint' role='alert'><p>{html.escape(message)}</p></div>"
         found = {"alpha": "its transparency", "white": "its white background", "rembg": "rembg"}[prepared.background]
         notes = "".join(f"<p>{warning}</p>" for warning in prepared.warnings)
         return prepared.preview(), f"<div class='hint'><p>Cut out by {found}.</p>{notes}</div>"
@@ -195,6 +219,11 @@ class ImageInputs:
         with told():
             seeds = list(Sheets(self.store.open(views_run).path).scores())
         return seeds[event.index] if event.index < len(seeds) else None
+
+
+def sample_pictures() -> list[Path]:
+    """Pictures to begin with, made by `python -m examples.photos`; none where the package is installed alone."""
+    return sorted(SAMPLES.glob("*.png"))
 
 
 def forget() -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from .history import history_html
+from .history import History
 from .image_inputs import ImageInputs
 from .panel import ResultPanel
 from .settings import RunSettings
@@ -52,13 +52,22 @@ class Opening:
 
     Args:
         worker: Of the runs.
+        history: Of all visitors.
         runs: Shows the list of the visitor's runs.
         tabs: All of them, to choose one.
         by_kind: Each, by the kind of its runs, which is its id too.
     """
 
-    def __init__(self, worker: Worker, panel: ResultPanel, runs: gr.HTML, tabs: gr.Tabs, by_kind: dict[str, Tab]):
-        self.worker, self.store, self.panel = worker, worker.store, panel
+    def __init__(
+        self,
+        worker: Worker,
+        history: History,
+        panel: ResultPanel,
+        runs: gr.HTML,
+        tabs: gr.Tabs,
+        by_kind: dict[str, Tab],
+    ):
+        self.worker, self.history, self.store, self.panel = worker, history, worker.store, panel
         self.runs, self.tabs, self.by_kind = runs, tabs, by_kind
 
     @property
@@ -66,9 +75,12 @@ class Opening:
         entered = [part for tab in self.by_kind.values() for part in tab.outputs]
         return [*self.panel.outputs, self.runs, self.tabs, *entered]
 
-    def open(self, history: Any, request: gr.Request) -> tuple:
-        """What the address names as it is now, what was entered for it, and the visitor's runs."""
-        runs, run_id = history_html(self.store, history), request.query_params.get("run")
+    def open(self, visitor: Any, request: gr.Request) -> tuple:
+        """What the address names as it is now, what was entered for it, the visitor's runs, and the visitor's name."""
+        visitor = self.history.name(visitor)
+        return *self._opened(self.history.html(visitor), request.query_params.get("run")), visitor
+
+    def _opened(self, runs: str, run_id: str | None) -> tuple:
         nothing = [gr.skip(), *(value for tab in self.by_kind.values() for value in tab.fresh())]
         if not run_id:
             return *self.panel.values(Shown()), runs, *nothing

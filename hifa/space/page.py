@@ -10,7 +10,7 @@ from .api import Api
 from .events import afterwards
 from .files import MeshOptions
 from .gallery import examples
-from .history import SECRET, STORAGE_KEY, history_html, remember
+from .history import SECRET, STORAGE_KEY, History
 from .hub_form import HubForm
 from .image_inputs import ImageInputs
 from .opening import Opening, Tab
@@ -66,7 +66,8 @@ class Page:
         self.worker, self.actions, self.store = worker, actions, worker.store
         self.shelf = actions.shelf
         self.pending = gr.State(False)
-        self.history = gr.BrowserState([], storage_key=STORAGE_KEY, secret=SECRET)
+        self.history = History(self.store)
+        self.visitor = gr.BrowserState("", storage_key=STORAGE_KEY, secret=SECRET)
         gr.Markdown(HEADER)
         gr.Markdown(notice, visible=bool(notice), elem_id="notice")
         with gr.Row():
@@ -154,8 +155,10 @@ class Page:
                     trigger_mode="always_last", queue=False, **QUIET,
                 )  # fmt: skip
         # What writes to the panel on its own, until something is started or another thing opened.
-        opening = Opening(self.worker, panel, self.runs, self.tabs, self._entered())
-        loaded = demo.load(opening.open, self.history, opening.outputs, concurrency_limit=None, **QUIET)
+        opening = Opening(self.worker, self.history, panel, self.runs, self.tabs, self._entered())
+        loaded = demo.load(
+            opening.open, self.visitor, [*opening.outputs, self.visitor], concurrency_limit=None, **QUIET
+        )
         followed = loaded.success(opening.follow, panel.run_id, panel.live_outputs, concurrency_limit=None, **QUIET)
         extracted = panel.extract.click(
             self.remake_mesh, [panel.run_id, panel.faces, panel.texture], panel.live_outputs, show_progress="minimal",
@@ -208,13 +211,13 @@ class Page:
         """Prepare, work, rest: the same for everything that can be started.
 
         Args:
-            prepare: From `inputs`, the history and whether something is pending to the outputs below; it refuses what
+            prepare: From `inputs`, the visitor and whether something is pending to the outputs below; it refuses what
                 cannot work.
             button: Where the refusal shows.
             seed: Is shown the seed.
             then: Shows the views that were made.
         """
-        panel, shared = self.panel, [self.history, self.pending]
+        panel, shared = self.panel, [self.visitor, self.pending]
         seeds = [] if seed is None else [seed]
         # Through the queue, though at once: without it the browser is not told why something is refused. The refusal
         # is shown on the button, that is in a message only, because on the outputs it would be a bare "Error" on each.
@@ -233,7 +236,7 @@ class Page:
                 then.tell_source(shown_after)
         settings = (self.settings, self.image_settings, self.guided_settings)
         afterwards(
-            worked, self.rest, [self.history, *(part for s in settings for part in (s.prior, s.preset, s.steps))],
+            worked, self.rest, [self.visitor, *(part for s in settings for part in (s.prior, s.preset, s.steps))],
             [self.pending, *self.starters, panel.stop, self.runs, *(s.preset for s in settings)], queue=False, **QUIET,
         )  # fmt: skip
 
@@ -244,16 +247,17 @@ class Page:
         return gr.HTML(hint, visible=bool(hint))
 
     def prepare_text(
-        self, prompt, prior, preset, seed, randomise, steps, guidance, stride, negative, history, pending
+        self, prompt, prior, preset, seed, randomise, steps, guidance, stride, negative, visitor, pending
     ):
         self._refuse_second(pending)
+        self._tell_of_loading(prior)
         with told():
             settings = self.settings.settings_of(prior, preset, steps, guidance, stride)
             folder, notice = self.actions.text(prompt, negative, prior, seed, randomise, settings)
-        return self._prepared(folder, notice, history)
+        return self._prepared(folder, notice, visitor)
 
     def prepare_image(self, *values):
-        *entered, history, pending = values
+        *entered, visitor, pending = values
         self._refuse_second(pending)
         given, (prior, preset, seed, randomise, steps, *_) = entered[:8], entered[8:]
         with told():
@@ -261,48 +265,55 @@ class Page:
             folder, notice = self.actions.guided(
                 "image", ImageInputs.given(*given), "", "", prior, seed, randomise, settings
             )
-        return self._prepared(folder, notice, history)
+        return self._prepared(folder, notice, visitor)
 
     def prepare_hallucination(self, prompt, guidance_end, *values):
-        *entered, history, pending = values
+        *entered, visitor, pending = values
         self._refuse_second(pending)
         given, (prior, preset, seed, randomise, steps, guidance, stride, negative) = entered[:8], entered[8:]
+        self._tell_of_loading(prior)
         with told():
             settings = self.guided_settings.settings_of(prior, preset, steps, guidance, stride)
             settings["image_guidance_end"] = float(guidance_end)
             folder, notice = self.actions.guided(
                 "hallucination", ImageInputs.given(*given), prompt, negative, prior, seed, randomise, settings
             )
-        return self._prepared(folder, notice, history)
+        return self._prepared(folder, notice, visitor)
 
     def prepare_views(self, *values):
-        *given, seed, randomise, history, pending = values
+        *given, seed, randomise, visitor, pending = values
         self._refuse_second(pending)
         with told():
             folder, notice = self.actions.guided(
                 "image", ImageInputs.given(*given), "", "", self.shelf.fallback.key, seed, randomise, {}, True
             )
-        return self._prepared(folder, notice, history, listed=False)
+        return self._prepared(folder, notice, visitor, listed=False)
 
-    def prepare_resume(self, run_id, history, pending):
+    def prepare_resume(self, run_id, visitor, pending):
         self._refuse_second(pending)
         with told():
             folder = self.store.open(run_id)
             folder.clear_stop()
         # Without a seed to show.
-        return self._prepared(folder, "", history)[1:]
+        return self._prepared(folder, "", visitor)[1:]
 
     def _refuse_second(self, pending: bool) -> None:
         if pending:
             raise gr.Error("A run is going on. Stop it first, or wait.", print_exception=False)
 
-    def _prepared(self, folder: RunFolder, notice: str, history: Any, listed: bool = True) -> tuple:
+    def _tell_of_loading(self, key: str) -> None:
+        """A download can take minutes, in which nothing else happens on the page."""
+        prior = self.shelf.priors.get(key)
+        if prior is not None and not self.shelf.is_loaded(key) and not self.shelf.problem(key):
+            gr.Info(f"{prior.name} is loaded now, for the first time since the app was started …", duration=20)
+
+    def _prepared(self, folder: RunFolder, notice: str, visitor: Any, listed: bool = True) -> tuple:
         if notice:
             gr.Warning(notice, duration=20)
         record = folder.read()
         first = waiting(folder, record, "Waiting for a free place …")
         off = [gr.Button(interactive=False) for _ in self.starters]
-        kept = remember(history, folder.id) if listed else history
+        kept = self.history.remember(visitor, folder.id) if listed else self.history.name(visitor)
         # A Stop that was pressed for the run before is not for this one.
         stop = gr.Button("Stop", interactive=True)
         return record.request.seed, kept, True, *off, stop, *self.panel.values(first)
@@ -326,13 +337,13 @@ class Page:
             self.store.open(run_id).request_stop()
         return gr.Button("Stopping …", interactive=False)
 
-    def rest(self, history: Any, *chosen: Any) -> tuple:
+    def rest(self, visitor: Any, *chosen: Any) -> tuple:
         """Everything can be started again, and how long that takes is known better."""
         on = [gr.Button(interactive=True) for _ in self.starters]
         settings = (self.settings, self.image_settings, self.guided_settings)
         presets = [s.refreshed(*chosen[3 * i : 3 * i + 3]) for i, s in enumerate(settings)]
         stop = gr.Button("Stop", interactive=True)
-        return False, *on, stop, history_html(self.store, history), *presets
+        return False, *on, stop, self.history.html(visitor), *presets
 
     def remake_mesh(self, run_id: str, faces: float, texture: float) -> Iterator[tuple]:
         with told():

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from ..initial import PREVIEW_GRAY
 from . import files
 from .shown import Shown
 from .snapshot import MODES
@@ -28,7 +29,7 @@ CSS = (
 #preview { padding: 0 !important; } #mode label { padding: 3px 8px; } #mode .wrap { gap: 6px; }
 #preview, #preview .html-container, #preview .prose { height: 100%; }
 #preview figure { margin: 0; display: flex; flex-direction: column; align-items: center; justify-content: center;
-  min-height: 340px; background: #808080; border-radius: var(--radius-md); overflow: hidden; }
+  min-height: 340px; background: #cccccc; border-radius: var(--radius-md); overflow: hidden; }
 #preview img { width: 100%; max-width: 420px; aspect-ratio: 1; object-fit: contain; margin: 0; }
 #preview figure.empty { background: var(--background-fill-secondary); color: var(--body-text-color-subdued); }
 #facts dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; margin: 0; }
@@ -110,8 +111,8 @@ class ResultPanel:
             with gr.Column(min_width=280, visible="hidden") as self.model_place:
                 # Front +Z, which is at alpha 90; the gray is that of the preview.
                 self.model = gr.Model3D(
-                    label="3D model", clear_color=(0.5, 0.5, 0.5, 1.0), camera_position=(90, 75, None), height=430,
-                    interactive=False, elem_id="model",
+                    label="3D model", clear_color=(*[PREVIEW_GRAY] * 3, 1.0), camera_position=(90, 75, None),
+                    height=430, interactive=False, elem_id="model",
                 )  # fmt: skip
         self.views = gr.Gallery(
             label="Sixteen views of each seed; the first is what the object is made of", columns=2, visible=False,

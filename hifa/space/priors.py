@@ -128,6 +128,9 @@ class PriorShelf:
         when, error = self._failed.get(key, (0.0, None))
         return error if error is not None and time.monotonic() - when < self.forget_failures else None
 
+    def is_loaded(self, key: str) -> bool:
+        return key in self._loaded
+
     def get(self, key: str) -> HiFAPipeline:
         """The pipeline of a prior.
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 # What the app reads: itself, the package with its weights, the finished examples, and what the Space is built from.
 NEEDED = (
     "app.py", "README.md", "LICENSE", "requirements.txt", "packages.txt", "hifa/**/*.py", "hifa/**/*weights/**/*",
-    "examples/gallery/*/*", "examples/pictures/*",
+    "examples/gallery/*/*", "examples/photos/*", "examples/pictures/*",
 )  # fmt: skip
 REQUIRED = ("app.py", "README.md", "requirements.txt", "hifa/pipeline_hifa.py")
 

@@ -80,7 +80,7 @@ def canvas_pixels(page: Page) -> np.ndarray:
         height, width = pixels.shape[:2]
         middle = pixels[height // 3 : 2 * height // 3, width // 3 : 2 * width // 3]
         corner = pixels[-20:-10, 10:20]  # where no label lies over it; white until something is drawn
-        if (np.abs(corner - 128) < 12).all() and (np.abs(middle - 128).max(-1) > 8).mean() > 0.5:
+        if (np.abs(corner - 204) < 12).all() and (np.abs(middle - 204).max(-1) > 8).mean() > 0.5:
             if last is not None and np.array_equal(pixels, last):
                 return pixels
             last = pixels

@@ -146,3 +146,17 @@ def test_resume_after_a_killed_server(browser, tiny_prior, tmp_path):
         expect(progress(page)).to_contain_text("Stopped at step")
         assert read_facts(folder)["step"] > saved > 0
         page.context.close()
+
+
+def test_two_windows_of_one_browser_have_one_list(browser, served):
+    context = browser.new_context()
+    context.set_default_timeout(1000 * PATIENCE)
+    first, second = context.new_page(), context.new_page()
+    for window in (first, second):
+        open_page(window, served.url)
+    for window, prompt in ((first, "a red mushroom"), (second, "a blue cube")):
+        start_text(window, 10, prompt)
+        expect(progress(window)).to_contain_text("Finished 10 steps")
+    open_page(first, served.url)
+    assert first.locator("#history ul a").count() == 2
+    context.close()

@@ -105,8 +105,13 @@ def test_bad_pictures_are_refused_and_the_page_lives_on(page, tmp_path, kind, me
         bad.write_text("this is no picture")
     else:
         Image.new("RGB", (100, 100), "white").save(bad)
+    page.locator("#image-samples button").first.click()
+    expect(page.locator("#image-matte img")).to_be_visible()
+    page.locator("#image-photo").get_by_label("Remove Image").click()
     page.locator("#image-photo input[type=file]").set_input_files(bad)
     expect(page.get_by_text(message).first).to_be_visible()
+    expect(page.locator("#image-matte-note")).to_contain_text(message)
+    expect(page.locator("#image-matte img")).to_have_count(0)
     page.get_by_role("button", name="Reconstruct").click()
     expect(page.get_by_text(message).nth(1)).to_be_visible()
     expect(page.get_by_role("button", name="Reconstruct")).to_be_enabled()

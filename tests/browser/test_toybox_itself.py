@@ -1,4 +1,4 @@
-"""`python app.py` as it is, with the embedded models: a picture, its views and their GLB; Stop in a whole run."""
+"""`python app.py` as it is, with the embedded models: each tab to its GLB, and Stop in a whole run."""
 
 import re
 import time
@@ -9,11 +9,15 @@ import trimesh
 from playwright.sync_api import expect
 
 from benchmarks.app_server import Server
+from hifa.space.image_inputs import sample_pictures
 from hifa.toybox import world
 from hifa.toybox.multiview_dataset import take_photo
 
 from ..space_setup import PATIENCE
 from .driving import downloaded, progress, set_steps, visit
+
+
+SAMPLES = [path.stem.replace("-", " ") for path in sample_pictures()]
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +50,38 @@ def test_a_picture_becomes_views_and_the_views_a_mesh(browser, url, tmp_path):
     assert size.max() / size.min() < 1.25, "a ball is as wide as it is high and deep"
     red, green, blue = surface_colours(glb).mean(0)
     assert red > 0.4 and max(green, blue) < 0.25
+    page.context.close()
+
+
+def test_a_prompt_becomes_a_mesh_of_its_colours(browser, url):
+    page = visit(browser, url)
+    page.get_by_label("Prompt", exact=True).first.fill("a red mushroom")
+    page.locator("#text-preset").get_by_text("Quick").click()
+    page.get_by_role("button", name="Generate").click()
+    expect(progress(page)).to_contain_text("Finished 192 steps")
+    expect(page.locator("#turntable video")).to_be_visible()
+    glb = downloaded(page, "glb")
+    mesh, colours = trimesh.load(glb, file_type="glb", force="mesh"), surface_colours(glb)
+    height = mesh.vertices[:, 1]
+    cap, stem = (colours[part].mean(0) for part in (height > 0.15, height < -0.25))
+    assert cap[0] > 2 * cap[1:].max(), "the cap is red"
+    assert stem.min() > 0.4 and np.ptp(stem) < 0.3, "the stem is white"
+    page.context.close()
+
+
+def test_a_picture_and_a_prompt_become_a_mesh_of_the_colour_of_the_prompt(browser, url):
+    page = visit(browser, url)
+    page.get_by_role("tab", name="Image-guided hallucination").click()
+    page.locator("#guided-samples button").nth(SAMPLES.index("yellow duck")).click()
+    expect(page.locator("#guided-matte-note")).to_contain_text("Cut out by its transparency")
+    expect(page.locator("#guided-used")).to_contain_text("Views of the picture are made first")
+    page.locator("#guided-prompt input, #guided-prompt textarea").first.fill("a blue duck")
+    page.locator("#guided-preset").get_by_text("Quick").click()
+    page.get_by_role("button", name="Hallucinate").click()
+    expect(progress(page)).to_contain_text("Finished 192 steps")
+    expect(page.locator("#views img")).to_have_count(1)
+    red, green, blue = surface_colours(downloaded(page, "glb")).mean(0)
+    assert blue > max(red, green)
     page.context.close()
 
 

@@ -1,0 +1,38 @@
+"""The pictures that the image tabs of the app offer to begin with: python -m examples.photos
+
+Objects of Toybox's world, seen from half in front and a little above, cut out: `examples/photos/<name>.png`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from hifa.toybox import world
+from hifa.toybox.render import orbit_pose, render
+
+
+FOLDER = Path(__file__).parent / "photos"
+OBJECTS = (("duck", "yellow"), ("teddy bear", "brown"), ("chair", "red"), ("rocket", "green"))
+AZIMUTH_DEG, ELEVATION_DEG, RADIUS, FOV_DEG, SIZE = 30.0, 20.0, 2.5, 45.0, 256
+WHITE = (1.0, 1.0, 1.0)
+
+
+def take(kind: str, colour: str) -> PIL.Image.Image:
+    """`(256, 256)` RGBA."""
+    pose = orbit_pose(AZIMUTH_DEG, ELEVATION_DEG, RADIUS)
+    picture = render(world.make_scene(kind, colour).shape, pose, SIZE, FOV_DEG, WHITE, 2)
+    rgba = np.concatenate([picture.colour, picture.mask[..., None]], -1)
+    return PIL.Image.fromarray((rgba.clip(0, 1) * 255).round().astype(np.uint8))
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    for kind, colour in OBJECTS:
+        path = FOLDER / f"{colour}-{kind.replace(' ', '-')}.png"
+        take(kind, colour).save(path, optimize=True)
+        print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()
