@@ -43,8 +43,8 @@ def model_card(
     """README of an asset: what it is, what made it, how to load it.
 
     Args:
-        facts: As in `HiFAAsset`, and, if they are known, `prior_licence` and `space`, the id of the Space that made it,
-            from which HiFA can be installed.
+        facts: As in `HiFAAsset`, and, if they are known, `prior_licence` and `space`, the id of the Space that made
+            it, from which HiFA can be installed.
         repo_id: Where it is going, with a turntable, `front.png` and `mesh.glb`; `None` for the card of a folder that
             holds the asset alone, which shows none of them.
         licence: Of the asset, one of `LICENCES`.
