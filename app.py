@@ -30,6 +30,7 @@ from hifa.space.zero import zero_gpu
 
 
 RUNS = Path("outputs/space")
+EXAMPLES = Path(__file__).resolve().parent / "examples"
 SYNCDREAMER_STEPS = 50  # of denoising, as published
 GPU = zero_gpu()
 SESSIONS = 300  # of visitors that are remembered; Gradio holds half a megabyte of each, and by default of 10,000
@@ -87,7 +88,7 @@ def main() -> None:
     if shelf.device.type == "cpu":  # ZeroGPU has no GPU at this point
         warm_up(shelf.fallback, shelf.get(shelf.fallback.key), Timings(RunStore(root).root / "timings.json"))
     # Gradio gives away what a function returns from below the working folder, and asks about other places.
-    elsewhere = [] if root.resolve().is_relative_to(Path.cwd()) else [str(root.resolve())]
+    elsewhere = [str(place) for place in (root.resolve(), EXAMPLES) if not place.is_relative_to(Path.cwd())]
     launch(build_demo(root, shelf, gpu=GPU, notice=notice, **multiview_options(shelf.device)), allowed_paths=elsewhere)
 
 

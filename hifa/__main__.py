@@ -202,7 +202,7 @@ def begin(arguments: argparse.Namespace) -> "tuple[HiFAPipeline, HiFARun]":
 
     device = pick_device(arguments.device)
     image, views = read_pictures(arguments)
-    if arguments.resume is None and arguments.model is None and image is None and views is None:
+    if is_fast_on_cpu(arguments, device):
         show_beginning(arguments)
     # From here on the rest of diffusers is loaded, which takes seconds.
     from . import TOYBOX, HiFAConfig, HiFARun
@@ -246,16 +246,21 @@ def read_pictures(arguments: argparse.Namespace) -> "tuple[PreparedPicture | Non
     return image, None if arguments.views is None else open_picture(arguments.views)
 
 
+def is_fast_on_cpu(arguments: argparse.Namespace, device: str) -> bool:
+    """Whether this is the main command: a new run of a prompt by the embedded prior, whose field is small."""
+    other = (arguments.resume, arguments.model, arguments.image, arguments.views)
+    return device == "cpu" and arguments.preset in (None, "fast") and all(value is None for value in other)
+
+
 def show_beginning(arguments: argparse.Namespace) -> None:
-    """The first preview of a run of the embedded prior, which needs no prior: loading that takes as long again."""
+    """The first preview, of the fresh field: it needs no prior, and loading that takes as long again."""
     from .asset import save_image
     from .config import HiFAConfig
     from .initial import first_preview
 
-    config = getattr(HiFAConfig, arguments.preset or "fast")()
     folder = output_folder(arguments)
     folder.mkdir(parents=True, exist_ok=True)
-    save_image(folder / "preview.png", first_preview(config, arguments.seed or 0).numpy())
+    save_image(folder / "preview.png", first_preview(HiFAConfig.fast(), arguments.seed or 0).numpy())
 
 
 def pick_device(name: str) -> str:

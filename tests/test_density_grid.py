@@ -48,6 +48,16 @@ def test_the_loop_of_a_cpu_reads_what_grid_sample_reads(resolution, bound):
         torch.testing.assert_close(grid.float().density(where).double(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_points_that_are_no_numbers_read_nothing_beyond_the_grid():
+    grid = DensityGrid(4, 1.0)
+    grid.values.fill_(1.0)
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        points = torch.full((3, 3), bad)
+        points[0, 1:] = 0
+        points[1, :1] = 0
+        assert grid.density(points).shape == (3,)  # the process lives on
+
+
 def test_nothing_outside_of_the_cube(analytic_field):
     grid = DensityGrid(4, 1.0)
     grid.refresh(analytic_field(ramp))

@@ -51,9 +51,6 @@ def test_a_card_says_what_made_the_asset_and_how_to_load_it():
         assert part in card
     assert "https://hub/me/mushroom/resolve/main/turntable.mp4" in card
     assert "pip install -e ." in card
-    assert "pip install git+https://hub/spaces/me/hifa\n" in model_card(
-        FACTS | {"space": "me/hifa"}, "me/mushroom", "cc-by-4.0", "https://hub"
-    )
     assert "<script>" not in card.split("---", 2)[2] and r"\*red\* \| mushroom" in card
 
 

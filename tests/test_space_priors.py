@@ -10,7 +10,7 @@ import torch
 
 import app
 from hifa.space.actions import Actions
-from hifa.space.priors import Preset
+from hifa.space.priors import PRIORS, Preset, PriorShelf
 from hifa.space.settings import RunSettings, about
 from hifa.space.store import RunStore
 from hifa.space.timings import Timings
@@ -103,3 +103,20 @@ def test_a_default_that_cannot_be_loaded_is_no_default_and_this_is_said(shelf, t
     chosen = next(block for block in demo.blocks.values() if getattr(block, "elem_id", "") == "text-prior")
     assert chosen.value == "toybox"
     assert [b.value for b in demo.blocks.values() if isinstance(b, gr.Markdown) and b.elem_id == "notice"] == [notice]
+
+
+def test_a_prior_that_takes_time_to_load_is_told_of_and_one_that_cannot_be_loaded_is_not(tiny_prior):
+    shelf = tiny_shelf(tiny_prior)
+    key = shelf.fallback.key
+    assert "is loaded now" in shelf.loading_notice(key)
+    shelf.get(key)
+    assert shelf.loading_notice(key) == shelf.loading_notice("unknown") == ""
+    on_cpu, on_gpu = PriorShelf("cpu", PRIORS), PriorShelf("meta", PRIORS, load=refused)
+    assert on_cpu.loading_notice("sd15") == "" and "is loaded now" in on_gpu.loading_notice("sd15")
+    with pytest.raises(OSError):
+        on_gpu.get("sd15")
+    assert on_gpu.loading_notice("sd15") == "", "it failed a moment ago"
+
+
+def refused(*_, **__):
+    raise OSError("no such repository")

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import time
 
 import pytest
@@ -115,12 +116,29 @@ def test_history_is_of_a_name_that_the_browser_keeps(store):
     assert other.id not in history.html(history.remember("", folder.id)), "nothing of another visitor"
 
 
-def test_a_name_is_forgotten_with_its_runs(store):
+@pytest.mark.parametrize("content", ["5", "{}", '["a", 5]', "no json"])
+def test_a_damaged_list_and_a_full_disk_keep_nobody_from_a_run(store, content, monkeypatch):
     history = History(store)
-    visitor = history.remember("", store.create(REQUEST).id)
+    visitor = history.remember("", "a")
+    (store.root / "visitors" / visitor).write_text(content)
+    assert history.runs(visitor) in ([], ["a"]) and "Nothing yet" in history.html(visitor)
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("hifa.space.history.write_text_atomically", full)
+    assert history.remember(visitor, "b") == visitor
+
+
+def test_a_name_is_forgotten_with_its_runs(store):
+    history, folder = History(store), store.create(REQUEST)
+    visitor = history.remember("", folder.id)
     path = store.root / "visitors" / visitor
     old = time.time() - store.max_age - 1
     os.utime(path, (old, old))
+    history.remember("", store.create(REQUEST).id)
+    assert history.runs(visitor) == [folder.id], "a run that was touched later keeps its place in the list"
+    shutil.rmtree(folder.path)
     history.remember("", store.create(REQUEST).id)
     assert not path.exists() and history.runs(visitor) == []
     assert store.sweep(now=True) == [], "what is kept of visitors is no run"

@@ -43,8 +43,7 @@ def model_card(
     """README of an asset: what it is, what made it, how to load it.
 
     Args:
-        facts: As in `HiFAAsset`, and, if they are known, `prior_licence` and `space`, the id of the Space that made
-            it, from which HiFA can be installed.
+        facts: As in `HiFAAsset`, and `prior_licence` if it is known.
         repo_id: Where it is going, with a turntable, `front.png` and `mesh.glb`; `None` for the card of a folder that
             holds the asset alone, which shows none of them.
         licence: Of the asset, one of `LICENCES`.
@@ -65,8 +64,6 @@ def model_card(
     if repo_id:
         turntable = f"{endpoint or constants.ENDPOINT}/{repo_id}/resolve/main/turntable.mp4"
         video = f'<video src="{turntable}" controls autoplay loop muted width="384"></video>\n\n'
-    space = facts.get("space")
-    place = f"git+{endpoint or constants.ENDPOINT}/spaces/{space}" if space else "-e .  # in a checkout of HiFA"
     text = f"""---
 {data.to_yaml()}
 ---
@@ -90,7 +87,7 @@ def model_card(
 | time | {facts.get("seconds", "unknown")} s |
 
 ```bash
-pip install {place}
+pip install -e .  # in a checkout of HiFA
 ```
 
 ```python

@@ -25,7 +25,7 @@ def share_threads() -> None:
 @numba.njit(inline="always", fastmath=True)
 def _locate(coordinate, resolution):
     scaled = min(max(coordinate, np.float32(0.0)), np.float32(1.0)) * np.float32(resolution)
-    cell = min(np.int64(scaled), resolution - 1)
+    cell = max(0, min(np.int64(scaled), resolution - 1))  # also of what is no number
     return cell, scaled - np.float32(cell)
 
 

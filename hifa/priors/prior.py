@@ -37,16 +37,11 @@ class DiffusionPrior(ABC):
                 f"{', '.join(PREDICTION_TYPES)}."
             )
         self.unet = unet
+        self.dtype = unet.dtype  # kept: each time it is asked for, it walks through all parameters
         self.alphas_cumprod = scheduler.alphas_cumprod
         self.prediction_type = scheduler.config.prediction_type
         # The level that denoising ends at: 1 or, with set_alpha_to_one=False, the first of the schedule.
         self.final_alpha_cumprod = float(scheduler.final_alpha_cumprod)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """In which the UNet takes what it is shown. `unet.dtype` says so too, after a walk through all parameters that
-        takes a CPU a millisecond."""
-        return self.unet.conv_in.weight.dtype
 
     @property
     @abstractmethod

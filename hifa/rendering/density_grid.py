@@ -53,5 +53,6 @@ class DensityGrid(nn.Module):
         padded = nn.functional.pad(self.values, (1,) * 6)
         out = points.new_empty(points.shape[:-1])
         share_threads()
-        look_up(points.reshape(-1, 3).numpy(), padded.numpy(), np.float32(self.bound), out.view(-1).numpy())
+        flat = points.detach().reshape(-1, 3).contiguous()
+        look_up(flat.numpy(), padded.numpy(), np.float32(self.bound), out.view(-1).numpy())
         return out

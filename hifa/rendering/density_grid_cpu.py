@@ -4,12 +4,17 @@ import numba
 import numpy as np
 
 
-@numba.njit(inline="always", fastmath=True)
+# What fast mathematics may assume, but for one thing: that no number is NaN. A cell must be one of the grid whatever
+# the point is.
+SAFE = {"contract", "nsz", "arcp", "reassoc"}
+
+
+@numba.njit(inline="always", fastmath=SAFE)
 def _between(first, second, share):
     return first + share * (second - first)
 
 
-@numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
+@numba.njit(parallel=True, fastmath=SAFE, cache=True, nogil=True)
 def look_up(points, padded, bound, out):
     """Write the trilinear value of a grid of n^3 cells, at whose centres the values are, into `out` for every point.
 
@@ -28,7 +33,9 @@ def look_up(points, padded, bound, out):
         x = min(max(points[i, 0] * scale + shift, np.float32(0)), last)
         y = min(max(points[i, 1] * scale + shift, np.float32(0)), last)
         z = min(max(points[i, 2] * scale + shift, np.float32(0)), last)
-        column, row, layer = (min(np.int32(x), side - 2), min(np.int32(y), side - 2), min(np.int32(z), side - 2))
+        column = max(0, min(np.int32(x), side - 2))
+        row = max(0, min(np.int32(y), side - 2))
+        layer = max(0, min(np.int32(z), side - 2))
         x, y, z = x - np.float32(column), y - np.float32(row), z - np.float32(layer)
         near = column + side * (row + side * layer)
         far = near + side * side

@@ -1,9 +1,9 @@
 """The runs of each browser. It keeps a name that nobody can guess, and the store which runs were made under it: lists
 in the browser itself would overwrite each other where two of its windows are open."""
 
-import contextlib
 import html
 import json
+import logging
 import secrets
 import threading
 import time
@@ -16,11 +16,21 @@ from .timings import clock
 from .worker import current
 
 
-STORAGE_KEY = "hifa-visitor"
-# Only keeps the browser's copy readable after a restart; it is no secret from its owner, and names are unguessable.
-SECRET = "hifa-history-1"
+# The browser's side: one name in all of its windows, made by the one that asks first; none where it keeps nothing.
+NAME_OF_BROWSER = """() => {
+  try {
+    let name = localStorage.getItem('hifa-visitor');
+    if (!name) {
+      const bytes = crypto.getRandomValues(new Uint8Array(16));
+      name = btoa(String.fromCharCode(...bytes)).replaceAll('+', '-').replaceAll('/', '_').replaceAll('=', '');
+      localStorage.setItem('hifa-visitor', name);
+    }
+    return name;
+  } catch { return ''; }
+}"""
 FOLDER = "visitors"  # beside the runs
 LONGEST = 30
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,7 @@ class History:
     """Of all browsers that made a run.
 
     Args:
-        store: Of the runs. A name that made none for as long as runs are kept is forgotten.
+        store: Of the runs, of one server: two would overwrite each other's lists.
     """
 
     def __init__(self, store: RunStore):
@@ -55,22 +65,30 @@ class History:
     def runs(self, visitor: Any) -> list[str]:
         """Ids, the newest first; of runs that are gone, too."""
         try:
-            return json.loads((self.folder / self.name(visitor)).read_text())
+            known = json.loads((self.folder / self.name(visitor)).read_text())
         except (OSError, ValueError):
             return []
+        return [run_id for run_id in known if isinstance(run_id, str)] if isinstance(known, list) else []
 
     def remember(self, visitor: Any, run_id: str) -> str:
-        """Put a run in front; returns the name."""
+        """Put a run in front; returns the name. A list that cannot be written must not keep anybody from a run."""
         name = self.name(visitor)
-        with self._writing:
-            self.folder.mkdir(mode=0o700, exist_ok=True)
-            ids = [run_id, *(known for known in self.runs(name) if known != run_id)]
-            write_text_atomically(self.folder / name, json.dumps(ids[:LONGEST]))
-            for path in self.folder.iterdir():
-                with contextlib.suppress(FileNotFoundError):
-                    if time.time() - path.stat().st_mtime > self.store.max_age:
-                        path.unlink()
+        try:
+            with self._writing:
+                self.folder.mkdir(mode=0o700, exist_ok=True)
+                ids = [run_id, *(known for known in self.runs(name) if known != run_id)]
+                write_text_atomically(self.folder / name, json.dumps(ids[:LONGEST]))
+                self._forget()
+        except OSError:
+            logger.warning("the list of a visitor's runs cannot be written", exc_info=True)
         return name
+
+    def _forget(self) -> None:
+        """Delete the lists that are old and whose runs are gone."""
+        for path in self.folder.iterdir():
+            old = time.time() - path.stat().st_mtime > self.store.max_age
+            if old and not any((self.store.root / run_id).is_dir() for run_id in self.runs(path.name)):
+                path.unlink()
 
     def entries(self, visitor: Any) -> list[Entry]:
         """The runs that are still there, the newest first."""

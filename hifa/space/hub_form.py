@@ -182,8 +182,6 @@ def push_run(folder: RunFolder, record: Record, prior_licence: str, repo_id: str
     """
     asset = HiFARun.load(folder.run).asset()
     asset.facts["prior_licence"] = prior_licence
-    if space := os.environ.get("SPACE_ID"):  # set on a Space
-        asset.facts["space"] = space
     have = existing(folder, record)
 
     def write_files(path: Path) -> None:

@@ -18,7 +18,7 @@ ONLY_TOYBOX = (
     "imagines poor views. For those, upload a sheet that another model made.</p></div>"
 )
 ONE_STEP = (
-    "The embedded model makes its views in one step, a mean of all that fits the picture, and much the same for every "
+    "This model makes its views in one step, a mean of all that fits the picture, and much the same for every "
     "seed. With more steps they differ more, and are less often right."
 )
 FORMATS = ["upload", "clipboard"]

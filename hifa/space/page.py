@@ -10,7 +10,7 @@ from .api import Api
 from .events import afterwards
 from .files import MeshOptions
 from .gallery import examples
-from .history import SECRET, STORAGE_KEY, History
+from .history import NAME_OF_BROWSER, History
 from .hub_form import HubForm
 from .image_inputs import ImageInputs
 from .opening import Opening, Tab
@@ -67,7 +67,7 @@ class Page:
         self.shelf = actions.shelf
         self.pending = gr.State(False)
         self.history = History(self.store)
-        self.visitor = gr.BrowserState("", storage_key=STORAGE_KEY, secret=SECRET)
+        self.visitor = gr.Textbox(visible=False)
         gr.Markdown(HEADER)
         gr.Markdown(notice, visible=bool(notice), elem_id="notice")
         with gr.Row():
@@ -156,9 +156,10 @@ class Page:
                 )  # fmt: skip
         # What writes to the panel on its own, until something is started or another thing opened.
         opening = Opening(self.worker, self.history, panel, self.runs, self.tabs, self._entered())
+        opened = [*opening.outputs, self.visitor]
         loaded = demo.load(
-            opening.open, self.visitor, [*opening.outputs, self.visitor], concurrency_limit=None, **QUIET
-        )
+            opening.open, self.visitor, opened, concurrency_limit=None, js=NAME_OF_BROWSER, **QUIET
+        )  # fmt: skip
         followed = loaded.success(opening.follow, panel.run_id, panel.live_outputs, concurrency_limit=None, **QUIET)
         extracted = panel.extract.click(
             self.remake_mesh, [panel.run_id, panel.faces, panel.texture], panel.live_outputs, show_progress="minimal",
@@ -303,9 +304,8 @@ class Page:
 
     def _tell_of_loading(self, key: str) -> None:
         """A download can take minutes, in which nothing else happens on the page."""
-        prior = self.shelf.priors.get(key)
-        if prior is not None and not self.shelf.is_loaded(key) and not self.shelf.problem(key):
-            gr.Info(f"{prior.name} is loaded now, for the first time since the app was started …", duration=20)
+        if notice := self.shelf.loading_notice(key):
+            gr.Info(notice, duration=20)
 
     def _prepared(self, folder: RunFolder, notice: str, visitor: Any, listed: bool = True) -> tuple:
         if notice:

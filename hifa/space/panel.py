@@ -29,7 +29,7 @@ CSS = (
 #preview { padding: 0 !important; } #mode label { padding: 3px 8px; } #mode .wrap { gap: 6px; }
 #preview, #preview .html-container, #preview .prose { height: 100%; }
 #preview figure { margin: 0; display: flex; flex-direction: column; align-items: center; justify-content: center;
-  min-height: 340px; background: #cccccc; border-radius: var(--radius-md); overflow: hidden; }
+  min-height: 340px; background: GRAY; border-radius: var(--radius-md); overflow: hidden; }
 #preview img { width: 100%; max-width: 420px; aspect-ratio: 1; object-fit: contain; margin: 0; }
 #preview figure.empty { background: var(--background-fill-secondary); color: var(--body-text-color-subdued); }
 #facts dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; margin: 0; }
@@ -47,7 +47,7 @@ ul.runs img, ul.runs span { width: 48px; height: 48px; margin: 0; border-radius:
   background: var(--background-fill-secondary); flex: none; }
 footer { flex-wrap: wrap; }
 @media (max-width: 640px) { .gradio-container { padding: 8px !important; } #preview figure { min-height: 260px; } }
-"""
+""".replace("GRAY", f"rgb({round(255 * PREVIEW_GRAY)} {round(255 * PREVIEW_GRAY)} {round(255 * PREVIEW_GRAY)})")
 )
 
 

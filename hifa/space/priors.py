@@ -128,8 +128,17 @@ class PriorShelf:
         when, error = self._failed.get(key, (0.0, None))
         return error if error is not None and time.monotonic() - when < self.forget_failures else None
 
-    def is_loaded(self, key: str) -> bool:
-        return key in self._loaded
+    def loading_notice(self, key: str) -> str:
+        """What to say before a prior is got that will be loaded first; empty if it is there, or cannot be loaded."""
+        prior = self.priors.get(key)
+        if (
+            prior is None
+            or key in self._loaded
+            or self.problem(key)
+            or (prior.needs_gpu and self.device.type == "cpu")
+        ):
+            return ""
+        return f"{prior.name} is loaded now, for the first time since the app was started …"
 
     def get(self, key: str) -> HiFAPipeline:
         """The pipeline of a prior.

@@ -9,10 +9,9 @@ from huggingface_hub import HfApi
 
 
 ROOT = Path(__file__).parents[2]
-# What the app reads: itself, the package with its weights, the finished examples, and what the Space is built from;
-# and what pip needs to install the package from the Space.
+# What the app reads: itself, the package with its weights, the finished examples, and what the Space is built from.
 NEEDED = (
-    "app.py", "README.md", "LICENSE", "pyproject.toml", "requirements.txt", "packages.txt", "hifa/**/*.py",
+    "app.py", "README.md", "LICENSE", "requirements.txt", "packages.txt", "hifa/**/*.py",
     "hifa/**/*weights/**/*", "examples/gallery/*/*", "examples/photos/*", "examples/pictures/*",
 )  # fmt: skip
 REQUIRED = ("app.py", "README.md", "requirements.txt", "hifa/pipeline_hifa.py")
