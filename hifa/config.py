@@ -62,7 +62,7 @@ class HiFAConfig:
     lambda_image: float = 100.0
     image_outside: float = 1.0  # weight of the pixels outside of the object; 0 masks them out
     lambda_mask: float = 10.0
-    lambda_tv: float = 0.0  # total variation of their colour
+    lambda_tv: float = 0.0  # total variation of their colour, over 1/128 of their side whatever their size is
     lambda_image_latent: float = 0.0  # of the prior's latents of a whole view; needs a prior
     given_rays: int = 2**12  # random rays over all given views in a step
     given_size: int = 256  # pixels; larger given views are reduced to this

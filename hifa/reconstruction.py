@@ -15,6 +15,9 @@ from .rendering.rays import RayOutput
 from .run import HiFARun
 
 
+TV_SIZE = 128  # pixels a side, of the views for which `lambda_tv` is the weight as it is
+
+
 def reconstruct_pixels(
     run: HiFARun, weight: float, regularise: Callable[[RayOutput], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
@@ -39,7 +42,9 @@ def reconstruct_pixels(
         if config.lambda_mask:
             terms["mask"] = weight * config.lambda_mask * mask_loss(seen.opacity, batch.mask)
         if config.lambda_tv:
-            terms["tv"] = weight * config.lambda_tv * total_variation_loss(seen.colour, batch.mask)
+            # The pixels of a picture twice as large differ half as much from their neighbours.
+            scale = run.views.size / TV_SIZE
+            terms["tv"] = weight * config.lambda_tv * scale * total_variation_loss(seen.colour, batch.mask)
         terms.update(regularise(seen))
         return torch.stack(list(terms.values())).sum()
 

@@ -177,6 +177,14 @@ def test_total_variation_adds_its_term_and_fades_with_the_views(pipe):
     assert "given_tv" not in next(pipe.advance(start(pipe))).losses
 
 
+@pytest.mark.parametrize("size", [16, 32])
+def test_total_variation_weighs_the_same_whatever_the_size_of_the_views(pipe, monkeypatch, size):
+    monkeypatch.setattr("hifa.reconstruction.total_variation_loss", lambda x, mask: 0 * x.sum() + 1)
+    run = start(pipe, views=[disc(size=size)] * 16, config=replace(TINY, lambda_tv=4.0))
+    assert run.views.size == size
+    assert next(pipe.advance(run)).losses["given_tv"] == pytest.approx(4.0 * size / 128)
+
+
 def test_from_a_photo_through_a_multi_view_model(pipe):
     sync = tiny_pipeline()
     photo = disc(size=64)
