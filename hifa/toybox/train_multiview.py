@@ -8,7 +8,7 @@ taught white backgrounds (`vae`), image encoder and conditioner learn to see (`i
 `train_image_encoder`), and all parts but these two encoders are trained together, the UNet from the prior's. Seeded.
 `--export DIR` gets the moving average as a pipeline folder every `--export-every` steps.
 
-The embedded weights were made in three rounds, each from the one before. The last, 40 minutes for the encoder and as
+The embedded weights were made in four rounds, each from the one before. The third, 40 minutes for the encoder and as
 long again for the rest on one busy core with AMX, is the one in which they learnt which way an object faces: a longer
 training of the encoder, more weight on the facing, and an encoder that stays as it is while the rest is trained.
 
@@ -17,7 +17,11 @@ training of the encoder, more weight on the facing, and an encoder that stays as
         --encoder-steps 12000 --steps 3600 --export T/pipeline
 
 The first 8,900 steps of its encoder saw the first 1,900 of these scenes only, which were all there were by then. The
-losses were still falling.
+fourth took other scenes and less time, 25 minutes and half an hour of one core, and its losses were falling too:
+
+    python -m hifa.toybox.multiview_dataset --output-dir D --scenes 4000 --first-seed 10005000
+    python -m hifa.toybox.train_multiview --data D --output-dir T --init-from hifa/toybox/multiview_weights --bf16 \
+        --encoder-steps 6000 --steps 2200 --seed 1 --export T/pipeline
 """
 
 import argparse
