@@ -12,6 +12,7 @@ writes `examples/pictures/app_*.jpg`, the page in each of its states:
 """
 
 import argparse
+import io
 import shutil
 import tempfile
 from pathlib import Path
@@ -66,8 +67,13 @@ def all_files(page: Page) -> None:
     expect(page.locator("#progress")).not_to_contain_text("…", timeout=PATIENCE)
     for kind in ("glb", "obj", "ply", "mp4", "asset", "run"):
         expect(page.locator(f"#download-{kind}")).to_be_enabled(timeout=PATIENCE)
-    page.locator("#model canvas").wait_for()
-    page.wait_for_timeout(5000)
+    viewer = page.locator("#model canvas")
+    viewer.wait_for()
+    for _ in range(60):
+        page.wait_for_timeout(1000)
+        if np.asarray(Image.open(io.BytesIO(viewer.screenshot())).convert("L")).std() > 5:  # no plain ground any more
+            break
+    page.wait_for_timeout(4000)
 
 
 def text_screens(browser: Browser, url: str, steps: int) -> str:

@@ -50,7 +50,7 @@ class ImageInputs:
         self.samples = sample_pictures()
         self.sample = gr.Gallery(
             [(str(path), path.stem.replace("-", " ")) for path in self.samples], label="Or one of these",
-            columns=max(1, len(self.samples)), height=110, object_fit="contain", allow_preview=False,
+            columns=max(1, len(self.samples)), height=130, object_fit="contain", allow_preview=False,
             interactive=False, buttons=[], elem_id=f"{name}-samples", visible=bool(self.samples),
         )  # fmt: skip
         one_step = view_steps == 1  # as the embedded model has
