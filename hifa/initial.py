@@ -67,6 +67,6 @@ def preview(field: RadianceField, camera: Camera, sampling: RaySampling, size: i
 
 
 def first_preview(config: HiFAConfig, seed: int) -> Tensor:
-    """What a run of these settings will look like at step 0, seconds before a prior is loaded: `preview` of it."""
-    field = initial_field(config, seed)
-    return preview(field, front_camera(config), ray_sampling(config, initial_grid(config, field)))
+    """What a run of these settings will look like at step 0, seconds before a prior is loaded: `preview` of it, but
+    for the density grid, whose loop may still have to be compiled: the field alone is read."""
+    return preview(initial_field(config, seed), front_camera(config), ray_sampling(config, None))
