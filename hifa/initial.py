@@ -17,7 +17,7 @@ PREVIEW_GRAY = 0.8  # behind the object: a fresh field is of a middle gray, and 
 
 def initial_field(config: HiFAConfig, seed: int, device: str | torch.device = "cpu") -> RadianceField:
     """A fresh field in float32 with the density blob of the settings; `seed` and the settings decide its values."""
-    return RadianceField(
+    field = RadianceField(
         bound=config.bound,
         levels=config.levels,
         base_resolution=config.base_resolution,
@@ -28,7 +28,9 @@ def initial_field(config: HiFAConfig, seed: int, device: str | torch.device = "c
         blob_density=config.blob_density,
         blob_radius=config.blob_radius,
         seed=seed,
-    ).to(device)
+    )
+    # `ModelMixin.to` imports diffusers' hooks, and peft with them: a second, before the first preview.
+    return field if torch.device(device).type == "cpu" else field.to(device)
 
 
 def initial_grid(config: HiFAConfig, field: RadianceField) -> DensityGrid | None:
