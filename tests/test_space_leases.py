@@ -8,6 +8,7 @@ import pytest
 
 from hifa import HiFARun
 from hifa.field.hash_grid import HashGrid, encode_torch
+from hifa.rendering.density_grid import DensityGrid
 from hifa.space import lease
 from hifa.space.errors import explain
 from hifa.space.lease import LONGEST_LEASE, RESERVE, lease_seconds
@@ -23,12 +24,13 @@ pytestmark = pytest.mark.usefixtures("light_files")
 
 @pytest.fixture(scope="module", autouse=True)
 def code_of_a_gpu():
-    """The hash grid takes the path it takes on CUDA. Its path on the CPU uses GNU OpenMP, which no fork survives."""
+    """Both grids take the paths they take on CUDA. Those on the CPU use GNU OpenMP, which no fork survives."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             HashGrid, "forward",
             lambda self, points: encode_torch(points, self.table, self.resolutions.tolist(), self.entries),
         )  # fmt: skip
+        patch.setattr(DensityGrid, "_density_on_cpu", DensityGrid._density_by_torch)
         yield
 
 

@@ -221,13 +221,14 @@ def test_views_are_made_in_as_many_steps_as_their_model_is_made_for(tmp_path, sh
     assert news[-1].share == 1
 
 
-@pytest.mark.parametrize("view_steps, visible", [(None, False), (1, False), (50, True)])
-def test_a_model_made_for_one_step_leaves_nothing_to_choose(tmp_path, shelf, view_steps, visible):
+@pytest.mark.parametrize("view_steps, one_step", [(None, True), (1, True), (50, False)])
+def test_a_model_made_for_one_step_leaves_little_to_choose_and_says_so(tmp_path, shelf, view_steps, one_step):
     """Without a number it is the embedded model, which is made for one."""
     demo = app.build_demo(tmp_path, shelf, tiny_pipeline, view_steps=view_steps)
     parts = {block.elem_id: block for block in demo.blocks.values()}
     for name in ("image", "guided"):
-        assert parts[f"{name}-seeds"].visible is parts[f"{name}-view-steps"].visible is visible
+        assert parts[f"{name}-seeds"].visible and parts[f"{name}-view-steps"].visible
+        assert ("makes its views in one step" in parts[f"{name}-seeds"].info) is one_step
         assert parts[f"{name}-view-steps"].value == (view_steps or 1)
 
 

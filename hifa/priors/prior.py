@@ -37,11 +37,17 @@ class DiffusionPrior(ABC):
                 f"{', '.join(PREDICTION_TYPES)}."
             )
         self.unet = unet
-        self.dtype = unet.dtype  # kept: each time it is asked for, it walks through all parameters
         self.alphas_cumprod = scheduler.alphas_cumprod
         self.prediction_type = scheduler.config.prediction_type
         # The level that denoising ends at: 1 or, with set_alpha_to_one=False, the first of the schedule.
         self.final_alpha_cumprod = float(scheduler.final_alpha_cumprod)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which the UNet takes what it is shown."""
+        # `unet.dtype` walks through all parameters, a millisecond. It alone knows what diffusers' hooks cast to.
+        first = self.unet.conv_in
+        return self.unet.dtype if hasattr(first, "_diffusers_hook") else first.weight.dtype
 
     @property
     @abstractmethod

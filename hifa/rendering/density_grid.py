@@ -45,6 +45,9 @@ class DensityGrid(nn.Module):
         """Trilinear density `(...,)` at `points` `(..., 3)`, world units; 0 outside the cube."""
         if points.device.type == "cpu" and points.dtype == torch.float32:
             return self._density_on_cpu(points)
+        return self._density_by_torch(points)
+
+    def _density_by_torch(self, points: Tensor) -> Tensor:
         grid = (points / self.bound).reshape(1, 1, 1, -1, 3)
         values = nn.functional.grid_sample(self.values[None, None], grid, align_corners=False, padding_mode="zeros")
         return values.reshape(points.shape[:-1])
