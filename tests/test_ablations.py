@@ -77,7 +77,8 @@ def test_claims_name_variants_and_measures(scheduler):
 
 
 def test_evaluations_by_hand():
-    config = variants.hifa_config(steps=1)  # its only step is at t = 980: 980, 680, 380, 80
+    # Its only step is at t = 980: 980, 680, 380, 80.
+    config = replace(variants.hifa_config(steps=1), denoising_stride=0.3)
     assert variants.evaluations(config) == 3 * 4
     assert variants.evaluations(replace(config, view_guidance=1.0, denoising_stride=1.0)) == 2
     assert variants.evaluations(replace(config, distillation="sds")) == 3
@@ -89,9 +90,18 @@ def test_rivals_evaluate_the_unet_as_often(scheduler):
     base = variants.hifa_config()
     total = variants.evaluations(base) * base.num_inference_steps
     for variant in variants.variants(scheduler):
-        if variant.name in ("single-step-equal", "sds", "sjc", "vsd", "vsd-hifa"):
+        if variant.name in ("several-equal", "paper-r", "sds", "sjc", "vsd-equal"):
             config = replace(base, **variant.changes)
             assert variants.evaluations(config) * config.num_inference_steps == pytest.approx(total, rel=0.02)
+
+
+def test_figures_19_and_20_add_to_vsd_what_they_name(scheduler):
+    base = variants.hifa_config()
+    named = {variant.name: replace(base, **variant.changes) for variant in variants.variants(scheduler)}
+    vsd, zvar, hifa = named["vsd"], named["vsd-zvar"], named["vsd-hifa"]
+    assert replace(vsd, lambda_zvar=base.lambda_zvar) == zvar
+    added = replace(zvar, lambda_rgb=base.lambda_rgb, annealing=base.annealing)
+    assert replace(added, sds_weight=hifa.sds_weight) == hifa  # which follows the timesteps
 
 
 def test_the_weight_of_a_rival_is_hifas_on_average(scheduler):

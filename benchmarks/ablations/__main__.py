@@ -44,7 +44,7 @@ PAGE, FIGURES = Path("benchmarks/RESULTS.md"), Path("benchmarks/results")
 REMARKS = Path(__file__).parent / "remarks.md"
 LATE = 0.6  # share of a run at which an asset is kept, to see what gets lost after it
 FLICKERING = (HIFA, "no-kernel")
-TIMED = (HIFA, "paper-r", "single-step", "single-step-equal")
+TIMED = (HIFA, "several", "several-equal", "vsd")
 # --variants, --prompts, --seeds, --steps, --prior
 DEFAULTS = (None, settings.PROMPTS, settings.SEEDS, settings.STEPS, TOYBOX)
 JPEG_QUALITY = 88

@@ -14,9 +14,9 @@ def about(compared: list[Variant], prompts: int, seeds: int, steps: int) -> list
     """
     lines = [
         f"{prompts} prompts x {seeds} seeds for each of {len(compared)} variants, from the embedded prior with its "
-        f"preset `fast` as it was before these results, with r = {settings.STRIDE:g}, cut to {steps} of its 320 "
-        "steps so that all fits in 3 hours of two cores with AVX-512. Because of them it has r = 1 now, and more "
-        "steps. A judge that was trained on renders of the Toybox world looks at eight "
+        f"preset `fast`, cut to {steps} of its {settings.HiFAConfig.fast().num_inference_steps} steps so that all "
+        "fits in 3 hours of two cores. It makes its estimates in one denoising step (r = 1), where the paper makes "
+        "several. A judge that was trained on renders of the Toybox world looks at eight "
         f"views of each asset. Cells have the mean of {prompts * seeds} assets (diversity and flicker: of {prompts} "
         "prompts) and, in brackets, the difference to the first row with its 95 % bootstrap interval over prompts, in "
         "bold where it leaves out 0. Of so many cells one in twenty or more is bold by chance: intervals over a dozen "
@@ -27,9 +27,9 @@ def about(compared: list[Variant], prompts: int, seeds: int, steps: int) -> list
         "",
         *MEANINGS,
         "",
-        "Rivals have their own settings, as many evaluations of the UNet (a backward pass counts as two; so those "
-        "that ask for one denoising step get twice as many steps of optimisation), and a coefficient of the residual "
-        "that on average is HiFA's. Weights of the losses that stand in for z-variance: distortion "
+        "Rivals have their own settings, as many evaluations of the UNet where that is said or where they evaluate it "
+        "once a step (a backward pass counts as two), and a coefficient of the residual that on average is HiFA's. "
+        "Weights of the losses that stand in for z-variance: distortion "
         f"{settings.DISTORTION:g}, which leaves a z-variance near HiFA's; monotonicity {settings.MONOTONIC:g} and "
         f"z-entropy {settings.ZENTROPY:g}, the public code's, beside another weight of the distillation.",
         "",

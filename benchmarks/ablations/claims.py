@@ -69,6 +69,9 @@ class Claim:
     expectations: tuple[Expectation, ...] = field(default=())
 
 
+RIVALS = ("sds", "sjc", "vsd-equal", "vsd")
+
+
 def _better(best: str, others: tuple[str, ...], measure: str, sign: int = 1) -> tuple[Expectation, ...]:
     return tuple(Expectation(best, other, measure, sign) for other in others)
 
@@ -129,7 +132,7 @@ CLAIMS = (
     ),
     Claim(
         "annealing-deep",
-        "The same with one denoising step and all timesteps down to 20",
+        "The same with all timesteps down to 20",
         "7",
         ("deep-sqrt", "deep-linear", "deep-cosine", "deep-random"),
         ("right", "consistent", "colour_error", "z_variance", "sharpness", "roughness", "late"),
@@ -144,9 +147,12 @@ CLAIMS = (
         "denoising",
         "Several denoising steps beat one",
         "appendix A.1",
-        ("hifa", "paper-r", "single-step", "single-step-equal"),
-        ("right", "sharpness", "roughness", "colour_error", "diverged"),
-        _better("hifa", ("single-step", "single-step-equal"), "right"),
+        ("hifa", "several", "several-equal", "paper-r"),
+        ("right", "sharpness", "roughness", "colour_error", "z_variance", "diverged"),
+        (
+            *(Expectation(several, "hifa", "right", 1) for several in ("several", "several-equal", "paper-r")),
+            *(Expectation(several, "hifa", "roughness", -1) for several in ("several", "several-equal", "paper-r")),
+        ),
     ),
     Claim(
         "kernel",
@@ -154,24 +160,28 @@ CLAIMS = (
         "3",
         ("hifa", "no-kernel"),
         ("right", "sharpness", "roughness", "z_variance", "semi_opaque"),
+        (
+            *_better("hifa", ("no-kernel",), "right"),
+            *_better("hifa", ("no-kernel",), "roughness", -1),
+        ),
     ),
     Claim(
         "vsd",
         "HiFA's additions sharpen VSD",
         "19, 20",
-        ("vsd", "vsd-hifa"),
-        ("right", "z_variance", "sharpness", "roughness", "diversity", "diverged"),
+        ("vsd", "vsd-zvar", "vsd-hifa"),
+        ("right", "z_variance", "semi_opaque", "sharpness", "roughness", "colour_error", "diversity", "diverged"),
         (
             *_better("vsd-hifa", ("vsd",), "right"),
-            *_better("vsd-hifa", ("vsd",), "z_variance", -1),
-            *_better("vsd-hifa", ("vsd",), "roughness", -1),
+            *(Expectation(more, "vsd", "z_variance", -1) for more in ("vsd-zvar", "vsd-hifa")),
+            *(Expectation(more, "vsd", "roughness", -1) for more in ("vsd-zvar", "vsd-hifa")),
         ),
     ),
     Claim(
         "rivals",
         "HiFA beats SDS, SJC and VSD at equal evaluations of the UNet",
         "4, 13",
-        ("hifa", "sds", "sds-steps", "sjc", "vsd", "vsd-mild"),
+        ("hifa", "several-equal", "sds", "sjc", "vsd-equal", "vsd"),
         (
             "right",
             "same_kind",
@@ -184,8 +194,11 @@ CLAIMS = (
             "diversity",
         ),
         (
-            *_better("hifa", ("sds", "sds-steps", "sjc", "vsd", "vsd-mild"), "right"),
-            *_better("hifa", ("sds", "sds-steps", "sjc", "vsd", "vsd-mild"), "consistent"),
+            *_better("hifa", RIVALS, "right"),
+            *_better("hifa", RIVALS, "consistent"),
+            *_better("hifa", RIVALS, "roughness", -1),
+            *_better("hifa", RIVALS, "diverged", -1),
+            *_better("several-equal", RIVALS, "right"),
         ),
     ),
 )

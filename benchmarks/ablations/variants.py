@@ -14,7 +14,7 @@ from ..text_to_3d import Prompt, choose_prompts
 
 
 STEPS, PROMPTS, SEEDS = 128, 12, 2
-STRIDE = 0.3  # r of the HiFA that is compared; the preset went over to a single denoising step because of the results
+SEVERAL = {"denoising_stride": 0.25}  # the paper's r
 VSD_GUIDANCE = 7.5  # ProlificDreamer's
 # Weights of what stands in for z-variance. Monotonicity and z-entropy have those of the public code; distortion, which
 # has no published weight for this use, one that leaves a z-variance near HiFA's (see `strength`).
@@ -42,17 +42,17 @@ class Variant:
 HIFA = "hifa"
 # The preset's other losses that work against haze, off: what z-variance does alone.
 UNHELPED = {"lambda_entropy": 0.0, "lambda_opacity": 0.0}
-# Where the annealing should tell most: estimates that depend on t alone, and all of the timesteps.
-DEEP = {"denoising_stride": 1.0, "t_min": 0.02}
+# Where the annealing should tell most: all of the timesteps. The preset ends at t = 200.
+DEEP = {"t_min": 0.02}
 
 
 def hifa_config(steps: int = STEPS) -> HiFAConfig:
-    """The method with the default settings of the embedded prior, in fewer steps and with several denoising steps."""
-    return HiFAConfig.fast(num_inference_steps=steps, denoising_stride=STRIDE)
+    """The method with the default settings of the embedded prior, in fewer steps."""
+    return HiFAConfig.fast(num_inference_steps=steps)
 
 
 def variants(scheduler: DDIMScheduler, steps: int = STEPS) -> list[Variant]:
-    """All of them, HiFA first. Its rivals get as many evaluations of the UNet, not as many steps.
+    """All of them, HiFA first. Those that are called equal get as many evaluations of the UNet, not as many steps.
 
     Args:
         scheduler: Of the prior.
@@ -61,44 +61,47 @@ def variants(scheduler: DDIMScheduler, steps: int = STEPS) -> list[Variant]:
     base = hifa_config(steps)
     # What DreamFusion, SJC and ProlificDreamer have not: image space, annealing, z-variance, kernel smoothing.
     plain = {"lambda_rgb": 0.0, "annealing": "random", "lambda_zvar": 0.0, "kernel": (1.0,)}
+    # Figure 20 adds image space, annealing and z-variance to VSD, figure 19 the last alone; neither the kernel.
+    vsd_hifa = {"distillation": "vsd", "guidance_scale": VSD_GUIDANCE, "kernel": (1.0,)}
+    vsd_zvar = vsd_hifa | {"lambda_rgb": 0.0, "annealing": "random"}
+    vsd = vsd_zvar | {"lambda_zvar": 0.0}
 
-    def rival(name: str, label: str, **changes: Any) -> Variant:
-        changes["num_inference_steps"] = equal_steps(base, replace(base, **changes))
-        if "distillation" in changes:
-            changes |= weight_of(changes)
-        return Variant(name, label, changes)
+    def weighted(name: str, label: str, changes: dict[str, Any]) -> Variant:
+        weight = equal_weight(base, replace(base, **changes), scheduler)
+        return Variant(name, label, changes | {"sds_weight": weight})
 
-    def weight_of(changes: dict[str, Any]) -> dict[str, float]:
-        return {"sds_weight": equal_weight(base, replace(base, **changes), scheduler)}
+    def equal(variant: Variant) -> Variant:
+        fewer = equal_steps(base, replace(base, **variant.changes))
+        return replace(variant, changes=variant.changes | {"num_inference_steps": fewer})
 
     return [
         Variant(HIFA, "HiFA"),
         Variant("latent", "latent space only", {"lambda_rgb": 0.0}),
         Variant("image", "image space only", {"lambda_latent": 0.0}),
         Variant("no-zvar", "no z-variance loss", {"lambda_zvar": 0.0}),
-        Variant("distortion", "distortion loss instead", {"lambda_zvar": 0.0, "lambda_distortion": DISTORTION}),
         Variant("monotonic", "monotonicity loss instead", {"lambda_zvar": 0.0, "lambda_monotonic": MONOTONIC}),
         Variant("z-entropy", "z-entropy loss instead", {"lambda_zvar": 0.0, "lambda_zentropy": ZENTROPY}),
+        Variant("bare", "z-variance, no opacity losses", UNHELPED),
+        Variant("bare-no-zvar", "no z-variance, no opacity losses", {"lambda_zvar": 0.0, **UNHELPED}),
         Variant("linear", "linear annealing", {"annealing": "linear"}),
         Variant("cosine", "cosine annealing", {"annealing": "cosine"}),
         Variant("random", "random timesteps", {"annealing": "random"}),
+        Variant("deep-sqrt", "square root, to t = 20", DEEP),
+        Variant("deep-linear", "linear, to t = 20", {"annealing": "linear", **DEEP}),
+        Variant("deep-cosine", "cosine, to t = 20", {"annealing": "cosine", **DEEP}),
+        Variant("deep-random", "random, to t = 20", {"annealing": "random", **DEEP}),
         Variant("no-kernel", "no kernel smoothing", {"kernel": (1.0,)}),
-        Variant("single-step", "single-step denoising", {"denoising_stride": 1.0}),
-        rival("single-step-equal", "single-step, equal evaluations", denoising_stride=1.0),
-        rival("sds", "SDS (DreamFusion)", distillation="sds", **plain),
-        rival("sjc", "SJC", distillation="sjc", **plain),
-        rival("vsd", "VSD (ProlificDreamer)", distillation="vsd", guidance_scale=VSD_GUIDANCE, **plain),
-        rival("vsd-hifa", "VSD with HiFA's additions", distillation="vsd", guidance_scale=VSD_GUIDANCE),
+        Variant("several", "r = 0.25, equal steps", SEVERAL),
+        equal(Variant("several-equal", "r = 0.25, equal evaluations", SEVERAL)),
+        equal(Variant("paper-r", "r = 0.25 and eta = 1, equal evaluations", SEVERAL | {"eta": 1.0})),
+        weighted("sds", "SDS (DreamFusion)", {"distillation": "sds", **plain}),
+        weighted("sjc", "SJC", {"distillation": "sjc", **plain}),
+        equal(weighted("vsd-equal", "VSD (ProlificDreamer), equal evaluations", vsd)),
+        weighted("vsd", "VSD (ProlificDreamer), equal steps", vsd),
+        weighted("vsd-zvar", "VSD with z-variance", vsd_zvar),
+        weighted("vsd-hifa", "VSD with z-variance, image space, annealing", vsd_hifa),
         Variant("image-equal", "image space only, as strong", {"lambda_latent": 0.0, "lambda_rgb": IMAGE_ALONE}),
-        rival("vsd-mild", "VSD, guidance 4, LoRA rate 1e-3", distillation="vsd", lora_lr=1e-3, **plain),
-        Variant("sds-steps", "SDS, equal steps", (sds := {"distillation": "sds", **plain}) | weight_of(sds)),
-        Variant("paper-r", "r = 0.25, eta = 1", {"denoising_stride": 0.25, "eta": 1.0}),
-        Variant("bare", "z-variance, no opacity losses", UNHELPED),
-        Variant("bare-no-zvar", "no z-variance, no opacity losses", {"lambda_zvar": 0.0, **UNHELPED}),
-        rival("deep-sqrt", "square root, one step, to t = 20", **DEEP),
-        rival("deep-linear", "linear, one step, to t = 20", annealing="linear", **DEEP),
-        rival("deep-cosine", "cosine, one step, to t = 20", annealing="cosine", **DEEP),
-        rival("deep-random", "random, one step, to t = 20", annealing="random", **DEEP),
+        Variant("distortion", "distortion loss instead", {"lambda_zvar": 0.0, "lambda_distortion": DISTORTION}),
     ]
 
 
@@ -106,7 +109,7 @@ def jobs(compared: list[Variant], steps: int, prompts: list[Prompt], seeds: int)
     """Lines for `hifa.batch`: all prompts and seeds of a variant, then those of the next."""
     rows = []
     for variant in compared:
-        settings = {"num_inference_steps": steps, "denoising_stride": STRIDE} | variant.changes
+        settings = {"num_inference_steps": steps} | variant.changes
         for prompt in prompts:
             for seed in range(seeds):
                 name = f"{variant.name} {prompt.text} {seed}"
