@@ -81,6 +81,25 @@ def test_stop_keeps_what_is_there_and_resume_gives_the_uninterrupted_run(tmp_pat
     assert_same(HiFARun.load(folder.run), reference)
 
 
+def test_files_that_are_put_off_are_made_later(tmp_path, shelf, monkeypatch):
+    worker = make_worker(tmp_path, shelf)
+    folder = worker.store.create(request(4))
+    folder.put_off_files()  # a wish of before does not count
+    monkeypatch.setattr(files, "TURNTABLE", files.TurntableOptions(1000, 64))
+    texts = []
+    for state in worker.advance(folder):
+        texts.append(state.text)
+        if state.exporting and "turntable" in state.text:
+            folder.put_off_files()
+            asked = time.monotonic()
+    assert time.monotonic() - asked < 2 and not any("Packing" in text for text in texts)
+    assert state.settled and not state.exporting and state.text.endswith("Its files were put off.")
+    assert set(state.files) == {"glb", "obj", "ply"} and set(state.missing) == {"mp4", "asset", "run"}
+    monkeypatch.setattr(files, "TURNTABLE", files.TurntableOptions(2, 32))
+    end = list(worker.make_files(folder))[-1]
+    assert not end.missing and "put off" not in end.text
+
+
 def test_stop_before_its_turn_ends_a_run_before_the_first_step(tmp_path, shelf):
     worker = make_worker(tmp_path, shelf)
     folder = worker.store.create(request())

@@ -20,8 +20,8 @@ VSD_GUIDANCE = 7.5  # ProlificDreamer's
 # has no published weight for this use, one that leaves a z-variance near HiFA's (see `strength`).
 DISTORTION, MONOTONIC, ZENTROPY = 1.0, 1.0, 1e-2
 # Of the image space alone: with its weight beside the latent space, its gradient at the image is in the mean of a run
-# only a 33rd (on other prompts a 36th, see `strength`) of the latent one's, and the regularisers overpower it.
-IMAGE_ALONE = 33 * HiFAConfig.fast().lambda_rgb
+# only a 71st (see `strength`) of the latent one's, and the regularisers overpower it.
+IMAGE_ALONE = 71 * HiFAConfig.fast().lambda_rgb
 
 
 @dataclass(frozen=True)

@@ -197,6 +197,7 @@ class Page:
         )  # fmt: skip
         self.hub.wire(panel.run_id)
         panel.stop.click(self.stop, panel.run_id, panel.stop, queue=False, **QUIET)
+        panel.later.click(self.put_off_files, panel.run_id, None, queue=False, **QUIET)
         panel.cancel_extract.click(self.reopen, panel.run_id, panel.outputs, cancels=[extracted], **QUIET)
         panel.share.change(None, None, None, js=KEEP_ADDRESS, **PRIVATE)
 
@@ -336,6 +337,10 @@ class Page:
         with told():
             self.store.open(run_id).request_stop()
         return gr.Button("Stopping …", interactive=False)
+
+    def put_off_files(self, run_id: str) -> None:
+        with told():
+            self.store.open(run_id).put_off_files()
 
     def rest(self, visitor: Any, *chosen: Any) -> tuple:
         """Everything can be started again, and how long that takes is known better."""

@@ -97,6 +97,8 @@ class ResultPanel:
                 self.stop = gr.Button("Stop", variant="stop", min_width=110, elem_id="stop")
             with gr.Column(visible=False, min_width=110, scale=1) as self.resume_place:
                 self.resume = gr.Button("Resume", variant="primary", min_width=110, elem_id="resume")
+            with gr.Column(visible=False, min_width=110, scale=1) as self.later_place:
+                self.later = gr.Button("Cancel", variant="stop", min_width=110, elem_id="cancel-files")
             with gr.Column(visible=False, min_width=130, scale=1) as self.files_place:
                 self.make_files = gr.Button("Make the files", min_width=130, elem_id="make-files")
         with gr.Row():
@@ -167,8 +169,9 @@ class ResultPanel:
     @property
     def live_outputs(self) -> list[gr.blocks.Block]:
         return [
-            self.media, self.progress, self.stop_place, self.resume_place, self.files_place, self.preview,
-            self.model_place, self.facts, self.results, self.mesh_step, self.extract, self.cancel_extract,
+            self.media, self.progress, self.stop_place, self.resume_place, self.later_place, self.files_place,
+            self.preview, self.model_place, self.facts, self.results, self.mesh_step, self.extract,
+            self.cancel_extract,
         ]  # fmt: skip
 
     @classmethod
@@ -187,6 +190,7 @@ class ResultPanel:
             {"text": html.escape(shown.text or "Ready."), "share": round(shown.share, 4)},
             gr.Column(visible=shown.working),
             gr.Column(visible=resumable),
+            gr.Column(visible=shown.exporting),
             gr.Column(visible=shown.settled and bool(shown.missing)),
             preview_html(shown.previews),
             gr.Column(visible=True if "glb" in have else "hidden"),

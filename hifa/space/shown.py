@@ -25,6 +25,7 @@ class Shown:
         files: See `files.existing`.
         views: See `Sheets.pictures`.
         working: Something goes on that can be stopped.
+        exporting: The files of a run are made, which can be put off.
         making: A mesh is made again, which can be cancelled.
         settled: Nothing goes on at all, so that it can be resumed.
         missing: Kinds of files that can be made of it and are not there.
@@ -39,6 +40,7 @@ class Shown:
     files: dict[str, Path] = field(default_factory=dict)
     views: tuple[tuple[Path, str], ...] = ()
     working: bool = False
+    exporting: bool = False
     making: bool = False
     settled: bool = False
     missing: tuple[str, ...] = ()
@@ -81,7 +83,15 @@ def waiting(folder: RunFolder, record: Record, text: str) -> Shown:
     return Shown(folder.id, record, text, 0.0, None, folder.previews(), {}, views, working=True)
 
 
-def shown(folder: RunFolder, record: Record, text: str = "", *, working: bool = False, making: bool = False) -> Shown:
+def shown(
+    folder: RunFolder,
+    record: Record,
+    text: str = "",
+    *,
+    working: bool = False,
+    exporting: bool = False,
+    making: bool = False,
+) -> Shown:
     """A run that nobody optimises right now.
 
     Args:
@@ -90,7 +100,7 @@ def shown(folder: RunFolder, record: Record, text: str = "", *, working: bool = 
     share = record.step / record.steps if record.steps else float(record.status == FINISHED)
     return Shown(
         folder.id, record, text or done(record), share, None, folder.previews(), existing(folder, record),
-        views_of(folder, record), working, making, not text, missing(folder, record),
+        views_of(folder, record), working, exporting, making, not text, missing(folder, record),
     )  # fmt: skip
 
 

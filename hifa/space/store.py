@@ -6,6 +6,7 @@
                 previews.json   the last pictures, as data URIs
                 files/          what can be downloaded
                 stop            is there while somebody wants it to stop
+                later           is there while somebody wants no files to be made now
                 lock            held by the process that works on it
 
 Whoever knows the id may open, stop and continue a run; nothing lists the ids of others.
@@ -30,7 +31,8 @@ from ..state import write_text_atomically
 
 
 ID = re.compile(r"[A-Za-z0-9_-]{22}")  # of secrets.token_urlsafe(16): 128 random bits
-RECORD, RUN, PREVIEWS, FILES, STOP, LOCK = "record.json", "run", "previews.json", "files", "stop", "lock"
+RECORD, RUN, PREVIEWS, FILES = "record.json", "run", "previews.json", "files"
+STOP, LATER, LOCK = "stop", "later", "lock"
 WAITING, RUNNING, PAUSED, STOPPED, FINISHED, FAILED = "waiting", "running", "paused", "stopped", "finished", "failed"
 DAY = 86_400
 SWEEP_SECONDS = 60  # at least, between two clean-ups
@@ -178,6 +180,18 @@ class RunFolder:
     def stop_requested(self) -> bool:
         """Also when the folder is gone: nobody waits for the result any more."""
         return (self.path / STOP).exists() or not self.path.exists()
+
+    def put_off_files(self) -> None:
+        """Leave the files that are being made for later."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.path / LATER).touch()
+
+    def want_files(self) -> None:
+        (self.path / LATER).unlink(missing_ok=True)
+
+    @property
+    def files_put_off(self) -> bool:
+        return (self.path / LATER).exists()
 
     @property
     def busy(self) -> bool:

@@ -161,14 +161,19 @@ class Worker:
             yield from self._export(folder, current(folder, folder.read(), held=True))
 
     def _export(self, folder: RunFolder, record: Record) -> Iterator[Shown]:
-        """Make what is missing; the caller holds the run."""
+        """Make what is missing, until that is put off; the caller holds the run."""
         if files.missing(folder, record):
             give_back()  # of the optimisation, which is over
             record = folder.write(record, problem="")
+            folder.want_files()
             try:
-                for text, record in files.make_missing(folder, record):
-                    if text:
-                        yield shown(folder, record, f"{done(record)} {text} …")
+                with contextlib.closing(files.make_missing(folder, record)) as made:
+                    for text, record in made:
+                        if text and folder.files_put_off:
+                            record = folder.write(record, problem="Its files were put off.")
+                            break
+                        if text:
+                            yield shown(folder, record, f"{done(record)} {text} …", exporting=True)
             except Exception as error:  # the run itself is saved, whatever becomes of its files
                 record = folder.write(record, problem=explain(error))
         yield shown(folder, record)

@@ -6,6 +6,7 @@ import time
 from playwright.sync_api import expect
 
 from hifa.saved import read_facts
+from hifa.space import files
 from hifa.space.panel import DOWNLOADS
 
 from ..space_setup import PATIENCE, TOO_MANY, free_port
@@ -94,6 +95,23 @@ def test_stop_lives_again_for_the_next_run_and_files_that_are_missing_can_be_mad
     page.get_by_role("button", name="Make the files").click()
     expect(page.get_by_role("button", name="Make the files")).to_be_hidden()
     assert (folder.files / folder.read().files["run"]).is_file()
+
+
+def test_making_files_can_be_cancelled_to_go_on_at_once(page, served, monkeypatch):
+    monkeypatch.setattr(files, "STOPPED_TURNTABLE", files.TurntableOptions(2000, 64))
+    start_text(page, TOO_MANY)
+    expect(progress(page)).to_contain_text("left")
+    page.get_by_role("button", name="Stop").click()
+    expect(progress(page)).to_contain_text("Making the turntable")
+    page.locator("#cancel-files").click()
+    expect(progress(page)).to_contain_text("Its files were put off.")
+    expect(page.locator("#cancel-files")).to_be_hidden()
+    expect(page.get_by_role("button", name="Make the files")).to_be_visible()
+    page.get_by_role("button", name="Resume").click()
+    expect(progress(page)).to_contain_text("left")
+    monkeypatch.setattr(files, "STOPPED_TURNTABLE", files.TurntableOptions(2, 32))
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#download-mp4")).to_be_enabled()
 
 
 def test_two_at_once_get_each_their_own(browser, served):
