@@ -17,7 +17,7 @@ from hifa.multiview.pipeline_syncdreamer import TOYBOX as TOYBOX_MULTIVIEW
 from hifa.options import load_multiview
 from hifa.space.actions import Actions
 from hifa.space.inputs import MAX_UPLOAD
-from hifa.space.lease import make_lease, seconds_asked
+from hifa.space.lease import Models, make_lease, seconds_asked
 from hifa.space.memory import limit_arenas
 from hifa.space.page import build_page
 from hifa.space.panel import CSS
@@ -58,8 +58,10 @@ def build_demo(
         notice: For every visitor, such as which prior could not be loaded.
     """
     shelf = shelf or PriorShelf("cuda" if torch.cuda.is_available() else "cpu")
-    lease = make_lease(shelf, load_multiview)
+    models = Models(shelf, load_multiview)
+    lease = make_lease(models)
     if gpu is not None:
+        models.multiview()  # now, and not in each of the forked leases
         lease = gpu(duration=seconds_asked)(lease)
     store = RunStore(root)
     alone = gpu is None and shelf.device.type == "cpu"

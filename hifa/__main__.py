@@ -14,7 +14,15 @@ from .busy import share_cpu
 from .compile_ahead import compile_ahead
 from .interrupt import Interrupted
 from .names import file_name
-from .options import RANGES, add_export_options, check_ranges, export_asset, load_multiview, load_pipeline
+from .options import (
+    RANGES,
+    add_export_options,
+    add_variant_option,
+    check_ranges,
+    export_asset,
+    load_multiview,
+    load_pipeline,
+)
 from .prompts import check_toybox_prompt
 from .saved import check_may_save, find_saved, is_saved_in, read_facts
 
@@ -42,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps; default: auto")
     parser.add_argument("--half", action="store_true", help="load the prior in float16 (on a GPU)")
+    add_variant_option(parser)
     picture = parser.add_argument_group("from a picture, with or without a prompt")
     picture.add_argument(
         "--image", type=Path, metavar="FILE", help="one picture; sixteen views of it are hallucinated"
@@ -211,7 +220,7 @@ def begin(arguments: argparse.Namespace) -> "tuple[HiFAPipeline, HiFARun]":
     run = None if arguments.resume is None else HiFARun.load(run_folder(arguments), device)
     model = arguments.model or (TOYBOX if run is None or run.prior is None else run.prior)
     dtype = torch.float16 if arguments.half else torch.float32
-    pipe = load_pipeline(model, arguments.disparity_model, dtype, device)
+    pipe = load_pipeline(model, arguments.disparity_model, dtype, device, arguments.variant)
     if run is not None:
         return pipe, run
     folder = output_folder(arguments)

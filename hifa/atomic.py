@@ -22,7 +22,9 @@ def atomically(path: str | os.PathLike) -> Iterator[Path]:
         yield partial
         os.replace(partial, path)
     except OSError as error:
-        raise OSError(f"Cannot write {path}: {error.strerror or error}.") from error
+        told = OSError(f"Cannot write {path}: {error.strerror or error}.")
+        told.errno = error.errno  # not as an argument, or it would be part of the message
+        raise told from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -23,11 +23,21 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from torch import Tensor
 
 from . import TOYBOX, HiFAConfig, HiFAPipeline, HiFARun
 from .names import file_name
 from .optimisation import HiFAStep
-from .options import RANGES, add_export_options, check_ranges, export_asset, load_pipeline
+from .options import (
+    RANGES,
+    add_export_options,
+    add_variant_option,
+    check_ranges,
+    embed_first,
+    export_asset,
+    load_pipeline,
+)
+from .prompts import check_prompt
 from .saved import is_saved_in, read_facts
 from .state import write_text_atomically
 
@@ -92,12 +102,25 @@ def _job(row: Any, index: int) -> Job:
     return Job(**known | {"name": f"{index:04d}-{name}"}, settings=row)
 
 
-def work(pipe: HiFAPipeline, job: Job, folder: Path, config: HiFAConfig | None, arguments: argparse.Namespace) -> bool:
+def is_begun(folder: Path) -> bool:
+    """Whether a job is finished or its run saved, which has the embeddings of its prompt."""
+    return (folder / DONE).exists() or is_saved_in(folder / "run")
+
+
+def work(
+    pipe: HiFAPipeline,
+    job: Job,
+    folder: Path,
+    config: HiFAConfig | None,
+    arguments: argparse.Namespace,
+    prompt_embeds: Tensor | None = None,
+) -> bool:
     """Bring one job to its end, from where it is. Returns `False` if it was finished before.
 
     Args:
         config: `None` for the prior's default.
         arguments: `save_every`, `assets_at`, `asset_only`, and those of `options.export_asset`.
+        prompt_embeds: Of the prompt, if the text encoder is gone.
 
     Raises:
         ValueError: For a bad prompt or setting, an empty field, or a folder of another job.
@@ -113,7 +136,10 @@ def work(pipe: HiFAPipeline, job: Job, folder: Path, config: HiFAConfig | None, 
         _check_same(wanted, read_facts(folder / "run"), folder)
         run = HiFARun.load(folder / "run", pipe.device)
     else:
-        run = pipe.start(job.prompt, job.negative_prompt, seed=job.seed, config=config, **job.settings)
+        if pipe.text_encoder is None and pipe.tokenizer is not None:  # `start` takes embeddings as they are
+            check_prompt(pipe.tokenizer, job.prompt, job.negative_prompt)
+        given = {"prompt_embeds": prompt_embeds, "seed": job.seed, "config": config}
+        run = pipe.start(job.prompt, job.negative_prompt, **given, **job.settings)
     kept = {round(share * run.config.num_inference_steps) for share in arguments.assets_at}
 
     def keep(step: HiFAStep) -> None:
@@ -145,7 +171,9 @@ def _check_same(wanted: dict[str, Any], found: dict[str, Any], folder: Path) -> 
     """A folder that an earlier file or command filled must not pass for this one's."""
     pairs = [(name, found.get(name), value) for name, value in wanted.items() if name != "config"]
     settings = found.get("config", {})
-    pairs += [(name, settings.get(name), value) for name, value in wanted["config"].items()]
+    # A setting that an earlier version did not have was as it is by default.
+    default = HiFAConfig().to_dict()
+    pairs += [(name, settings.get(name, default[name]), value) for name, value in wanted["config"].items()]
     for name, was, value in pairs:
         if was != value:
             raise ValueError(
@@ -153,13 +181,15 @@ def _check_same(wanted: dict[str, Any], found: dict[str, Any], folder: Path) -> 
             )
 
 
-def run_jobs(jobs: list[Job], state: PartialState, run_one: Callable[[Job], bool], output_dir: Path) -> list[str]:
-    """The jobs of this process, one after the other; failures of all processes, a line each.
+def jobs_of(jobs: list[Job], state: PartialState) -> list[Job]:
+    """Those of this process: every n-th one, so that a list sorted by length is shared evenly."""
+    return jobs[state.process_index :: state.num_processes]
 
-    Every process takes every n-th job, so that a list sorted by length is shared evenly.
-    """
+
+def run_jobs(jobs: list[Job], run_one: Callable[[Job], bool], output_dir: Path) -> list[str]:
+    """The jobs of this process, one after the other; failures of all processes, a line each."""
     failures = []
-    for job in jobs[state.process_index :: state.num_processes]:
+    for job in jobs:
         try:
             made = run_one(job)
         except Exception as error:
@@ -182,6 +212,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--disparity-model", metavar="ID_OR_DIR", help="DPT for the preset official; Toybox brings its own"
     )
     parser.add_argument("--half", action="store_true", help="load the prior in float16 (on a GPU)")
+    add_variant_option(parser)
     parser.add_argument("--preset", choices=PRESETS, help="default: the prior's")
     parser.add_argument(
         "--save-every", type=int, default=100, metavar="STEPS", help="save runs so often; default: 100"
@@ -211,7 +242,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"--assets-at takes shares of a run, above 0 and up to 1, got {arguments.assets_at}.")
         arguments.output_dir.mkdir(parents=True, exist_ok=True)
         dtype = torch.float16 if arguments.half else torch.float32
-        pipe = load_pipeline(arguments.model or TOYBOX, arguments.disparity_model, dtype, "cpu")
+        pipe = load_pipeline(arguments.model or TOYBOX, arguments.disparity_model, dtype, "cpu", arguments.variant)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -222,12 +253,15 @@ def main(argv: list[str] | None = None) -> int:
     pipe.to(state.device)
     pipe.set_progress_bar_config(disable=True)  # those of several processes would mix
     config = getattr(HiFAConfig, arguments.preset)() if arguments.preset else None
-    failures = run_jobs(
-        jobs,
-        state,
-        lambda job: work(pipe, job, arguments.output_dir / job.name, config, arguments),
-        arguments.output_dir,
-    )
+    mine, output_dir = jobs_of(jobs, state), arguments.output_dir
+    new = [(job.prompt, job.negative_prompt) for job in mine if not is_begun(output_dir / job.name)]
+    embeds = embed_first(pipe, new)
+
+    def run_one(job: Job) -> bool:
+        prompt_embeds = embeds.get((job.prompt, job.negative_prompt))
+        return work(pipe, job, output_dir / job.name, config, arguments, prompt_embeds)
+
+    failures = run_jobs(mine, run_one, output_dir)
     if state.is_main_process:
         print(f"{len(jobs) - len(failures)} of {len(jobs)} prompts are finished in {arguments.output_dir}", flush=True)
         for line in failures:

@@ -1,5 +1,6 @@
 """What HiFAPipeline is made of: a diffusers prior from a hub id or a folder, and the models that stand by it."""
 
+import gc
 from pathlib import Path
 from typing import Any, Self
 
@@ -134,14 +135,23 @@ class HiFAComponents(DiffusionPipeline):
         """Pixels per side that the prior was trained on."""
         return self.make_prior().image_size
 
-    def make_prior(self) -> DiffusionPrior:
-        """The prior of these components."""
+    def make_prior(self, image_size: int = 0) -> DiffusionPrior:
+        """The prior of these components.
+
+        Args:
+            image_size: Pixels per side that it is shown; 0 for those that it was trained on.
+
+        Raises:
+            ValueError: If it cannot be shown this size.
+        """
         if self.vae is None:
+            if image_size:
+                raise ValueError(f"prior_size is for latent priors; this one is shown its own size, got {image_size}.")
             if enlarges(self.unet):
                 return SuperResolutionPrior(self.unet, self.scheduler, self.image_noising_scheduler)
             return PixelDiffusionPrior(self.unet, self.scheduler)
         kind = SDXLPrior if is_sdxl(self.unet) else LatentDiffusionPrior
-        return kind(self.vae, self.unet, self.scheduler)
+        return kind(self.vae, self.unet, self.scheduler, image_size)
 
     @property
     def embedded(self) -> bool:
@@ -210,7 +220,14 @@ class HiFAComponents(DiffusionPipeline):
     def release_text_encoder(self) -> None:
         """Free the text encoders, which for DeepFloyd IF are twice as large as all else: a run keeps its embeddings,
         and new ones are started with `prompt_embeds`, and `pooled_prompt_embeds` for SDXL."""
+        # Hooks of `enable_model_cpu_offload` hold their model, and that of the hook before.
+        offloaded = bool(getattr(self, "_all_hooks", None))
+        if offloaded:
+            self.remove_all_hooks()
         self.register_modules(text_encoder=None, text_encoder_2=None)
+        gc.collect()  # a model that had a hook refers to itself
+        if offloaded:
+            self.enable_model_cpu_offload(device=self._offload_device)
 
     def _check_second_encoder(self) -> None:
         """Refuse a UNet of SDXL that reads something else than its second text encoder says: the refiner is told an

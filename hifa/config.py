@@ -15,7 +15,8 @@ LORA_PREDICTIONS = ("epsilon", "v_prediction")
 
 @dataclass(frozen=True, kw_only=True)
 class HiFAConfig:
-    """Settings of a run; the defaults are the paper's (appendix A.1), and the public code's where it is silent.
+    """Settings of a run; the defaults are the paper's (appendix A.1). Where it is silent they are the public code's,
+    but for the field's networks and the density that it begins with.
 
     Raises:
         ValueError: If a value is out of range; the message names it.
@@ -31,6 +32,7 @@ class HiFAConfig:
     max_gradient_norm: float = 0.0  # over all parameters; larger gradients are scaled down, with 0 never
     # Guidance
     distillation: str = "hifa"  # hifa, sds (DreamFusion), sjc or vsd (ProlificDreamer)
+    prior_size: int = 0  # pixels per side that a latent prior is shown; 0: as it was trained
     guidance_scale: float = 100.0
     view_guidance: float = 1.0  # how much harder the words of the view pull than the rest of the prompt; k
     guidance_rescale: float = 0.0
@@ -144,7 +146,9 @@ class HiFAConfig:
         disparity regression is 0.1 w(t) 256^2; ours has no scale that may turn negative. The clipping of gradients
         within Adan, to a norm of 5, has nothing left to do after the other one. Not taken over: half of the cameras
         drawn from the whole upper hemisphere, no words for views from overhead, the view direction withheld half of
-        the time, and what is left of the noise in its estimate.
+        the time, what is left of the noise in its estimate, its density at the start (a cone of 5 in 0.2, here a
+        Gaussian of 5 in 0.3), its density network without a hidden layer and its smooth interpolation in the grid's
+        cells. Its model is Realistic Vision 5.1; for DeepFloyd IF it distils by plain SDS: `distillation="sds"`.
         """
         rays = changes.get("render_size", cls.render_size) ** 2
         settings: dict[str, Any] = dict(
@@ -296,6 +300,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("num_inference_steps", 1, 1_000_000),
     ("grid_lr", 0, 1), ("network_lr", 0, 1), ("lr_warmup", 0, 1), ("lr_end", 1e-6, 1),
     ("max_gradient_norm", 0, 1e6),
+    ("prior_size", 0, 4096),
     ("guidance_scale", 0, 1000), ("view_guidance", 0, 100), ("guidance_rescale", 0, 1), ("perp_neg", 0, 100),
     ("denoising_stride", 0.001, 1), ("eta", 0, 1),
     ("lora_rank", 1, 1024), ("lora_lr", 0, 1),

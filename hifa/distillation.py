@@ -97,7 +97,15 @@ def distillation_target(
 
     With `lambda_rgb` HiFA's term in image space is added to each of them, by the same weight; for `vsd` it has the
     residual D(z_phi) - D(z_hat) (appendix A.4).
+
+    Raises:
+        ValueError: For `vsd` without a variational score, without which it would be `sds`.
     """
+    if run.config.distillation == "vsd" and variational is None:
+        raise ValueError(
+            "distillation='vsd' needs a variational score: give VariationalScore(prior, run.variational), as "
+            "HiFAPipeline.advance does, or choose distillation='sds'."
+        )
     config, x, z, t = run.config, view.x, view.z, view.t
     beside = prior.beside(z, run.generator)
     guidance = replace(guidance_for(run, view.camera), beside=beside)

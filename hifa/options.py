@@ -1,11 +1,16 @@
-"""What the command lines `python -m hifa` and `python -m hifa.batch` share: models, and what is made of an asset."""
+"""What the command lines share: options, models, and what is made of an asset."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .prompts import check_prompt
+
 
 if TYPE_CHECKING:  # the options are read before torch is loaded
+    from torch import Tensor
+
     from .asset import HiFAAsset
     from .multiview import SyncDreamerPipeline
     from .pipeline_hifa import HiFAPipeline
@@ -30,6 +35,12 @@ def add_export_options(parser: argparse.ArgumentParser, formats: tuple[str, ...]
     export.add_argument("--still-size", type=int, default=256, help="pixels per side of front, side, back and depth")
 
 
+def add_variant_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--variant", metavar="NAME", help="of the files of --model, such as fp16: half as much to load"
+    )
+
+
 def check_ranges(arguments: argparse.Namespace, ranges: tuple[tuple[str, int, int], ...]) -> None:
     """
     Raises:
@@ -41,8 +52,13 @@ def check_ranges(arguments: argparse.Namespace, ranges: tuple[tuple[str, int, in
             raise ValueError(f"{option} must be between {low} and {high}, got {getattr(arguments, name)}.")
 
 
-def load_pipeline(model: str | Path, disparity_model: str | None, dtype, device) -> "HiFAPipeline":
+def load_pipeline(
+    model: str | Path, disparity_model: str | None, dtype, device, variant: str | None = None
+) -> "HiFAPipeline":
     """A pipeline on a device, with the disparity model of a hub id or folder if there is one.
+
+    Args:
+        variant: Of the prior's files, such as `"fp16"`.
 
     Raises:
         ValueError, OSError: If one of them is missing or of another kind.
@@ -54,7 +70,26 @@ def load_pipeline(model: str | Path, disparity_model: str | None, dtype, device)
         from transformers import DPTForDepthEstimation
 
         given["disparity_estimator"] = DPTForDepthEstimation.from_pretrained(disparity_model, dtype=dtype).eval()
-    return HiFAPipeline.from_pretrained(model, dtype=dtype, **given).to(device)
+    return HiFAPipeline.from_pretrained(model, dtype=dtype, variant=variant, **given).to(device)
+
+
+def embed_first(pipe: "HiFAPipeline", prompts: Iterable[tuple[str, str]]) -> dict[tuple[str, str], "Tensor"]:
+    """Embeddings, on the CPU, of prompts with their negative prompts, before a model of pixels loses its text encoder:
+    T5 is larger than all else in DeepFloyd IF. Other models keep theirs, and nothing is embedded.
+
+    A prompt that the model cannot read is left out; its own run is to fail, not those of the others.
+    """
+    if pipe.vae is not None or pipe.text_encoder is None:
+        return {}
+    embeds = {}
+    for pair in dict.fromkeys(prompts):
+        try:
+            check_prompt(pipe.tokenizer, *pair)
+        except ValueError:
+            continue
+        embeds[pair] = pipe.encode_prompt(*pair).cpu()
+    pipe.release_text_encoder()
+    return embeds
 
 
 def load_multiview(name: str, dtype, device) -> "SyncDreamerPipeline":

@@ -92,6 +92,8 @@ class HiFARunner(HiFAComponents):
             _check_without_prior(config, note)
         if config.lambda_disparity:
             self._load_disparity_estimator()
+        if reads:
+            self.make_prior(config.prior_size)  # refuses a size that it cannot be shown
         if reads and config.distillation == "vsd":
             check_adaptable(self.unet)
         if generator is None:
@@ -152,7 +154,7 @@ class HiFARunner(HiFAComponents):
         """
         prior, relief, variational = None, None, None
         if run.prompt_embeds is not None:
-            prior = self.make_prior()
+            prior = self.make_prior(run.config.prior_size)
             if run.config.lambda_disparity:
                 self._load_disparity_estimator()
                 relief = DisparityPrior(self.disparity_estimator)

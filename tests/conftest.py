@@ -2,6 +2,7 @@
 
 import os
 import signal
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, DPTConfig, DPTForDepthEstimation
 
+from hifa import HiFAPipeline
 from hifa.field import RadianceField
 from hifa.toybox.models import MAX_TOKENS, build_scheduler, build_tokenizer
 
@@ -99,6 +101,35 @@ def tiny_dpt(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny-dpt")
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_if(tmp_path_factory) -> Path:
+    """Folder of a random DeepFloyd IF of 16x16 pixels, which has files of the variant fp16 alone."""
+    from .test_pixel_diffusion import build_if
+
+    folder = tmp_path_factory.mktemp("tiny-if-fp16")
+    build_if().save_pretrained(folder, variant="fp16")
+    return folder
+
+
+@pytest.fixture
+def released(monkeypatch) -> list[list[bool]]:
+    """For each run that is started, whether the text encoders that were released before are out of memory."""
+    encoders, seen = [], []
+    release, start = HiFAPipeline.release_text_encoder, HiFAPipeline.start
+
+    def noted_release(pipe):
+        encoders.append(weakref.ref(pipe.text_encoder))
+        release(pipe)
+
+    def noted_start(pipe, *arguments, **named):
+        seen.append([encoder() is None for encoder in encoders])
+        return start(pipe, *arguments, **named)
+
+    monkeypatch.setattr(HiFAPipeline, "release_text_encoder", noted_release)
+    monkeypatch.setattr(HiFAPipeline, "start", noted_start)
+    return seen
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What the tests of the app share: small pipelines, and a stand-in for ZeroGPU's leases."""
 
+import contextlib
 import multiprocessing
 import pickle
 import random
@@ -7,7 +8,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gradio as gr
@@ -17,8 +18,10 @@ import torch
 
 import app
 from hifa import HiFAConfig, HiFAPipeline, HiFARun
+from hifa.field.hash_grid import HashGrid, encode_torch
+from hifa.rendering.density_grid import DensityGrid
 from hifa.space import files, lease
-from hifa.space.lease import make_lease, seconds_asked
+from hifa.space.lease import Models, make_lease, seconds_asked
 from hifa.space.priors import Preset, Prior, PriorShelf
 from hifa.space.store import Request, RunStore
 from hifa.space.timings import Timings
@@ -90,10 +93,22 @@ def tiny_shelf(model: Path, pipeline: type[HiFAPipeline] = BallPipeline) -> Prio
 
 def make_worker(root: Path, shelf: PriorShelf, gpu: Callable | None = None, **options) -> Worker:
     store = RunStore(root)
-    lease = make_lease(shelf, tiny_pipeline)
+    lease = make_lease(Models(shelf, tiny_pipeline))
     if gpu is not None:
         lease = gpu(duration=seconds_asked)(lease)
     return Worker(store, lease, gpu is not None, Timings(root / "timings.json"), **options)
+
+
+@contextlib.contextmanager
+def grids_as_on_a_gpu() -> Iterator[None]:
+    """Both grids take the paths they take on CUDA. Those on the CPU use GNU OpenMP, which no fork survives."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            HashGrid, "forward",
+            lambda self, points: encode_torch(points, self.table, self.resolutions.tolist(), self.entries),
+        )  # fmt: skip
+        patch.setattr(DensityGrid, "_density_on_cpu", DensityGrid._density_by_torch)
+        yield
 
 
 class LeasedGPU:

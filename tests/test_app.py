@@ -211,16 +211,25 @@ def wait_for_steps(job, step: int) -> str:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("host, client, forwarded, allowed", [
-    ("127.0.0.1:7860", "127.0.0.1", False, True),
-    ("localhost:7860", "::1", False, True),
-    ("192.168.0.2:7860", "192.168.0.9", False, False),
-    ("abc.gradio.live", "127.0.0.1", False, False),
-    ("localhost:7860", "127.0.0.1", True, False),
+HOME = "http://127.0.0.1:7860"
+
+
+@pytest.mark.parametrize("host, origin, client, more, allowed", [
+    ("127.0.0.1:7860", HOME, "127.0.0.1", {}, True),
+    ("localhost:7860", "http://localhost:7860", "::1", {}, True),
+    ("[::1]:7860", "http://[::1]:7860", "::1", {}, True),
+    ("192.168.0.2:7860", "http://192.168.0.2:7860", "192.168.0.9", {}, False),
+    ("abc.gradio.live", "https://abc.gradio.live", "127.0.0.1", {}, False),
+    ("localhost:7860", HOME, "127.0.0.1", {"x-forwarded-for": "8.8.8.8"}, False),
+    ("localhost:7860", HOME, "127.0.0.1", {"x-real-ip": "8.8.8.8"}, False),
+    # nginx with nothing but `proxy_pass http://127.0.0.1:7860`
+    ("127.0.0.1:7860", "https://hifa.example.org", "127.0.0.1", {}, False),
+    ("127.0.0.1:7860", None, "127.0.0.1", {}, False),
 ])  # fmt: skip
-def test_the_token_of_the_server_is_for_who_sits_at_it(monkeypatch, host, client, forwarded, allowed):
+def test_the_token_of_the_server_is_for_who_sits_at_it(monkeypatch, host, origin, client, more, allowed):
     monkeypatch.setenv("HF_TOKEN", "hf_owner")
     monkeypatch.delenv("SPACE_ID", raising=False)
-    headers = [(b"host", host.encode())] + ([(b"x-forwarded-for", b"8.8.8.8")] if forwarded else [])
+    named = {"host": host} | ({"origin": origin} if origin else {}) | more
+    headers = [(name.encode(), value.encode()) for name, value in named.items()]
     scope = {"type": "http", "headers": headers, "client": (client, 1), "path": "/", "query_string": b""}
     assert own_token(gr.Request(Request(scope))) == ("hf_owner" if allowed else "")

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 
 from hifa import HiFAAsset, HiFAConfig, HiFAPipeline, HiFARun
 from hifa.batch import DONE, FAILED, Job, build_parser, main, read_jobs, work
+from hifa.saved import is_saved_in
 
 
 STEPS = 10
@@ -64,9 +66,10 @@ def children(pid: int) -> list[int]:
 
 def test_two_processes_killed_in_the_middle_and_started_again(tiny_prior, tmp_path):
     jobs, output = write_jobs(tmp_path / "prompts.jsonl"), tmp_path / "out"
+    names = ["0000-a-red-ball", "0001-a-blue-cube", "0003-a-green-duck"]
     first = launch(jobs, output, tiny_prior)
     deadline = time.monotonic() + 300
-    while not any(output.glob("*/run/run.safetensors")):
+    while not is_saved_in(output / names[0] / "run"):
         assert first.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     assert len(workers := children(first.pid)) == 2
@@ -74,6 +77,10 @@ def test_two_processes_killed_in_the_middle_and_started_again(tiny_prior, tmp_pa
         os.kill(pid, signal.SIGKILL)
     first.communicate(timeout=60)
     assert not list(output.glob(f"*/{DONE}"))
+    saved = HiFARun.load(output / names[0] / "run")
+    assert 0 < saved.step < STEPS
+    saved.seconds += 10_000  # a mark, which a run that began anew would not have
+    saved.save(output / names[0] / "run")
 
     again = launch(jobs, output, tiny_prior)
     text = again.communicate(timeout=500)[0]
@@ -82,8 +89,9 @@ def test_two_processes_killed_in_the_middle_and_started_again(tiny_prior, tmp_pa
         assert words in text, text
     assert all(text.count(f"finished: {name}") == 1 for name in ("0001-a-blue-cube", "0003-a-green-duck")), text
     assert "PromptError" in (output / "0002-a-red-zebra" / FAILED).read_text()
-    names = ["0000-a-red-ball", "0001-a-blue-cube", "0003-a-green-duck"]
     assert all((output / name / file).stat().st_size for name in names for file in (DONE, "mesh.glb", "turntable.mp4"))
+
+    assert json.loads((output / names[0] / DONE).read_text())["seconds"] > 10_000
 
     # The run that was killed ends as one that never was, in processes of the same kind: with more threads, or after
     # other work, sums are rounded otherwise.
@@ -108,6 +116,41 @@ def test_accelerate_launch_as_readme_has_it(tiny_prior, tmp_path):
     assert done.returncode == 0, done.stderr
     (made,) = (tmp_path / "out").glob(f"*/{DONE}")
     assert HiFAAsset.from_pretrained(made.parent / "asset").facts["steps"] == STEPS
+
+
+@pytest.fixture
+def own_state():
+    """`main` in this process leaves nothing of accelerate's state behind."""
+    yield
+    PartialState._reset_state()
+
+
+@pytest.mark.parametrize(
+    "model, variant, expected", [("tiny_if", "fp16", [[True]] * 2), ("tiny_prior", None, [[]] * 3)]
+)
+def test_models_of_pixels_lose_their_text_encoder_first(
+    request, tmp_path, capsys, released, own_state, model, variant, expected
+):
+    """All prompts are encoded before, but for one that cannot be read, which fails alone; other priors as ever."""
+    folder, output = request.getfixturevalue(model), tmp_path / "out"
+    settings = dict(num_inference_steps=2, n_coarse=8, n_fine=8, levels=4, finest_resolution=32, log2_entries=10)
+    settings |= dict(render_size=16, start_render_size=16)
+    prompts = [{"prompt": "a red ball", "negative_prompt": "a blue cube"}, {"prompt": "a red zebra"}]
+    rows = [row | settings for row in (*prompts, {"prompt": "a green duck", "seed": 3})]
+    (tmp_path / "jobs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = [str(tmp_path / "jobs.jsonl"), "--output-dir", str(output), "--model", str(folder), "--asset-only"]
+    command += ["--variant", variant] if variant else []
+    assert main(command) == 1
+    assert released == expected and "'zebra'" in capsys.readouterr().err
+    pipe = HiFAPipeline.from_pretrained(folder, variant=variant)
+    for name, given in (
+        ("0000-a-red-ball", {"negative_prompt": "a blue cube", "seed": 0}),
+        ("0002-a-green-duck", {"seed": 3}),
+    ):
+        run = HiFARun.load(output / name / "run")
+        assert [step.losses for step in pipe.advance(pipe.start(run.prompt, **given, **settings))] == run.losses
+    (output / "0002-a-green-duck" / DONE).unlink()  # a saved run has its own embeddings
+    assert main(command) == 1 and "\nfinished: 0002-a-green-duck" in capsys.readouterr().out
 
 
 def test_finished_jobs_are_skipped_and_foreign_folders_refused(tiny_prior, tiny_v_prior, tmp_path):

@@ -15,7 +15,7 @@ import torch
 import trimesh
 
 from hifa import HiFAAsset, HiFAPipeline, HiFARun
-from hifa.__main__ import main
+from hifa.__main__ import begin, build_parser, main
 from hifa.busy import share_cpu
 from hifa.multiview.input_image import prepare_image
 from hifa.pictures import prepare_picture
@@ -219,6 +219,17 @@ def test_first_preview_comes_before_the_prior_and_is_that_of_the_run(tmp_path, m
     # But for the density grid.
     assert np.abs(shown / 255 - run.preview().numpy()).mean() < 0.02
     assert shown.std() > 5  # there is something to be seen
+
+
+def test_a_variant_reaches_the_prior(tmp_path, monkeypatch):
+    def refuse(_, **given):
+        raise ValueError(f"no {given['variant']} today")
+
+    monkeypatch.setattr(HiFAPipeline, "from_pretrained", refuse)
+    for options, words in (((), "no None today"), (("--variant", "fp16"), "no fp16 today")):
+        command = ["a red ball", "--model", "some/model", "--output-dir", str(tmp_path), *options]
+        with pytest.raises(ValueError, match=words):
+            begin(build_parser().parse_args(command))
 
 
 @pytest.mark.parametrize(

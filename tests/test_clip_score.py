@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
 from benchmarks import clip_score
-from hifa import HiFAAsset, HiFAConfig, HiFARun
+from hifa import HiFAAsset, HiFAConfig, HiFARun, runner
 from hifa.toybox.models import MAX_TOKENS, build_tokenizer
 
 
@@ -110,12 +110,63 @@ def test_an_interrupted_run_goes_on(words, tmp_path, monkeypatch):
             clip_score.main(words)
     folder = tmp_path / "out" / "01-a-blue-cube"
     assert HiFARun.load(folder / "run").step == 1 and not (folder / "made.json").exists()
-    clip_score.main(words)
+    taken = []
+
+    def noted(pipe, run, steps=None):
+        for step in advance(pipe, run, steps):
+            taken.append((run.prompt, step.step))
+            yield step
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clip_score.HiFAPipeline, "advance", noted)
+        clip_score.main(words)
+    assert taken == [(PROMPTS[1], 2), (PROMPTS[1], 3)]  # not from the start, which would end in the same asset
     other = [*words[:-1], "cpu", "--output-dir", str(tmp_path / "whole")]
     clip_score.main(other)
     fields = [HiFAAsset.from_pretrained(path / "01-a-blue-cube" / "asset").radiance_field.state_dict()
               for path in (tmp_path / "out", tmp_path / "whole")]  # fmt: skip
     assert all(torch.equal(value, fields[1][name]) for name, value in fields[0].items())
+
+
+@pytest.mark.parametrize("save_every, kept", [("1", 1), ("5", 0)])
+def test_a_run_that_diverges_is_counted_and_does_not_stop_the_others(
+    words, tmp_path, capsys, monkeypatch, save_every, kept
+):
+    """The field of the first prompt is no number from its second step on: what was saved before is its asset, be it
+    the initial field."""
+    step_of = runner.optimisation_step
+
+    def poisoned(run, *arguments):
+        if run.prompt == PROMPTS[0] and run.step == 1:
+            with torch.no_grad():
+                for parameter in run.radiance_field.parameters():
+                    parameter.fill_(float("nan"))
+        return step_of(run, *arguments)
+
+    monkeypatch.setattr(runner, "optimisation_step", poisoned)
+    words = [*words, "--save-every", save_every]
+    clip_score.main(words)
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    folders = [tmp_path / "out" / name for name in ("00-a-red-ball", "01-a-blue-cube")]
+    assert [json.loads((folder / "made.json").read_text())["diverged"] for folder in folders] == [True, False]
+    assert rows[0]["diverged"] and rows[0]["seconds"] > 0
+    assert result["diverged"] == sum(row["diverged"] for row in rows) / 2
+    assets = [HiFAAsset.from_pretrained(folder / "asset") for folder in folders]
+    assert [asset.facts["steps"] for asset in assets] == [kept, 3]
+    assert all(value.isfinite().all() for value in assets[0].radiance_field.state_dict().values())
+    assert HiFARun.load(folders[0] / "run").step == kept
+
+    for name in ("start", "advance"):
+        monkeypatch.setattr(clip_score.HiFAPipeline, name, lambda *_, **__: pytest.fail("it was run again"))
+    clip_score.main(words)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result
+
+
+def test_a_model_of_pixels_loses_its_text_encoder_first(words, tiny_if, tmp_path, released):
+    clip_score.main([*words, "--model", str(tiny_if), "--variant", "fp16"])
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert released == [[True]] * 2 and [row["prompt"] for row in rows] == list(PROMPTS)
 
 
 def test_a_folder_of_another_run_is_refused(words, tmp_path):

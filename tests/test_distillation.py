@@ -80,6 +80,12 @@ def test_weights_by_hand(alpha_cumprod):
     assert residual_weight("sjc", alpha_cumprod) == pytest.approx(ratio)
 
 
+def test_vsd_without_a_variational_score_is_refused(pipe):
+    """It would be SDS."""
+    with pytest.raises(ValueError, match="distillation='vsd' needs a variational score: give VariationalScore"):
+        gradient(pipe, 500, distillation="vsd")
+
+
 def test_multi_step_settings_are_hifas_alone(pipe):
     changes = [{"denoising_stride": 1.0, "eta": 0.0}, {"denoising_stride": 0.2, "eta": 1.0}]
     for method, same in (("sds", True), ("sjc", True), ("hifa", False)):

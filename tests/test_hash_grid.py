@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from hifa.compile_ahead import compile_ahead, is_compiled
-from hifa.field.hash_grid import HashGrid, encode_torch, level_resolutions
+from hifa.field import hash_grid
+from hifa.field.hash_grid import HashGrid, encode_torch, implementation, level_resolutions
 
 
 # levels, base, finest, log2_entries: dense only, both, the embedded default, hashed only, hardly any entries.
@@ -72,6 +73,34 @@ def test_hashed_node_by_hand(device):
     point = torch.tensor([[3 / 64, 5 / 64, 7 / 64]])
     value = grid(point) if device == "loops" else encode_torch(point, grid.table, [64], 16)
     assert value.tolist() == [[5, -5]]
+
+
+@pytest.mark.parametrize(
+    "device, has_triton, expected",
+    [
+        ("cpu", True, "loops"),
+        ("cpu", False, "loops"),
+        ("cuda", True, "triton"),
+        ("cuda", False, "torch"),
+        ("mps", True, "torch"),
+        ("mps", False, "torch"),
+        ("meta", True, "torch"),
+    ],
+)
+def test_choice_of_an_implementation(device, has_triton, expected):
+    assert implementation(device, has_triton) == expected
+
+
+def test_a_grid_on_another_device_takes_plain_torch(monkeypatch):
+    """On the meta device for the choice, and on the CPU for what it gives."""
+    size, points = SIZES[1], make_points()
+    grid, other = make_grid(size), make_grid(size)
+    other.table = torch.nn.Parameter(other.table.to("meta"))  # the resolutions are read, and stay
+    encoded = other(points.to("meta"))
+    assert encoded.device.type == "meta" and encoded.shape == (len(points), 8)
+    monkeypatch.setattr(hash_grid, "implementation", lambda *_: "torch")
+    expected = encode_torch(points, grid.table, level_resolutions(*size[:3]), 2 ** size[3])
+    assert torch.equal(grid(points), expected)
 
 
 @sizes

@@ -7,6 +7,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch.nn import functional as F
 
+from hifa.losses import sds_plus_loss
 from hifa.priors.denoising import add_noise, denoise, denoising_timesteps, to_epsilon
 from hifa.priors.guidance import classifier_free, guided_output, rescale_guidance
 from hifa.priors.latent_diffusion import LatentDiffusionPrior
@@ -296,16 +297,22 @@ def test_the_folder_is_an_ordinary_stable_diffusion(tiny_prior):
     assert images.shape == (1, 3, 32, 32)
 
 
-def test_gradient_of_sds_through_the_encoder(parts):
-    """d/dx of |E(x) - z_hat|^2 / 2 against a difference quotient along a random direction, in float64 up to E(x)."""
+@pytest.mark.parametrize("lambdas", [(1.0, 0.0), (0.0, 0.1), (1.0, 0.1)])
+def test_gradient_of_sds_plus_through_the_encoder(parts, lambdas):
+    """Equation 4 against a difference quotient along a random direction, in float64: the latent term, that in image
+    space, and both."""
     vae, unet, scheduler = parts
     prior = LatentDiffusionPrior(copy.deepcopy(vae).double(), unet, scheduler)
     x = F.interpolate(torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0)), 32, mode="bilinear").double()
-    direction, z_hat = randn(3, x.shape), randn(4)
-    x.requires_grad_()
-    (0.5 * (prior.encode(x) - z_hat) ** 2).sum().backward()
+    direction, z_hat, x_hat = randn(3, x.shape).double(), randn(4).double(), prior.decode(randn(4).double())
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        weights = dict(weight=0.3, lambda_latent=lambdas[0], lambda_rgb=lambdas[1])
+        return sds_plus_loss(prior.encode(x), z_hat, x, x_hat, **weights)
+
+    (grad,) = torch.autograd.grad(loss(leaf := x.clone().requires_grad_()), leaf)
+    step = 1e-6
     with torch.no_grad():
-        step = 2e-3
-        up, down = (0.5 * (prior.encode(x + s * direction) - z_hat).double() ** 2 for s in (step, -step))
-        slope = (up - down).sum() / (2 * step)
-    assert (x.grad * direction).sum().item() == pytest.approx(slope.item(), rel=1e-3)
+        slope = (loss(x + step * direction) - loss(x - step * direction)) / (2 * step)
+    assert grad.dtype == slope.dtype == torch.float64
+    assert (grad * direction).sum().item() == pytest.approx(slope.item(), rel=1e-6)

@@ -1,5 +1,7 @@
 """What diffusers offers to save memory, in runs: distilled and tiled autoencoders, checkpointing, offloading."""
 
+import weakref
+
 import pytest
 import torch
 from accelerate import cpu_offload
@@ -26,9 +28,19 @@ def quiet(pipe: HiFAPipeline) -> HiFAPipeline:
     return pipe
 
 
-def losses(pipe: HiFAPipeline) -> list[float]:
-    run = pipe.start("a red ball", seed=0, config=TINY, lambda_rgb=0.1, density_grid=0)
+def losses(pipe: HiFAPipeline, **embeds: torch.Tensor | None) -> list[float]:
+    run = pipe.start("a red ball", seed=0, config=TINY, lambda_rgb=0.1, density_grid=0, **embeds)
     return [step.losses["loss"] for step in pipe.advance(run)]
+
+
+def models(pipe: HiFAPipeline) -> set[str]:
+    """Names of the components with weights."""
+    return {name for name, model in pipe.components.items() if isinstance(model, torch.nn.Module)}
+
+
+def hooked(pipe: HiFAPipeline) -> set[str]:
+    """Names of the components that are offloaded."""
+    return {name for name in models(pipe) if hasattr(getattr(pipe, name), "_hf_hook")}
 
 
 @pytest.fixture
@@ -72,7 +84,9 @@ def test_latents_of_a_distilled_autoencoder_by_hand(pipe):
     up, down = (vae.encoder(2 * (x.detach().double() + s * direction) - 1) for s in (1e-5, -1e-5))
     slope = ((up**2).sum() - (down**2).sum()) / 2e-5
     assert (x.grad * direction).sum().item() == pytest.approx(slope.item(), rel=1e-3)
-    assert double.encode(image()).dtype == torch.float32  # whatever the autoencoder's precision
+    assert double.encode(image()).dtype == torch.float64
+    half = LatentDiffusionPrior(vae.bfloat16(), pipe.unet, pipe.scheduler)
+    assert half.encode(image()).dtype == torch.float32  # never less
 
 
 @pytest.mark.parametrize("kind, size, tile", [("full", 32, 16), ("distilled", 96, 64)])
@@ -121,11 +135,28 @@ def test_offloading_models_changes_nothing(folders, family):
     expected = losses(HiFAPipeline.from_pretrained(folders[family]))
     pipe = quiet(HiFAPipeline.from_pretrained(folders[family]))
     pipe.enable_model_cpu_offload(device="cpu")
-    hooked = [name for name, model in pipe.components.items() if hasattr(model, "_hf_hook")]
-    assert {"unet", "text_encoder"} < set(hooked) or family == "if"
+    assert {"unet", "text_encoder"} <= hooked(pipe) == models(pipe)
     assert losses(pipe) == pytest.approx(expected, rel=1e-3)
     output = pipe("a red ball", config=TINY, seed=0, num_frames=1, frame_size=8)
     assert output.runs[0].finished and output.runs[0].device.type == "cpu"
+
+
+@pytest.mark.parametrize("offloaded", [False, True])
+@pytest.mark.parametrize("family", ["sd", "sdxl", "if"])
+def test_released_text_encoders_are_gone(folders, family, offloaded):
+    """Out of memory, although hooks of the other models knew of them; the others stay offloaded."""
+    pipe = quiet(HiFAPipeline.from_pretrained(folders[family]))
+    expected = losses(pipe)
+    if offloaded:
+        pipe.enable_model_cpu_offload(device="cpu")
+    embeds = dict(prompt_embeds=pipe.encode_prompt("a red ball"))
+    embeds |= dict(pooled_prompt_embeds=pipe.encode_pooled_prompt("a red ball"))
+    encoders = [weakref.ref(getattr(pipe, name)) for name in models(pipe) if name.startswith("text_encoder")]
+    assert len(encoders) == (2 if family == "sdxl" else 1)
+    pipe.release_text_encoder()
+    assert not any(encoder() for encoder in encoders)
+    assert hooked(pipe) == (models(pipe) if offloaded else set())
+    assert losses(pipe, **embeds) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("family", ["sd", "sdxl", "if"])

@@ -164,3 +164,8 @@ def test_the_text_encoder_can_be_released(pipe, folder, tmp_path):
 def test_default_settings_are_for_its_size(pipe):
     config = pipe.default_config()
     assert (config.render_size, config.guidance_scale) == (64, 20) and config != HiFAConfig.preview()
+
+
+def test_it_is_shown_its_own_size_alone(pipe):
+    with pytest.raises(ValueError, match="prior_size is for latent priors.*got 32"):
+        pipe.start("a red mushroom", seed=0, prior_size=32)

@@ -248,3 +248,18 @@ def test_guidance_without_pooled_embeddings_is_refused(pipe):
     guidance = classifier_free(pipe.encode_prompt("a red ball"), 0, 5.0, 1.0, 0.0)
     with pytest.raises(ValueError, match="pooled"):
         pipe.make_prior().conditions(guidance)
+
+
+def test_it_can_be_shown_another_size(pipe):
+    seen = []
+
+    def watch(module, inputs, keywords):
+        seen.append((inputs[0].shape[-1], *keywords["added_cond_kwargs"]["time_ids"][0].tolist()))
+
+    handle = pipe.unet.register_forward_pre_hook(watch, with_kwargs=True)
+    run = pipe.start("a red mushroom", seed=0, **SMALL, prior_size=64)
+    list(pipe.advance(run, steps=1))
+    handle.remove()
+    assert set(seen) == {(16, 64, 64, 0, 0, 64, 64)}
+    with pytest.raises(ValueError, match="prior_size must be a multiple of 8 for this prior, got 60"):
+        pipe.start("a red mushroom", seed=0, **SMALL, prior_size=60)

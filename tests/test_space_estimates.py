@@ -4,7 +4,7 @@ import gradio as gr
 import pytest
 
 from hifa.space.priors import PRIORS, PriorShelf
-from hifa.space.quota import gpu_seconds, left_for_last, quota_text
+from hifa.space.quota import BUDGETS, DAYS, gpu_seconds, left_for_last, quota_text
 from hifa.space.settings import RunSettings
 from hifa.space.timings import Timings, work_key
 from hifa.space.warm_up import warm_up
@@ -70,3 +70,25 @@ def test_it_is_said_whose_day_a_run_fits_into(seconds, words):
 
 def test_the_last_lease_has_to_be_granted_too():
     assert left_for_last(80) > 80 + 0.5 * 60
+
+
+def test_presets_on_zero_gpu_have_the_steps_that_their_budget_allows(tmp_path):
+    timings = Timings(tmp_path / "timings.json")
+    with gr.Blocks():
+        settings = RunSettings("text", "text", PriorShelf("cuda", PRIORS), timings, True)
+        at_home = RunSettings("text", "text", PriorShelf("cuda", PRIORS), timings, False)
+    assert [preset.steps for preset in at_home.presets("sd15")] == [500, 1500, 10_000]
+    key = work_key("text", "sd15", {})
+    for step_seconds in (None, 0.05, 0.2, 0.5):
+        if step_seconds is not None:
+            for _ in range(30):  # half of a figure is the last one
+                timings.note(key, step_seconds, 4.0)
+        quick, standard, paper = settings.presets("sd15")
+        for preset, most in ((quick, 500), (standard, 1500)):
+            cost, more = (gpu_seconds(steps, step_seconds or 0.25, 4.0) for steps in (preset.steps, preset.steps + 50))
+            assert cost <= BUDGETS[preset.name] and (more > BUDGETS[preset.name] - 20 or preset.steps == most)
+        assert paper.steps == 10_000
+    assert left_for_last(BUDGETS["Quick"]) <= DAYS["a visitor"]
+    assert left_for_last(BUDGETS["Standard"]) <= DAYS["a free account"]
+    assert "it fits into anybody's day" in settings.estimate("sd15", quick, quick.steps)
+    assert settings.presets("toybox") == at_home.presets("toybox")

@@ -7,8 +7,6 @@ import gradio as gr
 import pytest
 
 from hifa import HiFARun
-from hifa.field.hash_grid import HashGrid, encode_torch
-from hifa.rendering.density_grid import DensityGrid
 from hifa.space import lease
 from hifa.space.errors import explain
 from hifa.space.lease import LONGEST_LEASE, RESERVE, lease_seconds
@@ -16,7 +14,16 @@ from hifa.space.store import RunStore
 from hifa.space.timings import Timings
 from hifa.space.worker import Worker
 
-from .space_setup import LearningPipeline, LeasedGPU, assert_same, finished_run, make_worker, request, tiny_shelf
+from .space_setup import (
+    LearningPipeline,
+    LeasedGPU,
+    assert_same,
+    finished_run,
+    grids_as_on_a_gpu,
+    make_worker,
+    request,
+    tiny_shelf,
+)  # fmt: skip
 
 
 pytestmark = pytest.mark.usefixtures("light_files")
@@ -24,13 +31,7 @@ pytestmark = pytest.mark.usefixtures("light_files")
 
 @pytest.fixture(scope="module", autouse=True)
 def code_of_a_gpu():
-    """Both grids take the paths they take on CUDA. Those on the CPU use GNU OpenMP, which no fork survives."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            HashGrid, "forward",
-            lambda self, points: encode_torch(points, self.table, self.resolutions.tolist(), self.entries),
-        )  # fmt: skip
-        patch.setattr(DensityGrid, "_density_on_cpu", DensityGrid._density_by_torch)
+    with grids_as_on_a_gpu():
         yield
 
 

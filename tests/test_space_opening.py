@@ -71,13 +71,15 @@ def test_views_of_a_run_come_back_to_be_chosen_from(tmp_path, store):
     folder = store.create(Request("image", "", "toybox", 3, object_share=0.5, elevation_deg=10, view_seeds=(3, 4)))
     for seed, score in ((3, 0.2), (4, 0.9)):
         Sheets(folder.path).add(seed, striped("red"), score)
+    Image.new("RGBA", (8, 8)).save(folder.path / "picture.png")
     back = dict(zip(inputs.restorable, inputs.restored(folder, folder.read().request), strict=True))
     assert [back[part] for part in inputs.restorable[:4]] == [0.5, 10, 2, 1]
+    assert back[inputs.photo] == str(folder.path / "picture.png")
     assert back[inputs.views_run] == folder.id and back[inputs.chosen] == 4 and back[inputs.sheet] is None
     given = store.create(Request("image", "", "toybox", 3))
     Sheets(given.path).give(striped("red"))
     back = dict(zip(inputs.restorable, inputs.restored(given, given.read().request), strict=True))
-    assert back[inputs.chosen] is None and back[inputs.sheet] == str(given.path / "sheet.png")
+    assert back[inputs.photo] is back[inputs.chosen] is None and back[inputs.sheet] == str(given.path / "sheet.png")
 
 
 def test_an_uploaded_sheet_takes_the_place_of_made_views_and_of_a_picture(tiny_prior, store, tmp_path):
@@ -109,7 +111,7 @@ def test_sheets_are_shown_in_rows_the_used_one_first(store):
     sheets.add(3, striped("red"), 0.2)
     sheets.add(4, striped("lime"), 0.9)
     (best, said), _ = sheets.pictures()
-    assert said == "seed 4 · score 0.90"
+    assert said == "seed 4 · views agree 90%"
     with Image.open(best) as picture:
         assert picture.size == contact_picture(striped("lime")).size == (512, 512)
         assert picture.getpixel((60, 60))[1] > 200 > picture.getpixel((200, 60))[1]

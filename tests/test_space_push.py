@@ -11,7 +11,7 @@ from huggingface_hub import SpaceHardware
 
 from hifa.space.__main__ import main
 from hifa.space.priors import PRIORS
-from hifa.space.push import ROOT, push_space, space_files
+from hifa.space.push import ROOT, pictures_of, push_space, space_files
 
 from .hub_server import hub_server
 
@@ -49,9 +49,34 @@ def test_nothing_is_uploaded_that_is_not_in_the_repository_and_nothing_else_than
     assert {path.split("/")[2] for path in weights} == {"weights", "multiview_weights", "disparity_weights"}
     assert set(weights) <= set(files)
     assert set(path for path in tracked if path.startswith("hifa/") and path.endswith(".py")) <= set(files)
+    others = set(files) - pictures_of((ROOT / "README.md").read_text())
     assert not [
-        path for path in files if path.startswith(("tests/", "benchmarks/", "outputs/", ".")) or "cache" in path
+        path for path in others if path.startswith(("tests/", "benchmarks/", "outputs/", ".")) or "cache" in path
     ]
+
+
+def test_every_picture_that_the_readme_shows_is_uploaded_and_no_other(tmp_path):
+    """README is the page of the Space's repository, where a picture that was not uploaded is a broken one."""
+    files, readme = space_files(), (ROOT / "README.md").read_text()
+    # Found otherwise than by the program: every name of a picture in the text that is no address.
+    written = set(re.findall(r"(?<![\w./:-])[\w./-]+\.(?:png|jpg|jpeg|gif|svg|webp)\b", readme.split("---", 2)[2]))
+    shown = {path for path in written if (ROOT / path).is_file() and f"]({path})" in readme}
+    assert "benchmarks/results/zvar.png" in shown and len(shown) > 5
+    assert shown <= set(files)
+    pictures = {path for path in files if path.startswith(("examples/pictures/", "benchmarks/"))}
+    assert pictures == shown
+    # A link that leads nowhere would not be noticed above.
+    assert not [path for path in pictures_of(readme) if path not in files]
+
+
+@pytest.mark.parametrize("markdown, pictures", [
+    ("![a mushroom](examples/a.png) and ![](./b/c.jpg)", {"examples/a.png", "b/c.jpg"}),
+    ('![a](a.png "with a title"), [no picture](b.png)', {"a.png"}),
+    ("[![a badge](https://example.org/a.png)](b.md)", set()),
+    ('<img width=300 src="a%20b.png"> <img src="data.svg?raw=true"/>', {"a b.png", "data.svg"}),
+])  # fmt: skip
+def test_pictures_of_a_text(markdown, pictures):
+    assert pictures_of(markdown) == pictures
 
 
 def test_what_only_lies_around_stays_at_home(tmp_path):
@@ -59,6 +84,9 @@ def test_what_only_lies_around_stays_at_home(tmp_path):
     (tmp_path / "hifa" / "my_token.py").write_text("token = 'hf_me'")
     (tmp_path / "hifa" / "toybox" / "weights").mkdir(parents=True)
     (tmp_path / "hifa" / "toybox" / "weights" / "try.safetensors").touch()
+    # README names what is not in the repository, and what is not below it.
+    (tmp_path / "picture.png").touch()
+    (tmp_path / "README.md").write_text("![lies around](picture.png) ![outside](../picture.png) ![gone](gone.png)")
     assert space_files(tmp_path) == ["README.md", "app.py", "hifa/pipeline_hifa.py", "requirements.txt"]
 
 

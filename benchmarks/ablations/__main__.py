@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 
+import hifa
 from hifa import TOYBOX, HiFAAsset, HiFAPipeline
 from hifa.batch import read_jobs
 
@@ -44,7 +45,7 @@ PAGE, FIGURES = Path("benchmarks/RESULTS.md"), Path("benchmarks/results")
 REMARKS = Path(__file__).parent / "remarks.md"
 LATE = 0.6  # share of a run at which an asset is kept, to see what gets lost after it
 FLICKERING = (HIFA, "no-kernel")
-TIMED = (HIFA, "several", "several-equal", "vsd")
+TIMED = (HIFA, "several-equal", "sds", "vsd-equal")
 # --variants, --prompts, --seeds, --steps, --prior
 DEFAULTS = (None, settings.PROMPTS, settings.SEEDS, settings.STEPS, TOYBOX)
 JPEG_QUALITY = 88
@@ -62,13 +63,29 @@ def command(jobs: Path, output_dir: Path, prior: Path, processes: int) -> list[s
     return [*launcher, "-m", "hifa.batch", str(jobs), *options, "--assets-at", str(LATE)]
 
 
+def check_made_of(output_dir: Path, prior: Path) -> None:
+    """Runs of other weights or other code must not pass for these.
+
+    Raises:
+        ValueError: If there are such.
+    """
+    sources = [path for path in Path(hifa.__file__).parent.rglob("*.py") if "space" not in path.parts]
+    made_of = sorted([*sources, *prior.rglob("*.safetensors")])
+    key, note = digest(*(path.read_bytes() for path in made_of)), output_dir / "made_of.txt"
+    if note.exists() and note.read_text() != key:
+        raise ValueError(
+            f"{output_dir} holds runs of other code or weights. Choose another --output-dir, or remove it."
+        )
+    output_dir.mkdir(parents=True, exist_ok=True)
+    note.write_text(key)
+
+
 def make_assets(rows: list[dict], arguments: argparse.Namespace) -> list[Path]:
     """Bring all runs to their end; the folders, in the order of `rows`.
 
     Raises:
         CalledProcessError: If some failed; `hifa.batch` has said which.
     """
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
     jobs = arguments.output_dir / "jobs.jsonl"
     jobs.write_text("\n".join(map(json.dumps, rows)))
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // arguments.processes))}
@@ -149,6 +166,7 @@ def run(arguments: argparse.Namespace) -> dict:
     pipe.set_progress_bar_config(disable=True)
     prompts = settings.prompts(arguments.prompts)
     compared = chosen(settings.variants(pipe.scheduler, arguments.steps), arguments.variants)
+    check_made_of(arguments.output_dir, arguments.prior)
     folders = make_assets(settings.jobs(compared, arguments.steps, prompts, arguments.seeds), arguments)
     key = (arguments.judge / WEIGHTS).read_bytes()
     table = measure_all(compared, prompts, folders, judge, key, arguments.steps)

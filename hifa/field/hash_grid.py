@@ -15,6 +15,7 @@ from .hash_grid_cpu import encode_backward, encode_forward, share_threads
 
 PRIMES = (1, 2654435761, 805459861)
 FEATURES = 2  # values per entry, F; as in all of the paper's experiments
+HAS_TRITON = find_spec("triton") is not None
 
 
 def level_resolutions(levels: int, base: int, finest: int) -> list[int]:
@@ -53,6 +54,13 @@ def encode_torch(points: Tensor, table: Tensor, resolutions: list[int], entries:
             nn.functional.embedding_bag(index + level * entries, table, per_sample_weights=weight, mode="sum")
         )
     return torch.cat(encoded, -1)
+
+
+def implementation(device_type: str, has_triton: bool) -> str:
+    """Which of the three encodes on a device: `"loops"`, `"triton"` or `"torch"`."""
+    if device_type == "cpu":
+        return "loops"
+    return "triton" if device_type == "cuda" and has_triton else "torch"
 
 
 class _EncodeOnCPU(torch.autograd.Function):
@@ -101,9 +109,10 @@ class HashGrid(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         """`(n, 3)` in [0, 1] -> `(n, 2 levels)`. Gradients reach the table, not the points."""
-        if points.device.type == "cpu":
+        chosen = implementation(points.device.type, HAS_TRITON)
+        if chosen == "loops":
             return _EncodeOnCPU.apply(points.detach().contiguous(), self.table, self.resolutions, self.entries)
-        if points.device.type == "cuda" and find_spec("triton"):
+        if chosen == "triton":
             from .hash_grid_triton import EncodeTriton  # Triton takes a second to import, and a CPU has no use for it
 
             return EncodeTriton.apply(points, self.table, self.resolutions, self.entries)

@@ -52,7 +52,7 @@ class DiffusionPrior(ABC):
     @property
     @abstractmethod
     def image_size(self) -> int:
-        """Pixels per side that the prior was trained on."""
+        """Pixels per side of what the prior is shown."""
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:

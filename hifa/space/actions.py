@@ -15,7 +15,7 @@ from .errors import explain
 from .inputs import choose_seed, one_line, read_photo, read_sheet
 from .priors import PriorShelf
 from .sheets import Sheets
-from .store import Request, RunFolder, RunStore
+from .store import PICTURE, Request, RunFolder, RunStore
 
 
 MAX_SEEDS = 4
@@ -117,8 +117,24 @@ class Actions:
         if "sheet" in pictures:
             Sheets(folder.path).give(pictures["sheet"])
         if "picture" in pictures:
-            pictures["picture"].save(folder.path / "picture.png")
+            pictures["picture"].save(folder.path / PICTURE)
         return folder, notice
+
+    def check_resumable(self, folder: RunFolder) -> None:
+        """Load the prior of a run before its turn, in the server and not in a lease.
+
+        Raises:
+            ValueError: If it cannot be loaded; nothing else can go on with the run.
+        """
+        prior = folder.read().request.prior
+        try:
+            self.shelf.get(prior)
+        except Exception as error:
+            name = self.shelf.priors[prior].name if prior in self.shelf.priors else prior
+            raise ValueError(
+                f"This run needs {name}, which cannot be loaded now: {self.shelf.problem(prior) or error}. "
+                "Nothing is lost: Resume later, or where it can."
+            ) from error
 
     def _check_beside_views(
         self, pipe: HiFAPipeline, prompt: str, negative: str, settings: dict[str, Any], notice: str

@@ -144,6 +144,7 @@ class Api:
         """
         with told():
             folder = self.store.open(run_id)
+            self.actions.check_resumable(folder)
             folder.clear_stop()
             yield from self._work(folder, "")
 

@@ -4,28 +4,24 @@ Each stage can be the last one: the record says of every file at which step it w
 and made later. The three files of a mesh lie in a folder of their own, which the record names when all are written.
 """
 
-import contextlib
 import secrets
 import shutil
 import tempfile
 import threading
-import time
 import zipfile
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from ..atomic import atomically
 from ..export import EmptyFieldError, TexturedMesh, bake_texture, extract_mesh, write_glb, write_obj_zip, write_ply
 from ..names import file_name
 from ..run import HiFARun
 from ..saved import FILE
-from .beside import beside, until_given_up
-from .store import FINISHED, Record, RunFolder
+from .beside import saying, until_given_up
+from .store import Record, RunFolder
 
 
-T = TypeVar("T")
 KINDS = ("glb", "obj", "ply", "mp4", "asset", "run")
 MESH_KINDS = KINDS[:3]
 SEEN_KINDS = KINDS[:4]  # what a run without a surface has nothing to show in
@@ -102,15 +98,30 @@ def missing(folder: RunFolder, record: Record) -> tuple[str, ...]:
     )
 
 
-def make_missing(folder: RunFolder, record: Record) -> Iterator[tuple[str, Record]]:
-    """Make what is missing, the mesh first and, of a run that has not finished, light files. Yields what comes next
-    and the record so far, which is on disk by then; the last text is empty."""
-    finished = record.status == FINISHED
+def are_drafts(record: Record) -> bool:
+    """Whether mesh and turntable were made lighter than those of a finished run."""
+    return bool(record.facts.get("draft"))
+
+
+def to_make(folder: RunFolder, record: Record, full: bool) -> tuple[str, ...]:
+    """The kinds that are missing and, where full ones are wanted, those that are drafts."""
     wanted = missing(folder, record)
+    return tuple(kind for kind in KINDS if kind in wanted or (full and are_drafts(record) and kind in SEEN_KINDS))
+
+
+def make_missing(folder: RunFolder, record: Record, full: bool) -> Iterator[tuple[str, Record]]:
+    """Make what is to be made, the mesh first. Yields what comes next and the record so far, which is on disk by then;
+    the last text is empty.
+
+    Args:
+        full: As of a finished run; drafts otherwise.
+    """
+    wanted = to_make(folder, record, full)
     if set(wanted) & set(MESH_KINDS):
         try:
-            for text, record in make_mesh(folder, record, MESH if finished else STOPPED_MESH):
+            for text, record in make_mesh(folder, record, MESH if full else STOPPED_MESH):
                 yield text or "Making the turntable", record
+            record = folder.write(record, facts=record.facts | {"draft": not full})
         except EmptyFieldError:
             # Files of an earlier step stay. Of the others there is nothing to make, until there are more steps.
             nothing = {kind: record.step for kind in SEEN_KINDS if kind not in record.files}
@@ -118,7 +129,7 @@ def make_missing(folder: RunFolder, record: Record) -> Iterator[tuple[str, Recor
             record = folder.write(record, problem=problem, made_at=record.made_at | nothing)
             wanted = tuple(kind for kind in wanted if kind not in SEEN_KINDS)
     if "mp4" in wanted:
-        record = yield from make_turntable(folder, record, TURNTABLE if finished else STOPPED_TURNTABLE)
+        record = yield from make_turntable(folder, record, TURNTABLE if full else STOPPED_TURNTABLE)
     if {"asset", "run"} & set(wanted):
         yield "Packing", record
     for kind, pack in (("asset", pack_asset), ("run", pack_run)):
@@ -139,6 +150,9 @@ def make_mesh(folder: RunFolder, record: Record, options: MeshOptions) -> Iterat
     name = plain_name(record)
     place = _new_mesh_folder(folder, record)
 
+    def telling(text: str) -> tuple[str, Record]:
+        return text, record
+
     def find(given_up: threading.Event):
         density, colour = (until_given_up(f, given_up) for f in (asset.density, asset.colour))
         bound = asset.radiance_field.bound
@@ -151,8 +165,8 @@ def make_mesh(folder: RunFolder, record: Record, options: MeshOptions) -> Iterat
         write_ply(place / f"{name}.ply", mesh)
         return textured
 
-    mesh = yield from _saying("Finding the surface", record, beside(find))
-    textured = yield from _saying(f"Colouring {len(mesh.faces):,} faces", record, beside(colour_and_write))
+    mesh = yield from saying("Finding the surface", find, telling)
+    textured = yield from saying(f"Colouring {len(mesh.faces):,} faces", colour_and_write, telling)
     names = {"glb": f"{name}.glb", "obj": f"{name}-obj.zip", "ply": f"{name}.ply"}
     yield (
         "",
@@ -163,21 +177,6 @@ def make_mesh(folder: RunFolder, record: Record, options: MeshOptions) -> Iterat
             made_at=record.made_at | dict.fromkeys(MESH_KINDS, record.step),
         ),
     )
-
-
-def _saying(text: str, record: Record, work: Generator[None, None, T]) -> Generator[tuple[str, Record], None, T]:
-    """Say what goes on, and for how many seconds, while it does; returns what comes out of it."""
-    began = time.monotonic()
-    yield text, record
-    with contextlib.closing(work):
-        while True:
-            try:
-                next(work)
-            except StopIteration as end:
-                return end.value
-            # By half seconds: with whole ones, a second and a bit would pass without anything new.
-            seconds = int(2 * (time.monotonic() - began)) / 2
-            yield f"{text}, {seconds:.1f} s" if seconds else text, record
 
 
 def _new_mesh_folder(folder: RunFolder, record: Record) -> Path:
@@ -212,7 +211,7 @@ def make_turntable(
         def film(given_up: threading.Event) -> None:
             HiFARun.load(folder.run).asset().export_video(path, options.num_frames, options.size, options.fps)
 
-        yield from _saying("Making the turntable", record, beside(film))
+        yield from saying("Making the turntable", film, lambda text: (text, record))
         path.replace(folder.files / name)
     return _made(folder, record, "mp4", name)
 

@@ -99,7 +99,7 @@ class History:
                 record = current(folder, folder.read(), held=False)
             except UnknownRunError:
                 continue
-            title = record.request.prompt or {"image": "from a picture"}.get(record.request.kind, record.request.kind)
+            title = "views of a picture" if record.request.views_only else record.request.prompt or "from a picture"
             step = f"{record.step:,}/{record.steps:,}" if record.steps else record.status
             label = f"{title} · {step} · {clock(max(0.0, time.time() - record.created))} ago"
             found.append(Entry(folder, label, folder.previews().get("colour", "")))

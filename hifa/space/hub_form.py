@@ -24,6 +24,8 @@ from .worker import current
 
 UPLOAD = {"concurrency_id": "hub", "concurrency_limit": 4}  # not that of the files: Gradio takes the lowest limit
 PATIENCE = 2.0  # seconds to wait for who holds the run
+LOCAL = {"127.0.0.1", "localhost", "::1"}
+PROXIES_SAY = ("x-forwarded-for", "x-forwarded-host", "x-real-ip", "forwarded", "via")
 
 
 class HubForm:
@@ -137,12 +139,20 @@ def check_complete(folder: RunFolder, record: Record) -> None:
 
 
 def own_token(request: gr.Request) -> str:
-    """HF_TOKEN, for the person who sits at this machine only: a visitor must not write in the name of its owner."""
-    host = (request.headers.get("host") or "").rsplit(":", 1)[0].strip("[]")
-    local = {"127.0.0.1", "localhost", "::1"}
-    proxied = "x-forwarded-for" in request.headers or "SPACE_ID" in os.environ
-    at_home = host in local and request.client.host in local and not proxied
+    """HF_TOKEN, for the person who sits at this machine only: a visitor must not write in the name of its owner.
+
+    A proxy that says nothing of itself looks like that person, so the page has to be a local one too, which a browser
+    says of every message. Who forges that, behind such a proxy, is not kept out: README says so.
+    """
+    host = _name_of_host(request.headers.get("host") or "")
+    page = _name_of_host((request.headers.get("origin") or "").partition("://")[2])
+    proxied = "SPACE_ID" in os.environ or any(name in request.headers for name in PROXIES_SAY)
+    at_home = {host, page, request.client.host} <= LOCAL and not proxied
     return os.environ.get("HF_TOKEN", "") if at_home else ""
+
+
+def _name_of_host(address: str) -> str:
+    return address.rsplit(":", 1)[0].strip("[]")
 
 
 def pushed_html(name: str, links: list[str], problem: str) -> str:

@@ -10,7 +10,7 @@ from .actions import MAX_SEEDS, Guided, told
 from .errors import explain
 from .inputs import PhotoInput, read_photo
 from .sheets import GIVEN, Sheets
-from .store import Request, RunFolder, RunStore, UnknownRunError
+from .store import PICTURE, Request, RunFolder, RunStore, UnknownRunError
 
 
 ONLY_TOYBOX = (
@@ -69,7 +69,7 @@ class ImageInputs:
             )
             self.seeds = gr.Slider(
                 1, MAX_SEEDS, 1, step=1, label="How many to choose from", elem_id=f"{name}-seeds",
-                info=ONE_STEP if one_step else "Each has a seed of its own; the best score comes first.",
+                info=ONE_STEP if one_step else "Each has a seed of its own; those that agree best come first.",
             )  # fmt: skip
             self.view_steps = gr.Slider(
                 1, max(100, view_steps), view_steps, step=1, label="Denoising steps of the views",
@@ -77,7 +77,7 @@ class ImageInputs:
             )  # fmt: skip
             self.make = gr.Button("Make views", elem_id=f"{name}-make-views")
             self.gallery = gr.Gallery(
-                label="Views, the best score first; the marked one is used", columns=2, object_fit="contain",
+                label="Views, those that agree best first; the marked ones are used", columns=2, object_fit="contain",
                 allow_preview=False, interactive=False, elem_id=f"{name}-gallery", visible=False, buttons=[],
             )  # fmt: skip
             self.sheet = PhotoInput(
@@ -180,14 +180,16 @@ class ImageInputs:
     @property
     def restorable(self) -> list[gr.blocks.Block]:
         """What `restored` fills."""
-        return [self.object_share, self.elevation, self.seeds, self.view_steps, *self.views]
+        return [self.object_share, self.elevation, self.seeds, self.view_steps, self.photo, *self.views]
 
     def restored(self, folder: RunFolder, request: Request) -> list[Any]:
-        """What was entered for a run, and its views to choose from."""
+        """What was entered for a run, the picture as it was cut out, and its views to choose from."""
         views = self.show_views(folder.id)
         sheet = folder.path / GIVEN if Sheets(folder.path).given else None
         numbers = request.object_share, request.elevation_deg, max(1, len(request.view_seeds))
-        return [*numbers, request.view_steps or self.view_steps.value, *views[:3], sheet and str(sheet)]
+        picture = folder.path / PICTURE
+        photo = str(picture) if picture.is_file() else None
+        return [*numbers, request.view_steps or self.view_steps.value, photo, *views[:3], sheet and str(sheet)]
 
     @staticmethod
     def show_matte(path: str | None, share: float):

@@ -5,17 +5,15 @@ takes longer than it said. So the state crosses by file, and a lease ends itself
 same generator, in the same process and without a deadline.
 """
 
-import functools
 import json
 import math
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import PIL.Image
 
@@ -26,15 +24,17 @@ from ..pictures import prepare_picture
 from ..pipeline_hifa import HiFAPipeline
 from ..run import HiFARun
 from ..state import write_text_atomically
+from .beside import GivenUpError, halves, saying
 from .errors import explain
 from .priors import PriorShelf
 from .sheets import Sheets
 from .snapshot import snapshot
-from .store import PREVIEWS, RunFolder
+from .store import PICTURE, PREVIEWS, RunFolder
 
 
 PREVIEW_SECONDS = 0.5  # between previews; a step and the preview itself come on top, and a second must not pass
 SAVE_SECONDS = 5.0  # between saves, or more if saving itself takes long
+NEWS_SECONDS = 0.5  # without anything else to tell, the time is told
 TURN_DEG_PER_SECOND = 9.0
 FIRST_LEASE, LONGEST_LEASE = 30, 60  # seconds that are asked for; a short lease has a better place in ZeroGPU's queue
 RESERVE = 8.0  # seconds of a lease that are left for saving and for handing back
@@ -98,26 +98,42 @@ def lease_seconds(steps_left: int, step_seconds: float | None, setup_seconds: fl
     return min(LONGEST_LEASE, math.ceil(setup_seconds + 1.2 * steps_left * step_seconds + RESERVE))
 
 
-def make_lease(shelf: PriorShelf, load_multiview: Callable[[], SyncDreamerPipeline]) -> Lease:
-    """The work of a lease with these models.
+class Models:
+    """What leases work with.
 
     Args:
+        shelf: Of the priors.
         load_multiview: Makes views of a picture; asked for once, when it is needed.
     """
-    multiview = functools.cache(lambda: load_multiview().to(shelf.device))
+
+    def __init__(self, shelf: PriorShelf, load_multiview: Callable[[], SyncDreamerPipeline]):
+        self.shelf = shelf
+        # Hooks and timesteps of the model are shared: who makes views has it alone, also when nobody reads on.
+        self.making_views, self._loading = threading.Lock(), threading.Lock()
+        self._load, self._multiview = load_multiview, None
+
+    def multiview(self) -> SyncDreamerPipeline:
+        with self._loading:
+            if self._multiview is None:
+                self._multiview = self._load().to(self.shelf.device)
+            return self._multiview
+
+
+def make_lease(models: Models) -> Lease:
+    """The work of a lease with these models."""
 
     def lease(task: LeaseTask) -> Iterator[News]:
         deadline = math.inf if task.seconds is None else time.monotonic() + task.seconds - RESERVE
         folder = RunFolder(Path(task.folder))
         try:
-            yield News(text="Getting the models ready …")
-            pipe = shelf.get(folder.read().request.prior)
+            prior = folder.read().request.prior
+            pipe = yield from saying("Getting the models ready", lambda _: models.shelf.get(prior), telling)
             if not folder.started:
-                end = yield from begin(shelf, pipe, multiview, folder, deadline)
+                end = yield from begin(models, pipe, folder, deadline)
                 if end:
                     yield News(end=end)
                     return
-            run = HiFARun.load(folder.run, shelf.device)
+            run = HiFARun.load(folder.run, models.shelf.device)
             yield from optimise(pipe, run, folder, deadline)
         except Exception as error:  # whatever it is, the user is told, and it need not be picklable
             yield News(text=explain(error), end=FAILED)
@@ -125,31 +141,28 @@ def make_lease(shelf: PriorShelf, load_multiview: Callable[[], SyncDreamerPipeli
     return lease
 
 
-def begin(
-    shelf: PriorShelf,
-    pipe: HiFAPipeline,
-    load_multiview: Callable[[], SyncDreamerPipeline],
-    folder: RunFolder,
-    deadline: float,
-) -> Iterator[News]:
+def telling(text: str) -> News:
+    return News(text=text)
+
+
+def begin(models: Models, pipe: HiFAPipeline, folder: RunFolder, deadline: float) -> Generator[News, None, str]:
     """Make the views if there is a picture, then a run at step 0; returns why it ended before that, or nothing."""
     request = folder.read().request
     views, note = None, ""
     if request.kind != "text":
         sheets = Sheets(folder.path)
         if not sheets.given and (missing := sheets.missing(request.view_seeds)):
-            yield News(text="Loading the multi-view model …")
-            multiview = load_multiview()
+            yield from saying("Loading the multi-view model", lambda _: models.multiview(), telling)
             for seed in missing:
-                end = yield from make_sheet(multiview, folder, seed, deadline)
+                end = yield from make_sheet(models, folder, seed, deadline)
                 if end:
                     return end
         if request.views_only:
             return FINISHED
-        if not sheets.given and load_multiview().embedded:
+        if not sheets.given and models.multiview().embedded:
             note = EMBEDDED_NOTE
         views = sheets.best()  # also an uploaded one: who has views of this ring has them from a model
-    with shelf.tokenizing:
+    with models.shelf.tokenizing:
         run = pipe.start(
             request.prompt or None, request.negative_prompt, views=views, hallucinated=True, seed=request.seed,
             **request.settings,
@@ -159,54 +172,73 @@ def begin(
     return ""
 
 
-def make_sheet(multiview: SyncDreamerPipeline, folder: RunFolder, seed: int, deadline: float) -> Iterator[News]:
-    """Hallucinate the views of one seed, with news of every denoising step; returns why it ended early, or nothing."""
-    request = folder.read().request
-    side = multiview.image_size
-    with PIL.Image.open(folder.path / "picture.png") as picture:
-        prepared = prepare_picture(picture, side, max(1, round(side * request.object_share))).image
-    steps_done: queue.Queue[Any] = queue.Queue()
-
-    def watch(pipe: SyncDreamerPipeline, step: int, timestep: int, tensors: dict) -> dict:
-        if folder.stop_requested or time.monotonic() > deadline:
-            raise EarlyEnd(STOPPED if folder.stop_requested else DEADLINE)
-        steps_done.put(step + 1)
-        return {}
+def make_sheet(models: Models, folder: RunFolder, seed: int, deadline: float) -> Generator[News, None, str]:
+    """Hallucinate the views of one seed, with news of every denoising step and, where one takes long, of the time;
+    returns why it ended early, or nothing."""
+    told: queue.Queue[tuple[int, int] | BaseException | None] = queue.Queue()
+    given_up, began = threading.Event(), time.monotonic()
 
     def work() -> None:
         try:
-            found = best_of_seeds(
-                multiview, prepared, request.elevation_deg, [seed], num_inference_steps=request.view_steps,
-                callback_on_step_end=watch,
-            )  # fmt: skip
-            steps_done.put(found[0])
+            with models.making_views:
+                _make_sheet(models.multiview(), folder, seed, given_up, told.put)
+            told.put(None)
         except BaseException as error:  # raised again where it is read
-            steps_done.put(error)
+            told.put(error)
 
     # The call cannot yield, so it works beside this generator.
     threading.Thread(target=work, daemon=True).start()
-    while True:
-        done = steps_done.get()
-        if isinstance(done, EarlyEnd):
-            return done.why
-        if isinstance(done, BaseException):
-            raise done
-        if not isinstance(done, int):
-            images = [PIL.Image.fromarray(image) for image in (done.images * 255).round().byte().numpy()]
-            Sheets(folder.path).add(seed, sheet(images), done.score)
-            return ""
-        yield News(
-            text=f"Views of seed {seed}: denoising step {done} of {multiview.num_timesteps}",
-            share=done / multiview.num_timesteps,
-        )
+    step, steps, text = 0, 1, f"Views of seed {seed}"
+    try:
+        while True:
+            if folder.stop_requested:
+                return STOPPED
+            if time.monotonic() > deadline and step < steps:  # what comes after the last step is short
+                return DEADLINE
+            try:
+                done = told.get(timeout=NEWS_SECONDS)
+            except queue.Empty:
+                yield News(text=f"{text}, {halves(time.monotonic() - began)}", share=step / steps)
+                continue
+            if done is None:
+                return ""
+            if isinstance(done, BaseException):
+                raise done
+            step, steps = done
+            text = f"Views of seed {seed}: denoising step {step} of {steps}"
+            yield News(text=text, share=step / steps)
+    finally:
+        given_up.set()
 
 
-class EarlyEnd(Exception):
-    """Stop, or the end of the lease, in the middle of a call."""
+def _make_sheet(
+    multiview: SyncDreamerPipeline,
+    folder: RunFolder,
+    seed: int,
+    given_up: threading.Event,
+    tell: Callable[[tuple[int, int]], None],
+) -> None:
+    """The whole work on one sheet, which ends up in the folder. After the last step it is kept although nobody waits
+    for it any more."""
+    sheets, request, side = Sheets(folder.path), folder.read().request, multiview.image_size
+    if given_up.is_set() or not sheets.missing((seed,)):  # waiting for the model, or made by one who was given up
+        return
+    with PIL.Image.open(folder.path / PICTURE) as picture:
+        prepared = prepare_picture(picture, side, max(1, round(side * request.object_share))).image
 
-    def __init__(self, why: str):
-        super().__init__(why)
-        self.why = why
+    def watch(pipe: SyncDreamerPipeline, step: int, timestep: int, tensors: dict) -> dict:
+        if given_up.is_set() and step + 1 < pipe.num_timesteps:
+            raise GivenUpError
+        tell((step + 1, pipe.num_timesteps))
+        return {}
+
+    found = best_of_seeds(
+        multiview, prepared, request.elevation_deg, [seed], num_inference_steps=request.view_steps,
+        callback_on_step_end=watch,
+    )[0]  # fmt: skip
+    images = [PIL.Image.fromarray(image) for image in (found.images * 255).round().byte().numpy()]
+    if folder.path.exists():  # not cleaned up in the meantime
+        sheets.add(seed, sheet(images), found.score)
 
 
 def optimise(pipe: HiFAPipeline, run: HiFARun, folder: RunFolder, deadline: float) -> Iterator[News]:

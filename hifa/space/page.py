@@ -289,12 +289,14 @@ class Page:
             folder, notice = self.actions.guided(
                 "image", ImageInputs.given(*given), "", "", self.shelf.fallback.key, seed, randomise, {}, True
             )
-        return self._prepared(folder, notice, visitor, listed=False)
+        return self._prepared(folder, notice, visitor)
 
     def prepare_resume(self, run_id, visitor, pending):
         self._refuse_second(pending)
         with told():
             folder = self.store.open(run_id)
+            self._tell_of_loading(folder.read().request.prior)
+            self.actions.check_resumable(folder)
             folder.clear_stop()
         # Without a seed to show.
         return self._prepared(folder, "", visitor)[1:]
@@ -308,13 +310,13 @@ class Page:
         if notice := self.shelf.loading_notice(key):
             gr.Info(notice, duration=20)
 
-    def _prepared(self, folder: RunFolder, notice: str, visitor: Any, listed: bool = True) -> tuple:
+    def _prepared(self, folder: RunFolder, notice: str, visitor: Any) -> tuple:
         if notice:
             gr.Warning(notice, duration=20)
         record = folder.read()
         first = waiting(folder, record, "Waiting for a free place …")
         off = [gr.Button(interactive=False) for _ in self.starters]
-        kept = self.history.remember(visitor, folder.id) if listed else self.history.name(visitor)
+        kept = self.history.remember(visitor, folder.id)
         # A Stop that was pressed for the run before is not for this one.
         stop = gr.Button("Stop", interactive=True)
         return record.request.seed, kept, True, *off, stop, *self.panel.values(first)

@@ -9,6 +9,7 @@ import gradio as gr
 
 from ..initial import PREVIEW_GRAY
 from . import files
+from .priors import PRIORS
 from .shown import Shown
 from .snapshot import MODES
 from .store import FAILED, FINISHED, PAUSED, STOPPED, WAITING, Record
@@ -170,7 +171,7 @@ class ResultPanel:
     def live_outputs(self) -> list[gr.blocks.Block]:
         return [
             self.media, self.progress, self.stop_place, self.resume_place, self.later_place, self.files_place,
-            self.preview, self.model_place, self.facts, self.results, self.mesh_step, self.extract,
+            self.make_files, self.preview, self.model_place, self.facts, self.results, self.mesh_step, self.extract,
             self.cancel_extract,
         ]  # fmt: skip
 
@@ -185,13 +186,15 @@ class ResultPanel:
         have, record = shown.files, shown.record
         resumable = record is not None and shown.settled and record.status in RESUMABLE
         made = bool(have) and not shown.working
+        draft = record is not None and bool(shown.run_id) and files.are_drafts(record)
         return (
             media_of(shown),
             {"text": html.escape(shown.text or "Ready."), "share": round(shown.share, 4)},
             gr.Column(visible=shown.working),
             gr.Column(visible=resumable),
             gr.Column(visible=shown.exporting),
-            gr.Column(visible=shown.settled and bool(shown.missing)),
+            gr.Column(visible=shown.settled and bool(shown.missing or draft)),
+            gr.Button("Make the files" if shown.missing else "Make full files"),
             preview_html(shown.previews),
             gr.Column(visible=True if "glb" in have else "hidden"),
             facts_html(shown),
@@ -260,7 +263,7 @@ def facts_html(shown: Shown) -> str:
     facts = {
         "Prompt": record.request.prompt or "none",
         "Seed": record.request.seed,
-        "Prior": record.request.prior if record.request.prompt else "none, reconstruction alone",
+        "Prior": prior_name(record.request.prior) if record.request.prompt else "none, reconstruction alone",
         "Steps": f"{record.step:,} of {record.steps:,}",
         **mesh_facts(record),
         "Status": {FINISHED: "finished", STOPPED: "stopped before the end"}.get(record.status, record.status),
@@ -268,8 +271,15 @@ def facts_html(shown: Shown) -> str:
     stale = {step for kind, step in record.made_at.items() if kind in record.files} - {record.step}
     if shown.settled and stale:
         facts["Files"] = f"of step {', '.join(map(str, sorted(stale)))}; those of step {record.step:,} can be made"
+    elif shown.settled and files.are_drafts(record):
+        facts["Files"] = "drafts, made quickly when the run was stopped; full ones can be made"
     rows = "".join(f"<dt>{name}</dt><dd>{html.escape(str(value))}</dd>" for name, value in facts.items())
     return f"<dl>{rows}</dl>"
+
+
+def prior_name(key: str) -> str:
+    """Of a prior that the app offers; others are called by their key."""
+    return next((prior.name for prior in PRIORS if prior.key == key), key)
 
 
 def mesh_facts(record: Record) -> dict[str, str]:

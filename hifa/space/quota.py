@@ -5,12 +5,18 @@ and what a lease takes is counted.
 """
 
 import math
+from dataclasses import replace
 
 from .lease import LONGEST_LEASE, RESERVE
+from .priors import Preset
 from .timings import clock
 
 
 DAYS = {"a visitor": 120, "a free account": 300, "PRO": 2400}  # seconds of GPU in a day, by who asks
+# Seconds of GPU that a preset is made for: a visitor's day with some room, and most of that of a free account.
+BUDGETS = {"Quick": 70.0, "Standard": 180.0}
+GUESSED_STEP, GUESSED_SETUP = 0.25, 8.0  # seconds, until a run has told better
+COARSE = 50  # steps of a preset are a multiple of so many
 FACTOR = 1.5  # of what is asked for, what has to be left
 
 
@@ -24,6 +30,20 @@ def gpu_seconds(steps: int, step_seconds: float, setup_seconds: float) -> float:
     room = max(LONGEST_LEASE - RESERVE - setup_seconds, step_seconds)
     leases = max(1, math.ceil(work / room))
     return work + leases * setup_seconds
+
+
+def within_budget(preset: Preset, step_seconds: float | None, setup_seconds: float | None) -> Preset:
+    """A preset with as many steps as its budget allows, and no more than it has; the same if it has no budget.
+
+    Args:
+        step_seconds, setup_seconds: As measured; `None` before that.
+    """
+    budget = BUDGETS.get(preset.name)
+    if budget is None:
+        return preset
+    each, setup = step_seconds or GUESSED_STEP, GUESSED_SETUP if setup_seconds is None else setup_seconds
+    steps = range(COARSE, preset.steps + 1, COARSE)
+    return replace(preset, steps=max((n for n in steps if gpu_seconds(n, each, setup) <= budget), default=COARSE))
 
 
 def left_for_last(seconds: float) -> float:

@@ -7,7 +7,7 @@ import gradio as gr
 
 from .inputs import MAX_SEED
 from .priors import RECONSTRUCTION_PRESETS, Preset, Prior, PriorShelf
-from .quota import gpu_seconds, quota_text
+from .quota import gpu_seconds, quota_text, within_budget
 from .store import Request
 from .timings import Timings, clock, work_key
 
@@ -66,7 +66,15 @@ class RunSettings:
             )
 
     def presets(self, prior: str) -> tuple[Preset, ...]:
-        return self.shelf.priors[prior].presets if self.distils else RECONSTRUCTION_PRESETS
+        """Those of a prior; on ZeroGPU sized by what is known of its step time."""
+        presets = self.shelf.priors[prior].presets if self.distils else RECONSTRUCTION_PRESETS
+        if not (self.zero and self.distils and self.shelf.priors[prior].needs_gpu):
+            return presets
+        keys = [work_key(self.kind, prior, preset.settings) for preset in presets]
+        return tuple(
+            within_budget(preset, self.timings.get(key), self.timings.setup(key))
+            for preset, key in zip(presets, keys, strict=True)
+        )
 
     @property
     def inputs(self) -> list[gr.components.Component]:

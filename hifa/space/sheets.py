@@ -57,7 +57,7 @@ class Sheets:
         if self.given:
             return [(_contact(self.path / GIVEN), "the sheet that was given")]
         return [
-            (_contact(self.path / MADE / f"{seed}.png"), f"seed {seed} · score {score:.2f}")
+            (_contact(self.path / MADE / f"{seed}.png"), f"seed {seed} · views agree {score:.0%}")
             for seed, score in self.scores().items()
         ]
 

@@ -33,6 +33,7 @@ from ..state import write_text_atomically
 ID = re.compile(r"[A-Za-z0-9_-]{22}")  # of secrets.token_urlsafe(16): 128 random bits
 RECORD, RUN, PREVIEWS, FILES = "record.json", "run", "previews.json", "files"
 STOP, LATER, LOCK = "stop", "later", "lock"
+PICTURE = "picture.png"
 WAITING, RUNNING, PAUSED, STOPPED, FINISHED, FAILED = "waiting", "running", "paused", "stopped", "finished", "failed"
 DAY = 86_400
 SWEEP_SECONDS = 60  # at least, between two clean-ups

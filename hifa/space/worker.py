@@ -118,7 +118,7 @@ class Worker:
             setup = setup or time.monotonic() - began
             optimising += time.monotonic() - began - setup
             # The first steps of a run are short, for its renders grow: a few of them say nothing of the rest.
-            if news.end == lease.FINISHED and news.step - first > news.steps / 2:
+            if news.end and news.step - first > news.steps / 2:
                 self.timings.note(key_of(record), optimising / (news.step - first), setup)
             was_stuck, stuck = stuck, _reached(folder, news) == before
             ended = self._ended(folder, record, news, message, stuck and (was_stuck or news.steps > 0))
@@ -152,22 +152,27 @@ class Worker:
         return None
 
     def make_files(self, folder: RunFolder) -> Iterator[Shown]:
-        """Make the files of a run that are missing, as far as it is.
+        """Make the files of a run that are missing, as far as it is, and all of which there are but drafts.
 
         Raises:
             BusyRunError, UnknownRunError: See `RunFolder.locked`.
         """
         with folder.locked():
-            yield from self._export(folder, current(folder, folder.read(), held=True))
+            yield from self._export(folder, current(folder, folder.read(), held=True), full=True)
 
-    def _export(self, folder: RunFolder, record: Record) -> Iterator[Shown]:
-        """Make what is missing, until that is put off; the caller holds the run."""
-        if files.missing(folder, record):
+    def _export(self, folder: RunFolder, record: Record, full: bool = False) -> Iterator[Shown]:
+        """Make what is missing, until that is put off; the caller holds the run.
+
+        Args:
+            full: Of a run that has not finished, too.
+        """
+        full = full or record.status == FINISHED
+        if files.to_make(folder, record, full):
             give_back()  # of the optimisation, which is over
             record = folder.write(record, problem="")
             folder.want_files()
             try:
-                with contextlib.closing(files.make_missing(folder, record)) as made:
+                with contextlib.closing(files.make_missing(folder, record, full)) as made:
                     for text, record in made:
                         if text and folder.files_put_off:
                             record = folder.write(record, problem="Its files were put off.")
@@ -226,7 +231,7 @@ def current(folder: RunFolder, record: Record, held: bool) -> Record:
     if record.status not in (RUNNING, WAITING):
         return record
     if record.status == WAITING and not folder.started:
-        changed = replace(record, message="It waits for its turn. Resume starts it.")
+        changed = replace(record, message="It lost its place in the line. Resume starts it.")
     else:
         message = "The server was restarted in the middle of it." if record.status == RUNNING else record.message
         changed = replace(_with_saved_step(folder, record), status=PAUSED, message=message)

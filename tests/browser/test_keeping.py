@@ -9,7 +9,7 @@ from hifa.saved import read_facts
 from hifa.space import files
 from hifa.space.panel import DOWNLOADS
 
-from ..space_setup import PATIENCE, TOO_MANY, free_port
+from ..space_setup import PATIENCE, TOO_MANY, AppServer, LeasedGPU, free_port, grids_as_on_a_gpu
 from .driving import canvas_pixels, downloaded, open_page, progress, run_id, serving, start_text, visit
 
 
@@ -178,3 +178,16 @@ def test_two_windows_of_one_browser_have_one_list(browser, served):
     open_page(first, served.url)
     assert first.locator("#history ul a").count() == 2
     context.close()
+
+
+def test_used_up_quota_pauses_a_run_that_resume_finishes(browser, tiny_prior, tmp_path):
+    quota = "You have exceeded your free ZeroGPU quota (45s requested vs. 3s left). Try again in 1:02"
+    gpu = LeasedGPU(refusals=(("ZeroGPU quota exceeded", quota),))
+    with grids_as_on_a_gpu(), AppServer(tmp_path, tiny_prior, gpu=gpu) as server:
+        page = visit(browser, server.url)
+        start_text(page, 10)
+        expect(progress(page)).to_contain_text("The GPU time of today is used up")
+        page.get_by_role("button", name="Resume").click()
+        expect(progress(page)).to_contain_text("Finished 10 steps")
+        assert downloaded(page, "glb").read_bytes()[:4] == b"glTF"
+        page.context.close()

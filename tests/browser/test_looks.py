@@ -6,12 +6,56 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from hifa.export import export_mesh
+from hifa.space.panel import DOWNLOADS
 from hifa.space.store import FINISHED, Request
 
 from .driving import canvas_pixels, no_sideways_scrolling, visit
+
+
+TABS = ("Text to 3D", "Image to 3D", "Image-guided hallucination")
+# What can be used has a name of its own: by a label, or by the text in it. A placeholder is none, for it goes when
+# something is typed, and neither is what only tests see. A picture is described, or part of something that has a name.
+NAMELESS = r"""() => {
+  const text = element => [...element.childNodes].map(node =>
+    node.nodeType === Node.TEXT_NODE ? node.data
+    : node.nodeType !== Node.ELEMENT_NODE || node.ariaHidden === 'true' || node.localName === 'style' ? ''
+    : node.localName === 'img' ? node.alt
+    : node.ariaLabel || text(node)
+  ).join(' ').trim();
+  const pointed = element => (element.getAttribute('aria-labelledby') || '').split(/\s+/).map(
+    id => id && document.getElementById(id)).filter(Boolean).map(text).join(' ').trim();
+  const name = element => pointed(element) || element.ariaLabel?.trim()
+    || [...(element.labels || [])].map(text).join(' ').trim()
+    || (element.matches('button, a, [role=button], [role=tab]') && text(element)) || element.title?.trim();
+  const used = 'button, input, textarea, select, a[href], [role=button], [role=tab], [role=combobox], progress';
+  const named = element => element.matches('img')
+    ? element.alt.trim() || [element.closest('button, a')].some(part => part && name(part))
+    : name(element);
+  return [...document.querySelectorAll(`${used}, img`)]
+    .filter(element => element.checkVisibility({visibilityProperty: true}) && !named(element))
+    .map(element => element.outerHTML.slice(0, 200));
+}"""
+
+
+def choose_tab(page: Page, tab: str) -> None:
+    if page.get_by_role("tab", name=tab).is_visible():
+        page.get_by_role("tab", name=tab).click()
+    else:
+        page.get_by_role("button", name="More tabs").click()
+        page.locator(".overflow-dropdown button", has_text=tab).click()
+    expect(page.get_by_role("tabpanel").filter(visible=True)).to_have_count(1)
+
+
+def unfold(page: Page) -> None:
+    """Open all accordions that are in sight."""
+    closed = page.locator("button.label-wrap:not(.open)").filter(visible=True)
+    while closed.count():
+        before = closed.count()
+        closed.first.click()
+        expect(closed).to_have_count(before - 1)
 
 
 def test_the_model_stands_upright_faces_you_and_has_its_colours(browser, served):
@@ -47,16 +91,29 @@ def test_the_model_stands_upright_faces_you_and_has_its_colours(browser, served)
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a_phone_needs_no_sideways_scrolling_in_any_tab(browser, served, theme):
     page = visit(browser, f"{served.url}/?__theme={theme}", 390, 844)
-    for tab in ("Text to 3D", "Image to 3D", "Image-guided hallucination"):
-        if page.get_by_role("tab", name=tab).is_visible():
-            page.get_by_role("tab", name=tab).click()
-        else:
-            page.get_by_role("button", name="More tabs").click()
-            page.locator(".overflow-dropdown button", has_text=tab).click()
-        expect(page.get_by_role("tabpanel").filter(visible=True)).to_have_count(1)
+    for tab in TABS:
+        choose_tab(page, tab)
         no_sideways_scrolling(page)
     pixels = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("L"))
     assert (np.median(pixels) < 80) == (theme == "dark")
+    page.context.close()
+
+
+def test_a_phone_needs_no_sideways_scrolling_with_a_finished_run_and_everything_unfolded(browser, served):
+    page = visit(browser, f"{served.url}/?run={served.finished(served.client())}", 390, 844)
+    expect(page.locator("#download-run")).to_be_enabled()
+    expect(page.locator("#model canvas")).to_be_visible()
+    expect(page.locator("#turntable video")).to_be_visible()
+    for tab in TABS:
+        choose_tab(page, tab)
+        unfold(page)
+        no_sideways_scrolling(page)
+    # Nothing is cut off either, which no scrolling would tell.
+    parts = ["preview", "mode", "model", "turntable", "facts", "share", "extract", "mesh-step", "hub-form", "hub-push"]
+    for part in parts + [f"download-{kind}" for kind in DOWNLOADS]:
+        box = page.locator(f"#{part}").bounding_box()
+        assert box and box["width"] and box["x"] >= 0 and box["x"] + box["width"] <= 390, (part, box)
+    assert page.locator("#facts").evaluate("facts => facts.scrollWidth <= facts.clientWidth")
     page.context.close()
 
 
@@ -66,17 +123,24 @@ def test_a_fresh_page_says_what_will_be_where(page):
     expect(page.locator("#preview")).to_contain_text("The preview appears here")
 
 
-def test_everything_is_reached_by_keyboard_and_has_a_name(page):
+def test_everything_is_reached_by_keyboard(page):
     page.locator("#prompt input, #prompt textarea").first.focus()
     reached = []
     for _ in range(12):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.closest('[id]')?.id || document.activeElement.tagName"))
     assert reached.index("generate") < next(i for i, name in enumerate(reached) if name.startswith("text-"))
-    unnamed = page.evaluate("""
-        [...document.querySelectorAll('button, input, textarea, a')].filter(e => e.offsetParent && !(
-            e.innerText?.trim() || e.ariaLabel || e.title || e.labels?.length || e.placeholder || e.ariaLabelledBy
-            || e.getAttribute('data-testid') || e.type === 'file')).map(e => e.outerHTML.slice(0, 160))
-    """)
-    assert not unnamed
-    assert page.evaluate("[...document.images].every(image => image.hasAttribute('alt'))")
+
+
+def test_what_can_be_used_and_what_is_shown_has_a_name_in_every_tab(page, served):
+    page.goto(f"{served.url}/?run={served.finished(served.client())}")
+    expect(page.locator("#download-run")).to_be_enabled()
+    expect(page.locator("#turntable video")).to_be_visible()
+    for tab in TABS:
+        choose_tab(page, tab)
+        unfold(page)
+        assert page.evaluate(NAMELESS) == [], tab
+    # That it sees what has none.
+    nameless = "<input placeholder='a'><button data-testid='b'></button><img alt='' width=9 height=9>"
+    page.locator("#facts").evaluate("(facts, inside) => { facts.innerHTML = inside; }", nameless)
+    assert len(page.evaluate(NAMELESS)) == 3
