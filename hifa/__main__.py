@@ -222,6 +222,7 @@ def begin(arguments: argparse.Namespace) -> "tuple[HiFAPipeline, HiFARun]":
     dtype = torch.float16 if arguments.half else torch.float32
     pipe = load_pipeline(model, arguments.disparity_model, dtype, device, arguments.variant)
     if run is not None:
+        forget_text_encoder(pipe)
         return pipe, run
     folder = output_folder(arguments)
     if image is not None:
@@ -237,12 +238,17 @@ def begin(arguments: argparse.Namespace) -> "tuple[HiFAPipeline, HiFARun]":
         num_inference_steps=arguments.steps, guidance_scale=arguments.guidance_scale,
         image_guidance_end=arguments.image_guidance_end,
     )  # fmt: skip
-    if pipe.vae is None:  # T5 is larger than all else in DeepFloyd IF, and the run has its embeddings
-        pipe.release_text_encoder()
+    forget_text_encoder(pipe)
     if run.views is not None:
         folder.mkdir(parents=True, exist_ok=True)
         run.views.sheet().save(folder / "views.png")
     return pipe, run
+
+
+def forget_text_encoder(pipe: "HiFAPipeline") -> None:
+    """T5 is larger than all else in DeepFloyd IF, and a run has its embeddings."""
+    if pipe.vae is None:
+        pipe.release_text_encoder()
 
 
 def read_pictures(arguments: argparse.Namespace) -> "tuple[PreparedPicture | None, PIL.Image.Image | None]":

@@ -7,6 +7,7 @@ import torch
 from accelerate import cpu_offload
 from diffusers import AutoencoderKL, AutoencoderTiny
 
+from benchmarks.memory_arithmetic import LiveBytes
 from hifa import HiFAPipeline
 from hifa.priors.latent_diffusion import LatentDiffusionPrior
 
@@ -105,6 +106,25 @@ def test_a_tiled_autoencoder_has_a_gradient_everywhere(pipe, kind, size, tile):
     reached = [(grad.abs().sum(1) > 0).float().mean() for grad in (x.grad, y.grad)]
     assert reached[0] > 0.9 and reached[1] > 0.99 * reached[0]
     assert prior.decode(tiled.detach()).shape == (1, 3, size, size)
+
+
+def test_tiles_with_checkpoints_bound_the_encoder(pipe):
+    """As README says: tiles smaller than what the prior sees, and only the graph of one of them at a time."""
+    vae, prior = pipe.vae, pipe.make_prior()
+
+    def peak() -> int:
+        x = image(128)
+        with LiveBytes() as live:
+            (prior.encode(x) ** 2).sum().backward()
+        assert x.grad.isfinite().all()
+        return live.peak
+
+    whole = peak()
+    vae.enable_gradient_checkpointing()
+    checkpointed = peak()
+    vae.enable_tiling()
+    vae.tile_sample_min_size, vae.tile_latent_min_size = 32, 8
+    assert peak() < 0.6 * checkpointed < 0.6 * whole
 
 
 def test_slicing_changes_nothing_and_checkpointing_no_gradient(pipe):

@@ -179,6 +179,14 @@ def test_a_mesh_that_is_cancelled_leaves_the_old_one_and_lets_go_at_once(worker)
     assert len(list(folder.files.glob("mesh-*"))) <= 2 and faces(again)[0] <= 200
 
 
+def test_the_bar_of_an_extraction_goes_from_nothing_to_the_whole(worker):
+    folder = worker.store.create(request(4))
+    last(worker.advance(folder))
+    states = list(worker.remake_mesh(folder, MeshOptions(64, 2000, 512)))
+    shares = [state.share for state in states if state.making]
+    assert shares == sorted(shares) and shares[0] == 0 and 0.35 < shares[-1] <= 1
+
+
 def test_a_long_extraction_can_be_left_within_a_second(worker):
     folder = worker.store.create(request(4))
     last(worker.advance(folder))

@@ -9,9 +9,12 @@ import shutil
 import tempfile
 import threading
 import zipfile
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
 
 from ..atomic import atomically
 from ..export import EmptyFieldError, TexturedMesh, bake_texture, extract_mesh, write_glb, write_obj_zip, write_ply
@@ -26,8 +29,9 @@ KINDS = ("glb", "obj", "ply", "mp4", "asset", "run")
 MESH_KINDS = KINDS[:3]
 SEEN_KINDS = KINDS[:4]  # what a run without a surface has nothing to show in
 MAX_TEXTURE = 2048  # phones show no more
-# Bytes of a GLB for each face and for each texel, means of Toybox assets: 10,000 faces and 1024 texels give 0.9 MB.
-BYTES_PER_FACE, BYTES_PER_TEXEL = 36.0, 0.5
+# Bytes of a GLB for each face, and for the texture, whose texels need the less the more there are, as measured of Toybox
+# assets: 10,000 faces and 1024 texels give 1.1 MB.
+BYTES_PER_FACE, BYTES_PER_TEXTURE, TEXTURE_POWER = 40.0, 22.0, 1.5
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ STOPPED_MESH, STOPPED_TURNTABLE = MeshOptions(64, 2_500, 512), TurntableOptions(
 
 def predicted_megabytes(max_faces: int, texture_size: int) -> float:
     """Size of a GLB, before it is made."""
-    return (max_faces * BYTES_PER_FACE + texture_size**2 * BYTES_PER_TEXEL) / 1e6
+    return (max_faces * BYTES_PER_FACE + BYTES_PER_TEXTURE * texture_size**TEXTURE_POWER) / 1e6
 
 
 def plain_name(record: Record) -> str:
@@ -109,7 +113,21 @@ def to_make(folder: RunFolder, record: Record, full: bool) -> tuple[str, ...]:
     return tuple(kind for kind in KINDS if kind in wanted or (full and are_drafts(record) and kind in SEEN_KINDS))
 
 
-def make_missing(folder: RunFolder, record: Record, full: bool) -> Iterator[tuple[str, Record]]:
+class Making(NamedTuple):
+    """What goes on with the files of a run.
+
+    Args:
+        text: For the user; empty at the end.
+        record: As it is on disk by then.
+        share: Of a mesh that is made, [0, 1].
+    """
+
+    text: str
+    record: Record
+    share: float = 0.0
+
+
+def make_missing(folder: RunFolder, record: Record, full: bool) -> Iterator[Making]:
     """Make what is to be made, the mesh first. Yields what comes next and the record so far, which is on disk by then;
     the last text is empty.
 
@@ -119,8 +137,8 @@ def make_missing(folder: RunFolder, record: Record, full: bool) -> Iterator[tupl
     wanted = to_make(folder, record, full)
     if set(wanted) & set(MESH_KINDS):
         try:
-            for text, record in make_mesh(folder, record, MESH if full else STOPPED_MESH):
-                yield text or "Making the turntable", record
+            for text, record, _ in make_mesh(folder, record, MESH if full else STOPPED_MESH):
+                yield Making(text or "Making the turntable", record)
             record = folder.write(record, facts=record.facts | {"draft": not full})
         except EmptyFieldError:
             # Files of an earlier step stay. Of the others there is nothing to make, until there are more steps.
@@ -131,35 +149,38 @@ def make_missing(folder: RunFolder, record: Record, full: bool) -> Iterator[tupl
     if "mp4" in wanted:
         record = yield from make_turntable(folder, record, TURNTABLE if full else STOPPED_TURNTABLE)
     if {"asset", "run"} & set(wanted):
-        yield "Packing", record
+        yield Making("Packing", record)
     for kind, pack in (("asset", pack_asset), ("run", pack_run)):
         if kind in wanted:
             record = pack(folder, record)
-    yield "", record
+    yield Making("", record)
 
 
-def make_mesh(folder: RunFolder, record: Record, options: MeshOptions) -> Iterator[tuple[str, Record]]:
+def make_mesh(folder: RunFolder, record: Record, options: MeshOptions) -> Iterator[Making]:
     """GLB, OBJ and PLY of a saved run, yielding what goes on, often, and the record; ends with the new record. Closed
     before that, it leaves the old three.
 
     Raises:
         EmptyFieldError: If there is no surface yet.
     """
-    yield "Reading the run", record
+    yield Making("Reading the run", record)
     asset = HiFARun.load(folder.run).asset()
     name = plain_name(record)
     place = _new_mesh_folder(folder, record)
 
-    def telling(text: str) -> tuple[str, Record]:
-        return text, record
+    searched, painted = Asked((options.resolution + 1) ** 3), Asked(options.texture_size**2)
+
+    def telling(text: str) -> Making:
+        return Making(text, record, 0.4 * searched.share + 0.6 * painted.share)
 
     def find(given_up: threading.Event):
-        density, colour = (until_given_up(f, given_up) for f in (asset.density, asset.colour))
-        bound = asset.radiance_field.bound
+        density = searched.counted(until_given_up(asset.density, given_up))
+        colour, bound = until_given_up(asset.colour, given_up), asset.radiance_field.bound
         return extract_mesh(density, colour, bound, resolution=options.resolution, max_faces=options.max_faces)
 
     def colour_and_write(given_up: threading.Event) -> TexturedMesh:
-        textured = bake_texture(mesh, until_given_up(asset.colour, given_up), options.texture_size)
+        colour = painted.counted(until_given_up(asset.colour, given_up))
+        textured = bake_texture(mesh, colour, options.texture_size)
         write_glb(place / f"{name}.glb", textured)
         write_obj_zip(place / f"{name}-obj.zip", textured)
         write_ply(place / f"{name}.ply", mesh)
@@ -168,15 +189,35 @@ def make_mesh(folder: RunFolder, record: Record, options: MeshOptions) -> Iterat
     mesh = yield from saying("Finding the surface", find, telling)
     textured = yield from saying(f"Colouring {len(mesh.faces):,} faces", colour_and_write, telling)
     names = {"glb": f"{name}.glb", "obj": f"{name}-obj.zip", "ply": f"{name}.ply"}
-    yield (
-        "",
-        folder.write(
-            record,
-            files=record.files | {kind: f"{place.name}/{names[kind]}" for kind in MESH_KINDS},
-            facts=record.facts | mesh_facts(place / names["glb"], textured),
-            made_at=record.made_at | dict.fromkeys(MESH_KINDS, record.step),
-        ),
+    record = folder.write(
+        record,
+        files=record.files | {kind: f"{place.name}/{names[kind]}" for kind in MESH_KINDS},
+        facts=record.facts | mesh_facts(place / names["glb"], textured),
+        made_at=record.made_at | dict.fromkeys(MESH_KINDS, record.step),
     )
+    yield Making("", record, 1.0)
+
+
+class Asked:
+    """Counts the points that functions are asked about.
+
+    Args:
+        expected: About how many it will be.
+    """
+
+    def __init__(self, expected: int):
+        self.expected, self.points = expected, 0
+
+    @property
+    def share(self) -> float:
+        return min(1.0, self.points / self.expected)
+
+    def counted(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def ask(points: Tensor, *others: Tensor) -> Tensor:
+            self.points += len(points)
+            return function(points, *others)
+
+        return ask
 
 
 def _new_mesh_folder(folder: RunFolder, record: Record) -> Path:
@@ -199,9 +240,7 @@ def mesh_facts(glb: Path, textured: TexturedMesh) -> dict[str, float]:
     }
 
 
-def make_turntable(
-    folder: RunFolder, record: Record, options: TurntableOptions
-) -> Generator[tuple[str, Record], None, Record]:
+def make_turntable(folder: RunFolder, record: Record, options: TurntableOptions) -> Generator[Making, None, Record]:
     """MP4 of a saved run, yielding what goes on, often, and the record; returns the new record. Closed before that,
     it leaves the old one."""
     name = f"{plain_name(record)}.mp4"
@@ -209,9 +248,11 @@ def make_turntable(
         path = Path(place) / name
 
         def film(given_up: threading.Event) -> None:
-            HiFARun.load(folder.run).asset().export_video(path, options.num_frames, options.size, options.fps)
+            asset = HiFARun.load(folder.run).asset()
+            asset.render = until_given_up(asset.render, given_up)
+            asset.export_video(path, options.num_frames, options.size, options.fps)
 
-        yield from saying("Making the turntable", film, lambda text: (text, record))
+        yield from saying("Making the turntable", film, lambda text: Making(text, record))
         path.replace(folder.files / name)
     return _made(folder, record, "mp4", name)
 

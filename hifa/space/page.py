@@ -191,9 +191,10 @@ class Page:
                 inputs.make, settings.seed, then=inputs,
             )  # fmt: skip
         self._start([panel.resume.click], self.prepare_resume, [panel.run_id], panel.resume, None)
+        # Through the queue: Gradio tells the browser of a changed state, which brings the files, by no other way.
         self.gallery.select(
-            self.show_example, self.pending,
-            [self.prompt, *self.settings.inputs, *panel.outputs], queue=False, cancels=streams, **QUIET,
+            self.show_example, self.pending, [self.prompt, *self.settings.inputs, *panel.outputs],
+            concurrency_limit=None, cancels=streams, **QUIET,
         )  # fmt: skip
         self.hub.wire(panel.run_id)
         panel.stop.click(self.stop, panel.run_id, panel.stop, queue=False, **QUIET)
@@ -232,7 +233,8 @@ class Page:
             scroll_to_output=True, **GPU, **PRIVATE,
         )  # fmt: skip
         # Refused by the queue, say: the run waits in the store, and has a Resume.
-        worked.failure(self.reopen, panel.run_id, panel.outputs, queue=False, **QUIET)
+        reopened = worked.failure(self.reopen, panel.run_id, panel.outputs, queue=False, **QUIET)
+        panel.load_after(reopened)
         if then is not None:
             for shown_after in afterwards(worked, then.show_views, panel.run_id, then.views, queue=False, **QUIET):
                 then.tell_source(shown_after)

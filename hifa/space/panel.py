@@ -163,6 +163,14 @@ class ResultPanel:
             trigger_mode="always_last", queue=False, show_progress="hidden", api_visibility="private",
         )  # fmt: skip
 
+    def load_after(self, event: gr.events.Dependency) -> None:
+        """Bring files after an event outside of the queue, which does not tell the page that `media` changed."""
+        event.then(
+            self.load, [self.media, self.loaded],
+            [self.loaded, self.model, self.turntable, self.views, *self.downloads.values()],
+            queue=False, show_progress="hidden", api_visibility="private",
+        )  # fmt: skip
+
     @property
     def outputs(self) -> list[gr.blocks.Block]:
         return [self.run_id, self.share, *self.live_outputs]

@@ -173,7 +173,7 @@ class Worker:
             folder.want_files()
             try:
                 with contextlib.closing(files.make_missing(folder, record, full)) as made:
-                    for text, record in made:
+                    for text, record, _ in made:
                         if text and folder.files_put_off:
                             record = folder.write(record, problem="Its files were put off.")
                             break
@@ -195,8 +195,9 @@ class Worker:
             if not folder.started:
                 raise ValueError("There is nothing to make a mesh of yet. Generate something first.")
             try:
-                for text, record in files.make_mesh(folder, record, options):
-                    yield shown(folder, record, text and f"{text} …", making=bool(text))
+                for text, record, share in files.make_mesh(folder, record, options):
+                    state = shown(folder, record, text and f"{text} …", making=bool(text))
+                    yield replace(state, share=share) if text else state
             except EmptyFieldError as error:
                 raise ValueError("There is no surface yet. Resume the run, or take more steps.") from error
 

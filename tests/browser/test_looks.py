@@ -32,7 +32,7 @@ NAMELESS = r"""() => {
     || (element.matches('button, a, [role=button], [role=tab]') && text(element)) || element.title?.trim();
   const used = 'button, input, textarea, select, a[href], [role=button], [role=tab], [role=combobox], progress';
   const named = element => element.matches('img')
-    ? element.alt.trim() || [element.closest('button, a')].some(part => part && name(part))
+    ? element.alt.trim() || [element.closest('button, a')].filter(Boolean).some(name)
     : name(element);
   return [...document.querySelectorAll(`${used}, img`)]
     .filter(element => element.checkVisibility({visibilityProperty: true}) && !named(element))

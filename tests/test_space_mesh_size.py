@@ -1,0 +1,32 @@
+"""The size of a GLB that the app predicts is that of the file, for meshes of real assets that reach their limit."""
+
+import json
+
+import pytest
+
+from hifa.space.files import predicted_megabytes
+from hifa.space.gallery import FILES, examples
+
+
+# Faces, texels per side and bytes of GLBs of "an orange car" and "a gray teddy bear", optimised with Toybox.
+MEASURED = (
+    (1000, 256, 120_588), (1000, 256, 119_428), (3000, 256, 207_168), (3000, 256, 215_140), (5000, 512, 444_008),
+    (5000, 512, 452_860), (10_000, 256, 463_352), (10_000, 256, 481_896), (10_000, 1024, 1_081_876),
+    (10_000, 1024, 1_072_700), (10_000, 2048, 2_310_380), (10_000, 2048, 2_245_324), (30_000, 1024, 1_733_468),
+    (30_000, 1024, 1_750_428),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("faces, side, size", MEASURED)
+def test_it_is_that_of_meshes_that_were_made(faces, side, size):
+    assert predicted_megabytes(faces, side) == pytest.approx(size / 1e6, rel=0.3)
+
+
+@pytest.mark.parametrize("example", examples(), ids=lambda example: example.path.name)
+def test_it_is_that_of_the_finished_examples(example):
+    glb = (example.path / FILES["glb"]).read_bytes()
+    facts = example.record.facts
+    described = json.loads(glb[20 : 20 + int.from_bytes(glb[12:16], "little")])  # the first chunk of a GLB
+    indices = described["meshes"][0]["primitives"][0]["indices"]
+    assert described["accessors"][indices]["count"] == 3 * facts["faces"]
+    assert predicted_megabytes(facts["faces"], facts["texture_size"]) == pytest.approx(len(glb) / 1e6, rel=0.3)
