@@ -29,8 +29,8 @@ KINDS = ("glb", "obj", "ply", "mp4", "asset", "run")
 MESH_KINDS = KINDS[:3]
 SEEN_KINDS = KINDS[:4]  # what a run without a surface has nothing to show in
 MAX_TEXTURE = 2048  # phones show no more
-# Bytes of a GLB for each face, and for the texture, whose texels need the less the more there are, as measured of Toybox
-# assets: 10,000 faces and 1024 texels give 1.1 MB.
+# Bytes of a GLB for each face, and for the texture, whose texels need the less the more there are, as measured of
+# Toybox assets: 10,000 faces and 1024 texels give 1.1 MB.
 BYTES_PER_FACE, BYTES_PER_TEXTURE, TEXTURE_POWER = 40.0, 22.0, 1.5
 
 

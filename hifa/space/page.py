@@ -199,7 +199,7 @@ class Page:
         self.hub.wire(panel.run_id)
         panel.stop.click(self.stop, panel.run_id, panel.stop, queue=False, **QUIET)
         panel.later.click(self.put_off_files, panel.run_id, None, queue=False, **QUIET)
-        panel.cancel_extract.click(self.reopen, panel.run_id, panel.outputs, cancels=[extracted], **QUIET)
+        panel.cancel_extract.click(self.let_go, panel.run_id, panel.outputs, cancels=[extracted], **QUIET)
         panel.share.change(None, None, None, js=KEEP_ADDRESS, **PRIVATE)
 
     def _start(
@@ -362,6 +362,13 @@ class Page:
     def make_files(self, run_id: str) -> Iterator[tuple]:
         with told():
             yield from self.panel.stream(self.worker.make_files(self.store.open(run_id)))
+
+    def let_go(self, run_id: str) -> tuple:
+        """The run after its extraction was cancelled: when that has let go of it, for the browser asks for this first,
+        and what the extraction said in between would stay on the page."""
+        with told(), self.store.open(run_id).locked():
+            pass
+        return self.reopen(run_id)
 
     def reopen(self, run_id: str) -> tuple:
         with told():

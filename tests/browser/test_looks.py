@@ -30,7 +30,9 @@ NAMELESS = r"""() => {
   const name = element => pointed(element) || element.ariaLabel?.trim()
     || [...(element.labels || [])].map(text).join(' ').trim()
     || (element.matches('button, a, [role=button], [role=tab]') && text(element)) || element.title?.trim();
-  const used = 'button, input, textarea, select, a[href], [role=button], [role=tab], [role=combobox], progress';
+  // The bar of the video player is Gradio's.
+  const used = 'button, input, textarea, select, a[href], [role=button], [role=tab], [role=combobox], '
+    + 'progress:not(#turntable *)';
   const named = element => element.matches('img')
     ? element.alt.trim() || [element.closest('button, a')].filter(Boolean).some(name)
     : name(element);
