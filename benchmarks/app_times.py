@@ -12,6 +12,9 @@ The app runs in a process of its own with default settings. The last line printe
     stop_told        from the click on Stop until the page says that it stops; the longer of two, one early in a run
                      and one in its last quarter, where renders are larger
     stop_files       from the click on Stop until the mesh can be downloaded, likewise
+    image_longest_wait, image_longest_wait_files
+                     as above from the click on Reconstruct, whose first seconds go into the views
+    views_stopped    from the click on Stop while views are made until the page says that the run is stopped
 """
 
 import argparse
@@ -70,6 +73,23 @@ def stop(page: Page) -> tuple[float, float]:
     return told, time.perf_counter() - clock
 
 
+def reconstruct(page: Page) -> None:
+    """The first sample picture of the image tab, with default settings."""
+    page.get_by_role("tab", name="Image to 3D").click()
+    page.locator("#image-samples button").first.click()
+    page.locator("#image-matte img").wait_for()
+    page.get_by_role("button", name="Reconstruct").click()
+
+
+def stop_views(page: Page) -> float:
+    reconstruct(page)
+    expect(page.locator("#progress")).to_contain_text("iews", timeout=PATIENCE)
+    clock = time.perf_counter()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#progress")).to_contain_text("Stopped", timeout=PATIENCE)
+    return time.perf_counter() - clock
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chromium", default=shutil.which("chromium"))
@@ -89,6 +109,14 @@ def main() -> None:
         first_preview(page)
         page.wait_for_function("document.querySelector('#progress progress').value > 0.8")
         stops.append(stop(page))
+        page.close()
+        page = visit(browser, server.url)
+        result["views_stopped"] = stop_views(page)
+        page.close()
+        page = visit(browser, server.url)
+        reconstruct(page)
+        gaps = page.evaluate(WATCH)
+        result |= {"image_longest_wait": gaps["steps"] / 1000, "image_longest_wait_files": gaps["files"] / 1000}
         page.close()
         browser.close()
     result |= {name: max(times) for name, times in zip(("stop_told", "stop_files"), zip(*stops), strict=True)}

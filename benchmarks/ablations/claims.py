@@ -123,7 +123,7 @@ CLAIMS = (
         "Square root annealing beats linear, cosine and random timesteps",
         "7",
         ("hifa", "linear", "cosine", "random"),
-        ("right", "sharpness", "roughness", "late", "diverged"),
+        ("right", "consistent", "z_variance", "sharpness", "roughness", "late", "diverged"),
         (
             *_better("hifa", ("linear", "cosine", "random"), "right"),
             *_better("hifa", ("linear", "cosine", "random"), "roughness", -1),

@@ -37,7 +37,7 @@ def beside(work: Callable[[threading.Event], T], seconds: float = SECONDS) -> Ge
 def saying(text: str, work: Callable[[threading.Event], T], message: Callable[[str], M]) -> Generator[M, None, T]:
     """`work` beside messages of what goes on, and for how many seconds; returns what comes out of it."""
     began = time.monotonic()
-    yield message(f"{text} …")
+    yield message(text)
     with contextlib.closing(beside(work)) as call:
         while True:
             try:
@@ -45,7 +45,7 @@ def saying(text: str, work: Callable[[threading.Event], T], message: Callable[[s
             except StopIteration as end:
                 return end.value
             if seconds := halves(time.monotonic() - began):
-                yield message(f"{text}, {seconds} …")
+                yield message(f"{text}, {seconds}")
 
 
 def halves(seconds: float) -> str:

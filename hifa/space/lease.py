@@ -142,7 +142,7 @@ def make_lease(models: Models) -> Lease:
 
 
 def telling(text: str) -> News:
-    return News(text=text)
+    return News(text=f"{text} …")
 
 
 def begin(models: Models, pipe: HiFAPipeline, folder: RunFolder, deadline: float) -> Generator[News, None, str]:
