@@ -15,7 +15,7 @@ from .errors import explain
 from .inputs import choose_seed, one_line, read_photo, read_sheet
 from .priors import PriorShelf
 from .sheets import Sheets
-from .store import PICTURE, Request, RunFolder, RunStore
+from .store import FINISHED, PICTURE, Request, RunFolder, RunStore
 
 
 MAX_SEEDS = 4
@@ -126,7 +126,10 @@ class Actions:
         Raises:
             ValueError: If it cannot be loaded; nothing else can go on with the run.
         """
-        prior = folder.read().request.prior
+        record = folder.read()
+        if record.status == FINISHED:  # only its files may be missing
+            return
+        prior = record.request.prior
         try:
             self.shelf.get(prior)
         except Exception as error:
