@@ -13,7 +13,7 @@ import trimesh
 
 from benchmarks.load import Told, Visitor, make_late
 from hifa.space import lease
-from hifa.space.files import KINDS, MeshOptions, predicted_megabytes
+from hifa.space.files import KINDS, MeshOptions
 from hifa.space.shown import Shown
 from hifa.space.store import RunFolder
 from hifa.space.worker import Worker
@@ -196,14 +196,3 @@ def test_a_long_extraction_can_be_left_within_a_second(worker):
         next(stream)
         asked = time.monotonic()
     assert time.monotonic() - asked < 1 and not folder.busy
-
-
-@pytest.mark.parametrize("count, side", [(10_000, 1024), (5_000, 512)])
-def test_the_predicted_size_is_that_of_the_file(shelf, tmp_path, count, side):
-    worker = make_worker(tmp_path, shelf)
-    folder = worker.store.create(request(4))
-    last(worker.advance(folder))
-    end = last(worker.remake_mesh(folder, MeshOptions(128, count, side)))
-    assert faces(end)[0] > 0.8 * count
-    size = end.files["glb"].stat().st_size / 1e6
-    assert size / 3 < predicted_megabytes(count, side) < 3 * size

@@ -87,11 +87,12 @@ def test_stop_keeps_what_is_there_and_resume_gives_the_uninterrupted_run(tmp_pat
 
 
 def test_drafts_of_a_stopped_run_can_be_made_in_full(tmp_path, shelf, monkeypatch):
+    monkeypatch.setattr(lease, "PREVIEW_SECONDS", 0.0)
     monkeypatch.setattr(files, "STOPPED_MESH", files.MeshOptions(32, 1000, 128))
     worker = make_worker(tmp_path, shelf)
     folder = worker.store.create(request())
     for state in worker.advance(folder):
-        if state.record.step == 4:
+        if state.record.step == 4 and state.working:
             folder.request_stop()
     assert state.record.status == "stopped" and state.record.facts["texture_size"] == 128
     assert "drafts" in facts_html(state) and not state.missing
