@@ -199,7 +199,9 @@ class Page:
         self.hub.wire(panel.run_id)
         panel.stop.click(self.stop, panel.run_id, panel.stop, queue=False, **QUIET)
         panel.later.click(self.put_off_files, panel.run_id, None, queue=False, **QUIET)
-        panel.cancel_extract.click(self.let_go, panel.run_id, panel.outputs, cancels=[extracted], **QUIET)
+        # Two listeners: one that also calls a function cancels after that, and what is said in between would stay.
+        panel.cancel_extract.click(None, None, None, cancels=[extracted], **PRIVATE)
+        panel.cancel_extract.click(self.let_go, panel.run_id, panel.outputs, **QUIET)
         panel.share.change(None, None, None, js=KEEP_ADDRESS, **PRIVATE)
 
     def _start(
@@ -364,8 +366,7 @@ class Page:
             yield from self.panel.stream(self.worker.make_files(self.store.open(run_id)))
 
     def let_go(self, run_id: str) -> tuple:
-        """The run after its extraction was cancelled: when that has let go of it, for the browser asks for this first,
-        and what the extraction said in between would stay on the page."""
+        """The run after its extraction was cancelled, when that has let go of it."""
         with told(), self.store.open(run_id).locked():
             pass
         return self.reopen(run_id)
