@@ -94,6 +94,7 @@ def test_stop_lives_again_for_the_next_run_and_files_that_are_missing_can_be_mad
     open_page(page, page.url)
     page.get_by_role("button", name="Make the files").click()
     expect(page.get_by_role("button", name="Make the files")).to_be_hidden()
+    expect(page.get_by_role("button", name="Resume")).to_be_visible()  # nothing goes on any more
     assert (folder.files / folder.read().files["run"]).is_file()
 
 
