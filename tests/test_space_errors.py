@@ -1,0 +1,78 @@
+"""What the app says when something fails, and what it does not say."""
+
+import errno
+import math
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hifa import HiFARun
+from hifa.saved import RunError
+from hifa.space import lease
+from hifa.space.actions import Actions
+from hifa.space.errors import explain
+from hifa.space.store import RunStore
+
+from .space_setup import (
+    LearningPipeline,
+    finished_run,
+    request,
+    tiny_shelf,
+)  # fmt: skip
+from .syncdreamer_models import tiny_pipeline
+
+
+pytestmark = pytest.mark.usefixtures("light_files")
+
+
+@pytest.fixture(scope="module")
+def shelf(tiny_prior):
+    return tiny_shelf(tiny_prior, LearningPipeline)
+
+
+@pytest.fixture(scope="module")
+def reference(shelf):
+    return finished_run(shelf, torch.get_num_threads())
+
+
+@pytest.mark.parametrize("error, words", [
+    (torch.OutOfMemoryError("CUDA out of memory"), "too little memory"),
+    (OSError(28, "No space left on device"), "disk of the server is full"),
+    (ValueError("steps must be 3"), "steps must be 3."),
+    (KeyError("x"), "Resume tries again"),
+])  # fmt: skip
+def test_errors_say_what_to_do(error, words):
+    assert words in explain(error)
+
+
+def no_space(*_) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_told_wherever_it_is_met(tmp_path, shelf, monkeypatch):
+    folder = RunStore(tmp_path).create(request())
+    list(lease.begin(lease.Models(shelf, tiny_pipeline), shelf.get("toybox"), folder, math.inf))
+    run = HiFARun.load(folder.run)
+    monkeypatch.setattr(os, "replace", no_space)
+    for write in (lambda: folder.write(folder.read()), lambda: run.save(folder.run)):
+        with pytest.raises((OSError, ValueError)) as raised:
+            write()
+        assert "disk of the server is full" in explain(raised.value)
+
+
+def test_folders_of_the_server_are_not_told(tmp_path, caplog):
+    for error in (RunError(f"{str(tmp_path)!r} is damaged."), PermissionError(13, "Permission denied", str(tmp_path))):
+        assert str(tmp_path.parent) not in explain(error)
+        assert str(tmp_path.parent) in caplog.text, "but to the one who runs it"
+        caplog.clear()
+    assert "https://huggingface.co/some/model is gone" in explain(OSError("https://huggingface.co/some/model is gone"))
+
+
+def test_a_run_whose_prior_cannot_be_loaded_is_kept_and_says_what_it_needs(tmp_path, shelf):
+    store = RunStore(tmp_path)
+    folder = store.create(replace(request(), prior="lost"))
+    with pytest.raises(ValueError, match="needs Lost prior, which cannot be loaded now: .*Resume later"):
+        Actions(store, shelf, 1).check_resumable(folder)
+    Actions(store, shelf, 1).check_resumable(store.create(request()))
