@@ -32,7 +32,7 @@ from .snapshot import snapshot
 from .store import PICTURE, PREVIEWS, RunFolder
 
 
-PREVIEW_SECONDS = 0.5  # between previews; a step and the preview itself come on top, and a second must not pass
+PREVIEW_SECONDS = 0.5  # from one preview to the next; a step comes on top, and a second must not pass
 SAVE_SECONDS = 5.0  # between saves, or more if saving itself takes long
 NEWS_SECONDS = 0.5  # without anything else to tell, the time is told
 TURN_DEG_PER_SECOND = 9.0
@@ -162,11 +162,15 @@ def begin(models: Models, pipe: HiFAPipeline, folder: RunFolder, deadline: float
         if not sheets.given and models.multiview().embedded:
             note = EMBEDDED_NOTE
         views = sheets.best()  # also an uploaded one: who has views of this ring has them from a model
-    with models.shelf.tokenizing:
-        run = pipe.start(
-            request.prompt or None, request.negative_prompt, views=views, hallucinated=True, seed=request.seed,
-            **request.settings,
-        )  # fmt: skip
+
+    def start(_: threading.Event) -> HiFARun:
+        with models.shelf.tokenizing:
+            return pipe.start(
+                request.prompt or None, request.negative_prompt, views=views, hallucinated=True, seed=request.seed,
+                **request.settings,
+            )  # fmt: skip
+
+    run = yield from saying("Starting the run", start, telling)
     run.note = f"{run.note} {note}".strip()
     run.save(folder.run)
     return ""
@@ -259,7 +263,7 @@ def optimise(pipe: HiFAPipeline, run: HiFARun, folder: RunFolder, deadline: floa
                 break
             if now - shown > PREVIEW_SECONDS:
                 yield news_of(run, times, look(run, folder, (now - started) * TURN_DEG_PER_SECOND))
-                shown = time.monotonic()
+                shown = now
             if now - saved > max(SAVE_SECONDS, 10 * save_seconds):
                 run.save(folder.run)
                 saved = time.monotonic()
