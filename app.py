@@ -22,6 +22,7 @@ from hifa.space.memory import limit_arenas
 from hifa.space.page import build_page
 from hifa.space.panel import CSS
 from hifa.space.priors import PriorShelf
+from hifa.space.served import served_beside
 from hifa.space.store import RunStore
 from hifa.space.timings import Timings
 from hifa.space.warm_up import warm_up
@@ -44,7 +45,6 @@ def build_demo(
     gpu: Callable[..., Callable] | None = None,
     hub: str | None = None,
     view_steps: int | None = None,
-    notice: str = "",
 ) -> gr.Blocks:
     """The app, to be launched by `launch`.
 
@@ -55,7 +55,6 @@ def build_demo(
         gpu: `spaces.GPU`, or something like it: takes `duration`, a function of the arguments of what it decorates.
         hub: Address of the Hub, if it is another than the usual one.
         view_steps: Denoising steps that the multi-view model is made for; those of the embedded one without it.
-        notice: For every visitor, such as which prior could not be loaded.
     """
     shelf = shelf or PriorShelf("cuda" if torch.cuda.is_available() else "cpu")
     models = Models(shelf, load_multiview)
@@ -68,7 +67,7 @@ def build_demo(
     worker = Worker(store, lease, gpu is not None, Timings(store.root / "timings.json"), export_in_turn=alone)
     # From its settings alone: the model itself is loaded when the first picture comes.
     view_steps = view_steps or SyncDreamerPipeline.load_config(TOYBOX_MULTIVIEW)["num_inference_steps"]
-    return build_page(worker, Actions(store, shelf, view_steps), gpu is not None, hub, notice)
+    return build_page(worker, Actions(store, shelf, view_steps), gpu is not None, hub)
 
 
 def launch(demo: gr.Blocks, **options: Any):
@@ -85,13 +84,14 @@ def launch(demo: gr.Blocks, **options: Any):
 def main() -> None:
     limit_arenas()
     root = Path(os.environ.get("HIFA_RUNS", RUNS))
+    served_beside(root)
     shelf = PriorShelf("cuda" if torch.cuda.is_available() else "cpu")
-    _, _, notice = shelf.get_or_fall_back(shelf.default.key)  # before ZeroGPU packs what is on the GPU
+    shelf.get_or_fall_back(shelf.default.key)  # before ZeroGPU packs what is on the GPU
     if shelf.device.type == "cpu":  # ZeroGPU has no GPU at this point
         warm_up(shelf.fallback, shelf.get(shelf.fallback.key), Timings(RunStore(root).root / "timings.json"))
     # Gradio gives away what a function returns from below the working folder, and asks about other places.
     elsewhere = [str(place) for place in (root.resolve(), EXAMPLES) if not place.is_relative_to(Path.cwd())]
-    launch(build_demo(root, shelf, gpu=GPU, notice=notice, **multiview_options(shelf.device)), allowed_paths=elsewhere)
+    launch(build_demo(root, shelf, gpu=GPU, **multiview_options(shelf.device)), allowed_paths=elsewhere)
 
 
 def multiview_options(device: torch.device) -> dict[str, Any]:

@@ -2,14 +2,16 @@
 
     python -m benchmarks.load [--minutes 5] [--clients 8] [--kills 2]
 
-Every client starts runs with a prompt of its own on Toybox, and stops, leaves and resumes them at random. The server
-is killed (SIGKILL) at equal distances and started again. At the end each run that a client was told of has to be there
-with that client's prompt and seed, at a step no lower than the last one that had been saved when it was looked at, and
-with all the files that can be made of it, now, if they were not made in time.
+Every client starts runs with a prompt of its own on Toybox, every fourth one with a picture of its own, and stops,
+leaves and resumes them at random. The server is killed (SIGKILL) at equal distances and started again. At the end each
+run that a client was told of has to be there with that client's prompt, picture and seed, at a step no lower than the
+last one that had been saved when it was looked at, and with all the files that can be made of it, now, if they were
+not made in time.
 
 The last line printed is one JSON object:
 
-    runs         that are there at the end
+    runs, of_pictures
+                 that are there at the end, all and those of pictures
     made_late    runs of which files had to be made at the end: of who left or whose server was killed
     fileless     runs of which files could not be made even then
     lost, mixed  runs that are gone or at an earlier step than one that was saved; that hold what another client asked
@@ -35,11 +37,14 @@ from pathlib import Path
 
 import gradio_client
 import numpy as np
+from PIL import Image
 
 from hifa.saved import read_facts
 from hifa.space.files import missing
+from hifa.space.image_inputs import sample_pictures
+from hifa.space.inputs import read_photo
 from hifa.space.lease import LeaseTask, News
-from hifa.space.store import RunStore
+from hifa.space.store import PICTURE, RunFolder, RunStore
 from hifa.space.timings import Timings
 from hifa.space.worker import Worker, current
 from hifa.toybox.vocabulary import COLOURS, KIND_WORDS
@@ -55,8 +60,7 @@ SAVED_EVERY = 6.0  # seconds between saves, with a margin: what a kill may cost
 class Told:
     """What a client knows of a run of its own."""
 
-    prompt: str
-    seed: int
+    asked: tuple[str, int]  # prompt and seed
     step: int = 0
     seen: float = 0.0
     saved: int = 0
@@ -67,6 +71,7 @@ class Visitor:
     """A client and what happens to it."""
 
     number: int
+    picture: Path | None = None
     runs: dict[str, Told] = field(default_factory=dict)
     actions: dict[str, int] = field(default_factory=dict)
     mixed: list[str] = field(default_factory=list)
@@ -78,23 +83,20 @@ class Visitor:
 def visit(visitor: Visitor, server: Server, store: RunStore, end: float) -> None:
     """Start, stop, leave and resume until the time is over."""
     dice = random.Random(visitor.number)
-    kinds = list(KIND_WORDS)
     while time.monotonic() < end:
         try:
             client = gradio_client.Client(server.url, verbose=False, analytics_enabled=False)
             if visitor.runs and dice.random() < 0.5:
                 run_id = dice.choice(list(visitor.runs))
-                prompt, seed = visitor.runs[run_id].prompt, visitor.runs[run_id].seed
+                asked = visitor.runs[run_id].asked
                 visitor.count("resume")
                 job = client.submit(run_id, api_name="/resume")
             else:
-                prompt = f"a {list(COLOURS)[visitor.number % len(COLOURS)]} {dice.choice(kinds)}"
-                seed = 1000 * visitor.number + len(visitor.runs)
                 run_id = None
                 visitor.count("start")
-                job = client.submit(prompt, seed, dice.choice([20, 60, 200]), api_name="/text_to_3d")
+                job, asked = start(visitor, client, dice)
             patience = min(time.monotonic() + dice.uniform(5, 40), end)
-            run_id, done = follow(visitor, server, store, job, run_id, (prompt, seed), patience)
+            run_id, done = follow(visitor, server, store, job, run_id, asked, patience)
             if done:
                 visitor.count("ended")
                 continue
@@ -105,13 +107,26 @@ def visit(visitor: Visitor, server: Server, store: RunStore, end: float) -> None
             if dice.random() < 0.5:
                 visitor.count("stop")
                 client.predict(run_id, api_name="/stop")
-                follow(visitor, server, store, job, run_id, (prompt, seed), time.monotonic() + 120)
+                follow(visitor, server, store, job, run_id, asked, time.monotonic() + 120)
             else:
                 visitor.count("leave")
                 job.cancel()
         except Exception as error:  # the server is being killed, the queue is full, another client has the run
             visitor.count(f"error {type(error).__name__}")
             time.sleep(dice.uniform(0.5, 2))
+
+
+def start(
+    visitor: Visitor, client: gradio_client.Client, dice: random.Random
+) -> tuple[gradio_client.client.Job, tuple[str, int]]:
+    """A new run, and its prompt and seed."""
+    seed = 1000 * visitor.number + len(visitor.runs)
+    if visitor.picture is not None:
+        steps = dice.choice([30, 100])
+        picture = gradio_client.handle_file(visitor.picture)
+        return client.submit(picture, 20, seed, steps, api_name="/image_to_3d"), ("", seed)
+    prompt = f"a {list(COLOURS)[visitor.number % len(COLOURS)]} {dice.choice(list(KIND_WORDS))}"
+    return client.submit(prompt, seed, dice.choice([20, 60, 200]), api_name="/text_to_3d"), (prompt, seed)
 
 
 def follow(
@@ -139,7 +154,7 @@ def follow(
         for status, *_ in outputs[seen:]:
             if run_id is None:
                 run_id = status["run_id"]
-                visitor.runs[run_id] = Told(*asked)
+                visitor.runs[run_id] = Told(asked)
             take_in(visitor, run_id, status, store)
         seen = len(outputs)
         if over:
@@ -155,8 +170,9 @@ def follow(
 
 def take_in(visitor: Visitor, run_id: str, status: dict, store: RunStore) -> None:
     told = visitor.runs[run_id]
-    if status["run_id"] != run_id or status["seed"] != told.seed:
-        visitor.mixed.append(f"{run_id}: told {status['run_id']}, seed {status['seed']} instead of {told.seed}")
+    seed = told.asked[1]
+    if status["run_id"] != run_id or status["seed"] != seed:
+        visitor.mixed.append(f"{run_id}: told {status['run_id']}, seed {status['seed']} instead of {seed}")
     told.step = max(told.step, status["step"])
     folder = store.root / run_id / "run"
     if time.monotonic() - told.seen > SAVED_EVERY and (folder / "run.safetensors").exists():
@@ -172,15 +188,24 @@ def check(visitors: list[Visitor], store: RunStore) -> tuple[int, int, int]:
             try:
                 folder = store.open(run_id)
                 request = folder.read().request
-                mixed += (request.prompt, request.seed) != (told.prompt, told.seed)
+                mixed += (request.prompt, request.seed) != told.asked or not is_of_picture(folder, visitor.picture)
                 facts = read_facts(folder.run) if folder.started else {"step": 0}
-                made_of = (facts.get("prompt", told.prompt), facts.get("seed", told.seed))
-                mixed += made_of != (told.prompt, told.seed)
+                made_of = (facts.get("prompt") or "", facts["seed"]) if folder.started else told.asked
+                mixed += made_of != told.asked
                 lost += facts["step"] < told.saved
                 there += 1
             except ValueError:
                 lost += 1
     return there, lost, mixed
+
+
+def is_of_picture(folder: RunFolder, picture: Path | None) -> bool:
+    """Whether the run has that picture, or none if there is none."""
+    if picture is None or not (folder.path / PICTURE).exists():
+        return (picture is None) == (not (folder.path / PICTURE).exists())
+    with Image.open(folder.path / PICTURE) as kept:
+        share = folder.read().request.object_share
+        return np.array_equal(np.asarray(kept), np.asarray(read_photo(str(picture), share).image))
 
 
 def make_late(visitors: list[Visitor], store: RunStore) -> tuple[int, int]:
@@ -230,7 +255,11 @@ def main() -> None:
     seconds = 60 * arguments.minutes
     began = time.monotonic()
     end = began + seconds
-    visitors = [Visitor(number) for number in range(arguments.clients)]
+    pictures = sample_pictures()
+    visitors = [
+        Visitor(number, pictures[number // 4 % len(pictures)] if number % 4 == 3 else None)
+        for number in range(arguments.clients)
+    ]
     threads = [threading.Thread(target=visit, args=(visitor, server, store, end), daemon=True) for visitor in visitors]
     for thread in threads:
         thread.start()
@@ -256,6 +285,7 @@ def main() -> None:
     figures = {"clients": arguments.clients, "minutes": arguments.minutes, "kills": arguments.kills}
     figures |= {
         "runs": there,
+        "of_pictures": sum(len(visitor.runs) for visitor in visitors if visitor.picture is not None),
         "lost": lost,
         "mixed": mixed,
         "made_late": late,

@@ -1,4 +1,4 @@
-"""Pictures of the app as README shows them: python -m examples.app_screens [--steps 480]
+"""Pictures of the app as README shows them: python -m examples.app_screens [--steps 480] [--others DIR]
 
 Starts `app.py` with Toybox on a free port and its runs in a temporary folder, drives it in Chromium (playwright), and
 writes `examples/pictures/app_*.jpg`, the page in each of its states:
@@ -9,6 +9,13 @@ writes `examples/pictures/app_*.jpg`, the page in each of its states:
     tools                            the finished run with its mesh options and the form for the Hub
     paused                           a run whose window was closed in the middle of it, opened again
     image, hallucination             these tabs with a picture, its views and what was made of them
+
+With `--others` more states go there, to be looked at and not to be kept:
+
+    example                          one of the finished ones, opened
+    waiting                          a run whose turn it is not yet
+    views, bad_picture               the image tab while views are made, and with a picture that cannot be used
+    extraction, wide                 a mesh that is made again, and the finished run on a large screen
 """
 
 import argparse
@@ -42,13 +49,16 @@ def visit(browser: Browser, url: str, width: int = WIDTH, height: int = HEIGHT) 
     return page
 
 
-def shoot(page: Page, name: str, whole: bool = True) -> None:
-    """A JPEG of the page."""
-    page.wait_for_timeout(1500)
-    with tempfile.NamedTemporaryFile(suffix=".png") as file:
-        page.screenshot(path=file.name, full_page=whole)
-        Image.open(file.name).convert("RGB").save(FOLDER / f"app_{name}.jpg", quality=80, optimize=True)
-    print(FOLDER / f"app_{name}.jpg", flush=True)
+def shoot(page: Page, name: str, whole: bool = True, folder: Path = FOLDER, wait: int = 1500) -> None:
+    """A JPEG of the page.
+
+    Args:
+        wait: Milliseconds before it.
+    """
+    page.wait_for_timeout(wait)
+    picture = Image.open(io.BytesIO(page.screenshot(full_page=whole))).convert("RGB")
+    picture.save(folder / f"app_{name}.jpg", quality=80, optimize=True)
+    print(folder / f"app_{name}.jpg", flush=True)
 
 
 def prepare(page: Page, prompt: str, steps: int) -> None:
@@ -169,9 +179,59 @@ def picture_screen(browser: Browser, url: str, picture: Path, steps: int, name: 
     page.close()
 
 
+def other_screens(browser: Browser, url: str, address: str, folder: Path) -> None:
+    page = visit(browser, url)
+    page.locator("#examples button").nth(1).click()
+    page.locator("#model canvas").wait_for()
+    shoot(page, "example", folder=folder, wait=12_000)
+    prepare(page, "a green sailboat", 800)
+    page.get_by_role("button", name="Generate").click()
+    expect(page.locator("#progress")).to_contain_text("Step")
+    second = visit(browser, url)
+    prepare(second, "a blue car", 100)
+    second.get_by_role("button", name="Generate").click()
+    expect(second.locator("#progress")).to_contain_text("line")
+    shoot(second, "waiting", folder=folder)
+    for left in (second, page):
+        left.close()
+    picture_states(browser, url, folder)
+    page = visit(browser, address)
+    all_files(page)
+    page.locator("#mesh-step button").first.click()
+    page.locator("#extract").click()
+    expect(page.locator("#progress")).to_contain_text("Colouring")
+    shoot(page, "extraction", folder=folder, wait=200)
+    expect(page.locator("#progress")).not_to_contain_text("…")
+    page.close()
+    page = visit(browser, address, 1920, 1080)
+    all_files(page)
+    shoot(page, "wide", folder=folder)
+    page.close()
+
+
+def picture_states(browser: Browser, url: str, folder: Path) -> None:
+    page = visit(browser, url)
+    page.get_by_role("tab", name="Image to 3D").click()
+    blank = folder / "blank.png"
+    Image.new("RGB", (256, 256), "white").save(blank)
+    page.locator("#image-photo input[type=file]").set_input_files(blank)
+    page.locator("[role=alert]").first.wait_for()
+    shoot(page, "bad_picture", folder=folder)
+    page.close()
+    page = visit(browser, url)
+    page.get_by_role("tab", name="Image to 3D").click()
+    page.locator("#image-samples button").first.click()
+    page.locator("#image-matte img").wait_for()
+    page.get_by_role("button", name="Reconstruct").click()
+    expect(page.locator("#progress")).to_contain_text("denoising")
+    shoot(page, "views", folder=folder, wait=0)
+    page.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=HiFAConfig.fast().num_inference_steps)
+    parser.add_argument("--others", type=Path)
     parser.add_argument("--chromium", default=shutil.which("chromium"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as root, Server(Path(root) / "runs") as server, sync_playwright() as playwright:
@@ -183,6 +243,9 @@ def main() -> None:
         picture = duck(Path(root))
         picture_screen(browser, server.url, picture, arguments.steps, "image", prompt="")
         picture_screen(browser, server.url, picture, arguments.steps, "hallucination", prompt="a red duck")
+        if arguments.others is not None:
+            arguments.others.mkdir(parents=True, exist_ok=True)
+            other_screens(browser, server.url, address, arguments.others)
         browser.close()
 
 

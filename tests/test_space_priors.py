@@ -96,13 +96,18 @@ def test_a_default_that_cannot_be_loaded_is_no_default_and_this_is_said(shelf, t
     shelf.device = type(shelf.device)("cuda")
     assert shelf.default.key == "lost"
     shelf._load.go_on.set()
-    _, _, notice = shelf.get_or_fall_back(shelf.default.key)
-    assert shelf.default.key == "toybox"
+    assert shelf.notice() == "", "nobody asked for it yet"
+    *_, notice = shelf.get_or_fall_back(shelf.default.key)
+    assert shelf.default.key == "toybox" and shelf.notice() == notice != ""
     assert "cannot be loaded now: no/where is not on this disk" in about(shelf, shelf.priors["lost"])
-    demo = app.build_demo(tmp_path, shelf, tiny_pipeline, notice=notice)
+    demo = app.build_demo(tmp_path, shelf, tiny_pipeline)
     chosen = next(block for block in demo.blocks.values() if getattr(block, "elem_id", "") == "text-prior")
     assert chosen.value == "toybox"
-    assert [b.value for b in demo.blocks.values() if isinstance(b, gr.Markdown) and b.elem_id == "notice"] == [notice]
+    (tell,) = [fn.fn for fn in demo.fns.values() if getattr(fn.fn, "__name__", "") == "tell_notice"]
+    said = tell()
+    assert said.value == notice and said.visible
+    shelf._loaded["lost"] = shelf.get("toybox")  # somebody asked again, and it could be
+    assert not tell().visible
 
 
 def test_a_prior_that_takes_time_to_load_is_told_of_and_one_that_cannot_be_loaded_is_not(tiny_prior):

@@ -47,8 +47,13 @@ def explain(error: BaseException) -> str:
     if isinstance(error, ValueError):
         return message + "."
     logger.error("an unexpected error", exc_info=error)
-    message = FOLDER.sub("…/", message)[:200]
+    message = without_folders(message)[:200]
     return f"Something broke that should not ({type(error).__name__}: {message}). {KEPT}: Resume tries again."
+
+
+def without_folders(message: str) -> str:
+    """Where the server keeps things is no business of its visitors."""
+    return FOLDER.sub("…/", message)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -57,19 +57,16 @@ class Page:
         actions: Make them.
         zero: On ZeroGPU.
         endpoint: Of the Hub; the usual one without it.
-        notice: For every visitor; empty for none.
     """
 
-    def __init__(
-        self, demo: gr.Blocks, worker: Worker, actions: Actions, zero: bool, endpoint: str | None, notice: str
-    ):
+    def __init__(self, demo: gr.Blocks, worker: Worker, actions: Actions, zero: bool, endpoint: str | None):
         self.worker, self.actions, self.store = worker, actions, worker.store
         self.shelf = actions.shelf
         self.pending = gr.State(False)
         self.history = History(self.store)
         self.visitor = gr.Textbox(visible=False)
         gr.Markdown(HEADER)
-        gr.Markdown(notice, visible=bool(notice), elem_id="notice")
+        self.notice = gr.Markdown(visible=False, elem_id="notice")
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 with gr.Tabs() as self.tabs:
@@ -160,6 +157,7 @@ class Page:
         loaded = demo.load(
             opening.open, self.visitor, opened, concurrency_limit=None, js=NAME_OF_BROWSER, **QUIET
         )  # fmt: skip
+        demo.load(self.tell_notice, None, self.notice, queue=False, **QUIET)
         followed = loaded.success(opening.follow, panel.run_id, panel.live_outputs, concurrency_limit=None, **QUIET)
         extracted = panel.extract.click(
             self.remake_mesh, [panel.run_id, panel.faces, panel.texture], panel.live_outputs, show_progress="minimal",
@@ -191,15 +189,17 @@ class Page:
                 inputs.make, settings.seed, then=inputs,
             )  # fmt: skip
         self._start([panel.resume.click], self.prepare_resume, [panel.run_id], panel.resume, None)
+        # Two listeners: one that also calls a function cancels after that, and a stream would write over the example.
+        self.gallery.select(None, None, None, cancels=streams, **PRIVATE)
         # Through the queue: Gradio tells the browser of a changed state, which brings the files, by no other way.
         self.gallery.select(
             self.show_example, self.pending, [self.prompt, *self.settings.inputs, *panel.outputs],
-            concurrency_limit=None, cancels=streams, **QUIET,
+            concurrency_limit=None, **QUIET,
         )  # fmt: skip
         self.hub.wire(panel.run_id)
         panel.stop.click(self.stop, panel.run_id, panel.stop, queue=False, **QUIET)
         panel.later.click(self.put_off_files, panel.run_id, None, queue=False, **QUIET)
-        # Two listeners: one that also calls a function cancels after that, and what is said in between would stay.
+        # Two listeners, as above: what is said in between would stay.
         panel.cancel_extract.click(None, None, None, cancels=[extracted], **PRIVATE)
         panel.cancel_extract.click(self.let_go, panel.run_id, panel.outputs, **QUIET)
         panel.share.change(None, None, None, js=KEEP_ADDRESS, **PRIVATE)
@@ -247,6 +247,10 @@ class Page:
         )  # fmt: skip
 
     # What is pressed
+
+    def tell_notice(self):
+        notice = self.shelf.notice()
+        return gr.Markdown(notice, visible=bool(notice))
 
     def _on_prompt(self, prompt: str, prior: str):
         hint = prompt_hint(prompt) if prior == self.shelf.fallback.key else ""
@@ -377,12 +381,11 @@ class Page:
         return self.panel.values(shown(folder, current(folder, folder.read(), held=False)))
 
 
-def build_page(
-    worker: Worker, actions: Actions, zero: bool = False, endpoint: str | None = None, notice: str = ""
-) -> gr.Blocks:
+def build_page(worker: Worker, actions: Actions, zero: bool = False, endpoint: str | None = None) -> gr.Blocks:
     """The app, to be launched; arguments as for `Page`."""
     with gr.Blocks(title="HiFA: text to 3D", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as demo:
         # First, so that its endpoints have the plain names.
         Api(worker, actions, GPU, EXPORT).build()
-        Page(demo, worker, actions, zero, endpoint, notice)
+        Page(demo, worker, actions, zero, endpoint)
+    worker.store.served.keep(demo)
     return demo.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1)

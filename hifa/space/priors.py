@@ -14,6 +14,7 @@ import torch
 from ..components import TOYBOX
 from ..config import HiFAConfig
 from ..pipeline_hifa import HiFAPipeline
+from .errors import without_folders
 
 
 logger = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ class PriorShelf:
     def problem(self, key: str) -> str:
         """Why a prior could not be loaded a short time ago; empty if it could, or was not tried."""
         error = self._failure(key)
-        return "" if error is None else " ".join(str(error).split())[:240] or type(error).__name__
+        return "" if error is None else _reason(error)
 
     def _failure(self, key: str) -> Exception | None:
         when, error = self._failed.get(key, (0.0, None))
@@ -192,6 +193,18 @@ class PriorShelf:
             if key == self.fallback.key:
                 raise
             logger.warning("%s cannot be loaded", key, exc_info=True)
-            reason = self.problem(key)
-            notice = f"{self.priors[key].name} cannot be loaded: {reason}. {self.fallback.name} takes its place."
-            return self.fallback.key, self.get(self.fallback.key), notice
+            return self.fallback.key, self.get(self.fallback.key), self._notice(key)
+
+    def notice(self) -> str:
+        """For every visitor: that the prior which this machine is for could not be loaded; empty once it could."""
+        gpu = [key for key, prior in self.priors.items() if prior.needs_gpu and self.device.type != "cpu"]
+        failed = gpu and gpu[0] in self._failed and gpu[0] not in self._loaded
+        return self._notice(gpu[0]) if failed else ""
+
+    def _notice(self, key: str) -> str:
+        reason = _reason(self._failed[key][1])
+        return f"{self.priors[key].name} cannot be loaded: {reason}. {self.fallback.name} takes its place."
+
+
+def _reason(error: Exception) -> str:
+    return without_folders(" ".join(str(error).split()))[:240] or type(error).__name__
