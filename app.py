@@ -72,10 +72,13 @@ def build_demo(
 
 def launch(demo: gr.Blocks, **options: Any):
     """Serve it with its style and its limits, and its endpoints as MCP tools."""
+    # Gradio's own bold face of its font lacks most letters; this one is whole.
+    font = gr.themes.utils.fonts.LocalFont("Source Sans Pro", weights=(400, 700))
+    theme = gr.themes.Default(font=(font, "ui-sans-serif", "system-ui", "sans-serif"))
     # Gradio's own history would keep what is entered, tokens too, in the browser.
     return demo.launch(
-        css=CSS, max_file_size=MAX_UPLOAD, show_error=True, mcp_server=True, run_history=False, max_threads=THREADS,
-        state_session_capacity=SESSIONS,
+        css=CSS, theme=theme, max_file_size=MAX_UPLOAD, show_error=True, mcp_server=True, run_history=False,
+        max_threads=THREADS, state_session_capacity=SESSIONS,
         ssr_mode=False,  # on a Space, Gradio's own default is a server of its own in Node
         **options,
     )  # fmt: skip

@@ -181,7 +181,7 @@ def picture_screen(browser: Browser, url: str, picture: Path, steps: int, name: 
 
 def other_screens(browser: Browser, url: str, address: str, folder: Path) -> None:
     page = visit(browser, url)
-    page.locator("#examples button").nth(1).click()
+    page.locator("#text-examples button").nth(1).click()
     page.locator("#model canvas").wait_for()
     shoot(page, "example", folder=folder, wait=12_000)
     prepare(page, "a green sailboat", 800)

@@ -1,12 +1,14 @@
 """The finished results that the app shows: python -m examples.gallery [--only red-mushroom] [--steps 480]
 
-Each takes about a minute of one core and 0.2 MB: `examples/gallery/<name>/` with a GLB, a turntable and a preview.
-They are made as the app makes them, with smaller files.
+Each takes one to three minutes of one core and a third of a megabyte: `examples/gallery/<name>/` with a GLB, a
+turntable and previews. They are made as the app makes them, with smaller files. The chicken's views are SyncDreamer's
+(`examples/chicken`), those of the photos are the embedded model's.
 """
 
 import argparse
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import PIL.Image
@@ -15,34 +17,72 @@ from hifa import HiFAPipeline
 from hifa.export import bake_texture, write_glb
 from hifa.initial import PREVIEW_GRAY
 from hifa.run import HiFARun
+from hifa.space.snapshot import snapshot
+
+from .photos import ELEVATION_DEG
+from .photos import FOLDER as PHOTOS
 
 
 FOLDER = Path(__file__).parent / "gallery"
 CHICKEN = Path(__file__).parent / "chicken" / "syncdreamer"
-PROMPTS = {
-    "red-mushroom": ("a red mushroom", 0),
-    "blue-car": ("a blue car", 3),
-    "brown-teddy-bear": ("a brown teddy bear", 0),
-    "green-sailboat": ("a green sailboat", 0),
+FACES, TEXTURE = 6_000, 256
+AZIMUTH_DEG = 20
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an example is made of.
+
+    Args:
+        prompt: No prompt, no distillation.
+        seed: Of everything.
+        views: Folder of sixteen pictures that a model made.
+        photo: One of `examples/photos`.
+    """
+
+    prompt: str | None = None
+    seed: int = 0
+    views: Path | None = None
+    photo: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """As in the app: the tab that it is shown in."""
+        if self.views is None and self.photo is None:
+            return "text"
+        return "image" if self.prompt is None else "hallucination"
+
+
+EXAMPLES = {
+    "red-mushroom": Asked("a red mushroom"),
+    "blue-car": Asked("a blue car", 3),
+    "brown-teddy-bear": Asked("a brown teddy bear"),
+    "green-sailboat": Asked("a green sailboat"),
+    "chicken": Asked(views=CHICKEN),
+    "red-chair": Asked(photo="red-chair"),
+    "red-duck": Asked("a red duck", photo="yellow-duck"),
 }
-FACES, TEXTURE = 3_000, 256
 
 
 def make(pipe: HiFAPipeline, name: str, steps: int | None) -> HiFARun:
     """The finished run of one example."""
-    if name == "chicken":
-        views = [PIL.Image.open(path) for path in sorted(CHICKEN.glob("*.png"))]
-        run = pipe.start(None, views=views, seed=0, num_inference_steps=steps)
-    else:
-        prompt, seed = PROMPTS[name]
-        run = pipe.start(prompt, seed=seed, num_inference_steps=steps)
+    asked, options = EXAMPLES[name], {}
+    if asked.views is not None:
+        views = [PIL.Image.open(path) for path in sorted(asked.views.glob("*.png"))]
+        options = {"views": views, "hallucinated": True}
+    elif asked.photo is not None:
+        photo = PIL.Image.open(PHOTOS / f"{asked.photo}.png")
+        options = {"image": photo, "elevation_deg": ELEVATION_DEG}
+    if asked.kind == "hallucination":
+        options["image_guidance_end"] = 0.5  # as the app has it
+    run = pipe.start(asked.prompt, seed=asked.seed, num_inference_steps=steps, **options)
     for step in pipe.advance(run):
         if step.step % 100 == 0:
             print(f"{name}: step {step.step} of {run.config.num_inference_steps}", flush=True)
     return run
 
 
-def write(run: HiFARun, folder: Path) -> None:
+def write(run: HiFARun, kind: str, folder: Path) -> None:
     """Its files."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -50,26 +90,28 @@ def write(run: HiFARun, folder: Path) -> None:
     mesh = asset.mesh(128, FACES)
     glb = write_glb(folder / "mesh.glb", bake_texture(mesh, asset.colour, TEXTURE))
     asset.export_video(folder / "turntable.mp4", num_frames=24, size=128, fps=10)
-    pixels = asset.render(asset.camera(20), 160, (PREVIEW_GRAY,) * 3).colour
+    pixels = asset.render(asset.camera(AZIMUTH_DEG), 160, (PREVIEW_GRAY,) * 3).colour
     PIL.Image.fromarray((pixels * 255).round().byte().numpy()).save(folder / "preview.jpg", quality=85)
-    request = {"kind": "text" if run.views is None else "image", "prompt": run.prompt or "", "prior": "toybox"}
+    (folder / "previews.json").write_text(json.dumps(snapshot(run, AZIMUTH_DEG, 160)) + "\n")
+    request = {"kind": kind, "prompt": run.prompt or "", "prior": "toybox", "seed": run.seed}
+    request["settings"] = {"num_inference_steps": run.step}
     facts = {"faces": len(mesh.faces), "vertices": len(mesh.vertices), "texture_size": TEXTURE}
     facts["glb_megabytes"] = round(glb.stat().st_size / 1e6, 3)
     record = {
-        "request": {**request, "seed": run.seed}, "step": run.step, "steps": run.step,
-        "loss": run.losses[-1]["loss"], "seconds": round(run.seconds, 1), "facts": facts,
+        "request": request, "step": run.step, "steps": run.step, "loss": run.losses[-1]["loss"],
+        "seconds": round(run.seconds, 1), "facts": facts,
     }  # fmt: skip
     (folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=[*PROMPTS, "chicken"], default=[*PROMPTS, "chicken"])
+    parser.add_argument("--only", nargs="+", choices=list(EXAMPLES), default=list(EXAMPLES))
     parser.add_argument("--steps", type=int, help="default: those of the preset")
     arguments = parser.parse_args()
     pipe = HiFAPipeline.from_pretrained()
     for name in arguments.only:
-        write(make(pipe, name, arguments.steps), FOLDER / name)
+        write(make(pipe, name, arguments.steps), EXAMPLES[name].kind, FOLDER / name)
         size = sum(file.stat().st_size for file in (FOLDER / name).iterdir())
         print(f"{name}: {size / 1e6:.2f} MB", flush=True)
 

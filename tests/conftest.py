@@ -24,6 +24,14 @@ from hifa.field import RadianceField
 from hifa.toybox.models import MAX_TOKENS, build_scheduler, build_tokenizer
 
 
+def pytest_collection_modifyitems(items):
+    """Which tests stay in one process: those of a file, for the fixtures that they share, and all of the browser's,
+    because two browsers and two servers are too much for two cores. They take half of the time and come first."""
+    for item in items:
+        file = "browser" if item.path.parent.name == "browser" else item.path.name
+        item.add_marker(pytest.mark.xdist_group(file))
+
+
 @pytest.fixture(scope="session")
 def tiny_prior(tmp_path_factory) -> Path:
     """Folder of a random Stable Diffusion of 32x32 pixels that predicts epsilon, with the words of Toybox."""

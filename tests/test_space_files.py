@@ -11,11 +11,13 @@ import pytest
 import torch
 import trimesh
 
-from benchmarks.load import Told, Visitor, make_late
+from benchmarks.load import Told, Visitor, check, make_late
 from hifa.space import lease
 from hifa.space.files import KINDS, MeshOptions
+from hifa.space.image_inputs import sample_pictures
+from hifa.space.inputs import read_photo
 from hifa.space.shown import Shown
-from hifa.space.store import RunFolder
+from hifa.space.store import PICTURE, RunFolder
 from hifa.space.worker import Worker
 
 from .space_setup import BallPipeline, make_worker, request, small, tiny_shelf
@@ -69,11 +71,33 @@ def test_to_advance_a_finished_run_makes_its_missing_files_only(worker):
 def test_the_load_test_counts_runs_without_files(worker):
     folder = worker.store.create(request(4))
     leave_at(worker.advance(folder), "Packing")
-    visitors = [Visitor(0, {folder.id: Told("a red mushroom", 3), "gone" * 6: Told("a red mug", 4)})]
+    asked = (folder.read().request.prompt, folder.read().request.seed)
+    visitors = [Visitor(0, runs={folder.id: Told(asked), "gone" * 6: Told(("a red mug", 4))})]
+    assert check(visitors, worker.store) == (1, 1, 0)
     assert make_late(visitors, worker.store) == (1, 0)
     assert make_late(visitors, worker.store) == (0, 0)
     for kind in KINDS:
         assert (folder.files / folder.read().files[kind]).is_file()
+
+
+def test_the_load_test_sees_what_is_mixed_up(worker):
+    folder = worker.store.create(request(4))
+    last(worker.advance(folder))
+    prompt, seed = folder.read().request.prompt, folder.read().request.seed
+    told = Told((prompt, seed))
+
+    def mixed(visitor: Visitor) -> int:
+        there, lost, count = check([visitor], worker.store)
+        assert (there, lost) == (1, 0)
+        return count
+
+    assert mixed(Visitor(0, runs={folder.id: told})) == 0
+    assert mixed(Visitor(0, runs={folder.id: Told((prompt, seed + 1))})) > 0
+    duck, chair = (path for path in sample_pictures() if path.stem in ("yellow-duck", "red-chair"))
+    assert mixed(Visitor(0, duck, {folder.id: told})) > 0, "it has no picture"
+    read_photo(str(duck), folder.read().request.object_share).image.save(folder.path / PICTURE)
+    assert mixed(Visitor(0, duck, {folder.id: told})) == 0
+    assert mixed(Visitor(0, chair, {folder.id: told})) > 0 and mixed(Visitor(0, runs={folder.id: told})) > 0
 
 
 def test_files_of_a_stopped_run_can_be_made_without_going_on(worker, monkeypatch):

@@ -9,7 +9,7 @@ from .actions import Actions, told
 from .api import Api
 from .events import afterwards
 from .files import MeshOptions
-from .gallery import examples
+from .gallery import ExampleGallery
 from .history import NAME_OF_BROWSER, History
 from .hub_form import HubForm
 from .image_inputs import ImageInputs
@@ -80,7 +80,8 @@ class Page:
                     self.runs = gr.HTML()
             with gr.Column(scale=3, min_width=320):
                 self.panel = ResultPanel()
-                self.hub = HubForm(self.store, self.shelf, endpoint)
+                with self.panel.hub_place:
+                    self.hub = HubForm(self.store, self.shelf, endpoint)
         self._wire(demo)
 
     # The tabs
@@ -92,12 +93,7 @@ class Page:
         self.hint = gr.HTML(elem_id="prompt-hint", visible=False)
         self.generate = gr.Button("Generate", variant="primary", elem_id="generate")
         self.settings = RunSettings("text", "text", self.shelf, self.worker.timings, zero)
-        self.examples = examples()
-        self.gallery = gr.Gallery(
-            [(str(example.picture), example.caption) for example in self.examples],
-            label="Finished examples: click to look at one", columns=3, object_fit="cover", allow_preview=False,
-            interactive=False, elem_id="examples", buttons=[], visible=bool(self.examples), height="auto",
-        )  # fmt: skip
+        self.examples = ExampleGallery("text", "text", self.settings, self.prompt)
         with gr.Accordion("Words that Toybox knows", open=False):
             gr.HTML(vocabulary_html())
 
@@ -105,6 +101,7 @@ class Page:
         self.image = ImageInputs("image", self.store, self.actions.view_steps)
         self.reconstruct = gr.Button("Reconstruct", variant="primary", elem_id="reconstruct")
         self.image_settings = RunSettings("image", "image", self.shelf, self.worker.timings, zero)
+        self.image_examples = ExampleGallery("image", "image", self.image_settings)
 
     def _hallucination_tab(self, zero: bool) -> None:
         self.guided_prompt = gr.Textbox(
@@ -119,6 +116,7 @@ class Page:
         )  # fmt: skip
         self.hallucinate = gr.Button("Hallucinate", variant="primary", elem_id="hallucinate")
         self.guided_settings = RunSettings("guided", "hallucination", self.shelf, self.worker.timings, zero)
+        self.guided_examples = ExampleGallery("hallucination", "guided", self.guided_settings, self.guided_prompt)
         with gr.Accordion("Words that Toybox knows", open=False):
             gr.HTML(vocabulary_html())
 
@@ -189,17 +187,12 @@ class Page:
                 inputs.make, settings.seed, then=inputs,
             )  # fmt: skip
         self._start([panel.resume.click], self.prepare_resume, [panel.run_id], panel.resume, None)
-        # Two listeners: one that also calls a function cancels after that, and a stream would write over the example.
-        self.gallery.select(None, None, None, cancels=streams, **PRIVATE)
-        # Through the queue: Gradio tells the browser of a changed state, which brings the files, by no other way.
-        self.gallery.select(
-            self.show_example, self.pending, [self.prompt, *self.settings.inputs, *panel.outputs],
-            concurrency_limit=None, **QUIET,
-        )  # fmt: skip
+        for examples in (self.examples, self.image_examples, self.guided_examples):
+            examples.wire(panel, self.pending, self._refuse_second, streams)
         self.hub.wire(panel.run_id)
         panel.stop.click(self.stop, panel.run_id, panel.stop, queue=False, **QUIET)
         panel.later.click(self.put_off_files, panel.run_id, None, queue=False, **QUIET)
-        # Two listeners, as above: what is said in between would stay.
+        # Two listeners: one that also calls a function cancels after that, and what is said in between would stay.
         panel.cancel_extract.click(None, None, None, cancels=[extracted], **PRIVATE)
         panel.cancel_extract.click(self.let_go, panel.run_id, panel.outputs, **QUIET)
         panel.share.change(None, None, None, js=KEEP_ADDRESS, **PRIVATE)
@@ -332,16 +325,6 @@ class Page:
     def work(self, run_id: str) -> Iterator[tuple]:
         with told():
             yield from self.panel.stream(self.worker.advance(self.store.open(run_id)))
-
-    def show_example(self, pending: bool, event: gr.SelectData) -> tuple:
-        self._refuse_second(pending)
-        example = self.examples[event.index]
-        request = example.record.request
-        if request.kind == "text":
-            entered = [request.prompt, *self.settings.restored(request)]
-        else:
-            entered = [gr.skip() for _ in (self.prompt, *self.settings.inputs)]
-        return *entered, *self.panel.values(example.shown())
 
     def stop(self, run_id: str):
         with told():

@@ -27,10 +27,13 @@ CSS = (
 /* Gradio's own gray for explanations has a contrast of 2.6 on white; this one has 4.8. */
 :root { --body-text-color-subdued: #71717a; --block-info-text-color: #71717a; }
 #preview:not([data-mode]) img:not(.colour) { display: none; }
-#preview { padding: 0 !important; } #mode label { padding: 3px 8px; } #mode .wrap { gap: 6px; }
+#preview { padding: 0 !important; } #mode label { padding: 3px 6px; font-size: var(--text-sm); }
+#mode .wrap { gap: 5px; }
 #preview, #preview .html-container, #preview .prose { height: 100%; }
 #preview figure { margin: 0; display: flex; flex-direction: column; align-items: center; justify-content: center;
   min-height: 340px; background: GRAY; border-radius: var(--radius-md); overflow: hidden; }
+/* The model is on the page before there is one; until then its place is the preview's. */
+.column:has(> #model.hidden) { display: none; }
 #preview img { width: 100%; max-width: 420px; aspect-ratio: 1; object-fit: contain; margin: 0; }
 #preview figure.empty { background: var(--background-fill-secondary); color: var(--body-text-color-subdued); }
 #facts dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; margin: 0; }
@@ -39,7 +42,7 @@ CSS = (
 .hint a { padding: 0 !important; margin: 0 !important; }
 .hint { font-size: var(--text-sm); color: var(--body-text-color-subdued); }
 .hint b { color: var(--body-text-color); } .hint p { margin: 2px 0; }
-:is(#examples, #views, #image-gallery, #guided-gallery) .fixed-height { min-height: 0; }
+:is(.examples, #views, #image-gallery, #guided-gallery) .fixed-height { min-height: 0; max-height: none; }
 ul.runs { list-style: none; margin: 0; padding: 0; max-height: 420px; overflow-y: auto; }
 ul.runs a { display: flex; gap: 10px; align-items: center; padding: 4px; color: var(--body-text-color);
   text-decoration: none; border-radius: var(--radius-sm); }
@@ -149,6 +152,7 @@ class ResultPanel:
                     self.extract = gr.Button("Make mesh", elem_id="extract")
                     self.cancel_extract = gr.Button("Cancel", variant="stop", visible=False, elem_id="cancel-extract")
         self.share = gr.HTML(elem_id="share")
+        self.hub_place = gr.Column(visible=False)  # what is built in here is of a run that has something to give
 
     def wire(self) -> None:
         """What happens in the panel alone."""
@@ -180,7 +184,7 @@ class ResultPanel:
         return [
             self.media, self.progress, self.stop_place, self.resume_place, self.later_place, self.files_place,
             self.make_files, self.preview, self.model_place, self.facts, self.results, self.mesh_step, self.extract,
-            self.cancel_extract,
+            self.cancel_extract, self.hub_place,
         ]  # fmt: skip
 
     @classmethod
@@ -210,6 +214,7 @@ class ResultPanel:
             gr.Accordion(visible=bool(shown.run_id)),  # an example has no run to make it from
             gr.update(visible=not shown.making),
             gr.update(visible=shown.making),
+            gr.Column(visible=made and bool(shown.run_id)),
         )
 
     def stream(self, states: Iterable[Shown]) -> Iterator[tuple]:
@@ -254,11 +259,8 @@ def preview_html(previews: dict[str, str]) -> str:
     """All pictures at once; the style sheet shows the one of the chosen mode."""
     if not previews:
         return "<figure class='empty'><p>The preview appears here a moment after you start.</p></figure>"
-    # An example has its colours only.
     images = "".join(
         f"<img class='{mode}' src='{previews[mode]}' alt='{mode.capitalize()} of the object as it takes shape'>"
-        if mode in previews
-        else f"<img class='{mode}' alt='There are no {mode} of this one'>"
         for mode in MODES
     )
     return f"<figure>{images}</figure>"

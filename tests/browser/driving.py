@@ -29,6 +29,11 @@ def visit(browser: Browser, url: str, width: int = 1280, height: int = 900, **op
 
 def open_page(page: Page, url: str) -> None:
     page.goto(url)
+    wait_for(page)
+
+
+def wait_for(page: Page) -> None:
+    """Until a page that is being loaded can be used."""
     page.locator("#history button").first.click()
     page.locator("#history .hint, #history ul").first.wait_for()
 

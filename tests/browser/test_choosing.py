@@ -11,7 +11,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from hifa.space import files
-from hifa.space.gallery import examples
+from hifa.space.gallery import Example, examples
 from hifa.space.panel import size_hint
 from hifa.space.sheets import GIVEN, MADE, Sheets
 
@@ -19,11 +19,11 @@ from ..space_setup import PATIENCE
 from .driving import CHICKEN, downloaded, open_page, progress, run_id, set_slider, set_steps, start_text
 
 
-EXAMPLES = [example.path.name for example in examples()]
-
-
-def choose_example(page: Page, name: str) -> None:
-    page.locator("#examples button").nth(EXAMPLES.index(name)).click()
+def choose_example(page: Page, tab: str, kind: str, name: str) -> Example:
+    """Click at a finished example of a tab that is open."""
+    names = [example.path.name for example in examples(kind)]
+    page.locator(f"#{tab}-examples button").nth(names.index(name)).click()
+    return examples(kind)[names.index(name)]
 
 
 def other_glb(page: Page, before: bytes) -> bytes:
@@ -36,9 +36,8 @@ def other_glb(page: Page, before: bytes) -> bytes:
 
 
 def test_a_finished_example_shows_what_it_is_and_can_be_downloaded(page, served):
-    mushroom, chicken = (examples()[EXAMPLES.index(name)] for name in ("red-mushroom", "chicken"))
     prompt = page.get_by_label("Prompt", exact=True).first
-    choose_example(page, "red-mushroom")
+    mushroom = choose_example(page, "text", "text", "red-mushroom")
     expect(progress(page)).to_contain_text(f"An example: a red mushroom, seed {mushroom.record.request.seed}")
     expect(prompt).to_have_value("a red mushroom")
     expect(page.locator("#text-seed input")).to_have_value(str(mushroom.record.request.seed))
@@ -54,12 +53,20 @@ def test_a_finished_example_shows_what_it_is_and_can_be_downloaded(page, served)
     for kind in ("obj", "ply", "asset", "run"):
         expect(page.locator(f"#download-{kind}")).to_be_disabled()
     assert not run_id(page)
-    # Another one takes its place. What was made of a picture has no prompt, and leaves the one that is entered.
-    choose_example(page, "chicken")
-    expect(progress(page)).to_contain_text("An example: from a picture")
+    # Another one takes its place. What was made of a picture alone has no prompt.
+    page.get_by_role("tab", name="Image to 3D").click()
+    chicken = choose_example(page, "image", "image", "chicken")
+    expect(progress(page)).to_contain_text("An example: chicken, from a picture")
     expect(page.locator("#facts")).to_contain_text("reconstruction alone")
-    expect(prompt).to_have_value("a red mushroom")
     assert other_glb(page, (mushroom.path / "mesh.glb").read_bytes()) == (chicken.path / "mesh.glb").read_bytes()
+    page.locator("#mode").get_by_label("Normals").check()
+    expect(page.locator("#preview img.normals")).to_be_visible()
+    page.get_by_role("tab", name="Image-guided").click()
+    duck = choose_example(page, "guided", "hallucination", "red-duck")
+    expect(progress(page)).to_contain_text("An example: a red duck, from a picture")
+    expect(page.locator("#guided-prompt input, #guided-prompt textarea").first).to_have_value("a red duck")
+    expect(prompt).to_have_value("a red mushroom")
+    assert other_glb(page, (chicken.path / "mesh.glb").read_bytes()) == (duck.path / "mesh.glb").read_bytes()
 
 
 def test_the_sheet_that_is_chosen_is_what_the_object_is_made_of(page, served):

@@ -10,7 +10,7 @@ from hifa.space import files
 from hifa.space.panel import DOWNLOADS
 
 from ..space_setup import PATIENCE, TOO_MANY, AppServer, LeasedGPU, free_port, grids_as_on_a_gpu
-from .driving import canvas_pixels, downloaded, open_page, progress, run_id, serving, start_text, visit
+from .driving import canvas_pixels, downloaded, open_page, progress, run_id, serving, start_text, visit, wait_for
 
 
 def test_the_preview_switches_while_it_runs_and_stop_and_resume(page, served):
@@ -167,12 +167,14 @@ def test_resume_after_a_killed_server(browser, tiny_prior, tmp_path):
         page.context.close()
 
 
-def test_two_windows_of_one_browser_have_one_list(browser, served):
+def test_two_windows_of_one_browser_that_are_opened_at_once_have_one_list(browser, served):
     context = browser.new_context()
     context.set_default_timeout(1000 * PATIENCE)
     first, second = context.new_page(), context.new_page()
     for window in (first, second):
-        open_page(window, served.url)
+        window.goto(served.url, wait_until="commit")
+    for window in (first, second):
+        wait_for(window)
     for window, prompt in ((first, "a red mushroom"), (second, "a blue cube")):
         start_text(window, 10, prompt)
         expect(progress(window)).to_contain_text("Finished 10 steps")
