@@ -18,18 +18,25 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, DPTConfig, DPTForDepthEstimation
+from xdist.scheduler import LoadScopeScheduling
 
 from hifa import HiFAPipeline
 from hifa.field import RadianceField
 from hifa.toybox.models import MAX_TOKENS, build_scheduler, build_tokenizer
 
 
-def pytest_collection_modifyitems(items):
-    """Which tests stay in one process: those of a file, for the fixtures that they share, and all of the browser's,
-    because two browsers and two servers are too much for two cores. They take half of the time and come first."""
-    for item in items:
-        file = "browser" if item.path.parent.name == "browser" else item.path.name
-        item.add_marker(pytest.mark.xdist_group(file))
+class Places(LoadScopeScheduling):
+    """Which tests stay in one of the two processes: those of a file, for the fixtures that they share, and all of the
+    browser's, because two browsers and two servers are too much for two cores. They take half of the time and come
+    first."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "browser" if "/browser/" in file else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return Places(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ def test_what_was_put_there_longest_ago_goes_when_a_run_is_made_and_there_is_too
 def test_what_every_visitor_gets_is_kept(elsewhere, tmp_path):
     Image.new("RGB", (8, 8), "red").save(tmp_path / "picture.png")
     with gr.Blocks() as demo:
-        gr.Image(str(tmp_path / "picture.png"))
+        gr.Gallery([(str(tmp_path / "picture.png"), "red")])
     (shown,) = elsewhere.rglob("*.*")
     others, served = copies(elsewhere, 2), Served(elsewhere, max_bytes=0)
     served.keep(demo)

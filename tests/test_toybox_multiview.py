@@ -11,6 +11,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
 from benchmarks import toybox_multiview as benchmark
+from benchmarks import view_steps
 from hifa.cameras import Camera
 from hifa.given_views import RING_EXTENT, ring_cameras
 from hifa.multiview import SyncDreamerPipeline, ViewRing
@@ -281,6 +282,12 @@ def test_a_seed_decides_the_views(embedded):
 
 
 # The benchmark's own arithmetic
+
+
+def test_what_seeds_are_worth_lies_between_one_of_them_and_the_best(embedded):
+    found = view_steps.measure(embedded, benchmark.trained_trials(1), 1, 2)
+    assert found["one_seed"] <= found["best"] and found["chosen"] <= found["best"] and found["one_seed"] > 15
+    assert found["spread"] > 30, "in one step seeds make much the same"
 
 
 def test_psnr_by_hand():

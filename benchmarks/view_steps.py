@@ -1,0 +1,60 @@
+"""What more denoising steps and more seeds are worth to the embedded multi-view model, which was made for one step.
+
+    python -m benchmarks.view_steps
+
+Photos of unseen scenes, as in `benchmarks.toybox_multiview`, become sheets of sixteen views from several seeds each.
+The last line printed is one JSON object; for each number of steps, in dB, means over the scenes:
+
+    one_seed    PSNR of the sheet of one seed, mean over the seeds
+    chosen      of the seed that `hifa.multiview.best_of_seeds` puts first, as the app does
+    best        of the best one, which nobody can know without the truth
+    spread      PSNR between the sheets of two seeds: the higher, the more alike they are; `null` for the same sheets
+    seconds     for a sheet; it depends on the machine
+"""
+
+import argparse
+import itertools
+import json
+import time
+
+import numpy as np
+import torch
+
+from hifa.multiview import SyncDreamerPipeline, best_of_seeds
+
+from .toybox_multiview import Trial, psnr, trained_trials
+
+
+def measure(pipe: SyncDreamerPipeline, trials: list[Trial], steps: int, seeds: int) -> dict:
+    """The figures of one number of steps."""
+    ones, chosen, best, between, clock = [], [], [], [], time.perf_counter()
+    for trial in trials:
+        found = best_of_seeds(pipe, trial.photo, trial.elevation_deg, range(seeds), num_inference_steps=steps)
+        sheets = [candidate.images.numpy() for candidate in found]
+        values = [psnr(sheet, trial.truth) for sheet in sheets]
+        ones.append(float(np.mean(values)))
+        chosen.append(values[0])
+        best.append(max(values))
+        between += [psnr(*pair) for pair in itertools.combinations(sheets, 2) if not np.array_equal(*pair)]
+        print(f"{steps} steps: {', '.join(f'{value:.2f}' for value in values)} dB", flush=True)
+    seconds = (time.perf_counter() - clock) / len(trials) / seeds
+    figures = {"one_seed": ones, "chosen": chosen, "best": best, "spread": between, "seconds": [seconds]}
+    return {name: round(float(np.mean(values)), 2) if values else None for name, values in figures.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=16)
+    parser.add_argument("--seeds", type=int, default=4, help="at least 2")
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 5, 20], help="of denoising")
+    arguments = parser.parse_args()
+    pipe = SyncDreamerPipeline.from_pretrained(dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    trials = trained_trials(arguments.scenes)
+    result = {"scenes": arguments.scenes, "seeds": arguments.seeds}
+    result |= {str(steps): measure(pipe, trials, steps, arguments.seeds) for steps in arguments.steps}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
