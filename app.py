@@ -22,7 +22,7 @@ from hifa.space.memory import limit_arenas
 from hifa.space.page import build_page
 from hifa.space.panel import CSS
 from hifa.space.priors import PriorShelf
-from hifa.space.served import served_beside
+from hifa.space.served import serve_from
 from hifa.space.store import RunStore
 from hifa.space.timings import Timings
 from hifa.space.warm_up import warm_up
@@ -87,14 +87,18 @@ def launch(demo: gr.Blocks, **options: Any):
 def main() -> None:
     limit_arenas()
     root = Path(os.environ.get("HIFA_RUNS", RUNS))
-    served_beside(root)
+    serve_from(root)
     shelf = PriorShelf("cuda" if torch.cuda.is_available() else "cpu")
     shelf.get_or_fall_back(shelf.default.key)  # before ZeroGPU packs what is on the GPU
     if shelf.device.type == "cpu":  # ZeroGPU has no GPU at this point
         warm_up(shelf.fallback, shelf.get(shelf.fallback.key), Timings(RunStore(root).root / "timings.json"))
-    # Gradio gives away what a function returns from below the working folder, and asks about other places.
-    elsewhere = [str(place) for place in (root.resolve(), EXAMPLES) if not place.is_relative_to(Path.cwd())]
-    launch(build_demo(root, shelf, gpu=GPU, **multiview_options(shelf.device)), allowed_paths=elsewhere)
+    demo = build_demo(root, shelf, gpu=GPU, **multiview_options(shelf.device))
+    launch(demo, allowed_paths=given_away(root))
+
+
+def given_away(root: Path) -> list[str]:
+    """Folders to tell Gradio of, which gives away what a function returns from below the working folder without."""
+    return [str(place) for place in (root.resolve(), EXAMPLES) if not place.is_relative_to(Path.cwd())]
 
 
 def multiview_options(device: torch.device) -> dict[str, Any]:

@@ -56,17 +56,17 @@ WATCH = """() => new Promise(done => {
 
 # Milliseconds from the click on Stop, as the page itself sees them: from outside one looks once a second at the end.
 WATCH_STOP = """() => {
-    window.stopped = new Promise(done => {
-        let began, told;
-        document.querySelector('#stop').addEventListener('click', () => { began = performance.now(); }, {once: true});
-        const looker = setInterval(() => {
-            if (began === undefined) return;
-            const now = performance.now() - began, mesh = document.querySelector('#download-glb');
-            const said = ['#stop', '#progress'].map(id => document.querySelector(id)?.innerText ?? '');
-            if (told === undefined && said.join().includes('Stopp')) told = now;
-            if (mesh && !mesh.disabled && mesh.offsetParent) { clearInterval(looker); done([told, now]); }
-        }, 10);
-    });
+    let began, told;
+    document.querySelector('#stop').addEventListener('click', () => { began = performance.now(); }, {once: true});
+    const looker = setInterval(() => {
+        if (began === undefined) return;
+        const now = performance.now() - began, mesh = document.querySelector('#download-glb');
+        const said = ['#stop', '#progress'].map(id => document.querySelector(id)?.innerText ?? '');
+        if (told === undefined && said.join().includes('Stopp')) told = now;
+        if (told === undefined || !mesh || mesh.disabled || !mesh.offsetParent) return;
+        clearInterval(looker);
+        window.stopped = [told, now];
+    }, 10);
 }"""
 
 
@@ -82,7 +82,7 @@ def stop(page: Page) -> tuple[float, float]:
     """Seconds until Stop is told, and until there is a mesh."""
     page.evaluate(WATCH_STOP)
     page.get_by_role("button", name="Stop").click()
-    told, files = page.evaluate("() => window.stopped")
+    told, files = page.wait_for_function("() => window.stopped", timeout=PATIENCE).json_value()
     return told / 1000, files / 1000
 
 

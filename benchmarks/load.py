@@ -11,7 +11,7 @@ not made in time.
 The last line printed is one JSON object:
 
     runs, of_pictures
-                 that are there at the end, all and those of pictures
+                 runs that are there at the end; that were asked for with a picture
     made_late    runs of which files had to be made at the end: of who left or whose server was killed
     fileless     runs of which files could not be made even then
     lost, mixed  runs that are gone or at an earlier step than one that was saved; that hold what another client asked

@@ -1,6 +1,6 @@
 """The finished results that the app shows: python -m examples.gallery [--only red-mushroom] [--steps 480]
 
-Each takes one to three minutes of one core and a third of a megabyte: `examples/gallery/<name>/` with a GLB, a
+Each takes one to three minutes of one core and half a megabyte: `examples/gallery/<name>/` with a GLB, a
 turntable and previews. They are made as the app makes them, with smaller files. The chicken's views are SyncDreamer's
 (`examples/chicken`), those of the photos are the embedded model's.
 """
@@ -17,6 +17,7 @@ from hifa import HiFAPipeline
 from hifa.export import bake_texture, write_glb
 from hifa.initial import PREVIEW_GRAY
 from hifa.run import HiFARun
+from hifa.space.priors import RECONSTRUCTION_PRESETS, TOYBOX_PRESETS
 from hifa.space.snapshot import snapshot
 
 from .photos import ELEVATION_DEG
@@ -27,6 +28,7 @@ FOLDER = Path(__file__).parent / "gallery"
 CHICKEN = Path(__file__).parent / "chicken" / "syncdreamer"
 FACES, TEXTURE = 6_000, 256
 AZIMUTH_DEG = 20
+GUIDANCE_END = 0.5  # with which the app begins
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,9 @@ def make(pipe: HiFAPipeline, name: str, steps: int | None) -> HiFARun:
         photo = PIL.Image.open(PHOTOS / f"{asked.photo}.png")
         options = {"image": photo, "elevation_deg": ELEVATION_DEG}
     if asked.kind == "hallucination":
-        options["image_guidance_end"] = 0.5  # as the app has it
+        options["image_guidance_end"] = GUIDANCE_END
+    presets = RECONSTRUCTION_PRESETS if asked.kind == "image" else TOYBOX_PRESETS
+    steps = steps or next(preset.steps for preset in presets if preset.name == "Standard")
     run = pipe.start(asked.prompt, seed=asked.seed, num_inference_steps=steps, **options)
     for step in pipe.advance(run):
         if step.step % 100 == 0:
@@ -95,6 +99,8 @@ def write(run: HiFARun, kind: str, folder: Path) -> None:
     (folder / "previews.json").write_text(json.dumps(snapshot(run, AZIMUTH_DEG, 160)) + "\n")
     request = {"kind": kind, "prompt": run.prompt or "", "prior": "toybox", "seed": run.seed}
     request["settings"] = {"num_inference_steps": run.step}
+    if kind == "hallucination":
+        request["settings"]["image_guidance_end"] = run.config.image_guidance_end
     facts = {"faces": len(mesh.faces), "vertices": len(mesh.vertices), "texture_size": TEXTURE}
     facts["glb_megabytes"] = round(glb.stat().st_size / 1e6, 3)
     record = {
@@ -107,7 +113,7 @@ def write(run: HiFARun, kind: str, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=list(EXAMPLES), default=list(EXAMPLES))
-    parser.add_argument("--steps", type=int, help="default: those of the preset")
+    parser.add_argument("--steps", type=int, help="default: those of the preset Standard")
     arguments = parser.parse_args()
     pipe = HiFAPipeline.from_pretrained()
     for name in arguments.only:

@@ -15,7 +15,7 @@ def main() -> None:
     hub = sys.argv[4] if len(sys.argv) > 4 else None
     small(pytest.MonkeyPatch())
     demo = app.build_demo(root / "runs", tiny_shelf(model, LearningPipeline), tiny_pipeline, hub=hub)
-    app.launch(demo, server_port=port, quiet=True, allowed_paths=[str(root)])
+    app.launch(demo, server_port=port, quiet=True, allowed_paths=app.given_away(root / "runs"))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def run_id(worker, light_files, monkeypatch) -> str:
 
 def form(worker, hub) -> HubForm:
     with gr.Blocks():
-        return HubForm(worker.store, tiny_shelf("no/where"), hub.address)
+        return HubForm(worker.store, tiny_shelf("no/where"), gr.Column(), hub.address)
 
 
 def test_who_signed_in_pushes_in_the_own_name_and_who_did_not_is_told(worker, hub, run_id):

@@ -1,15 +1,21 @@
 """What Gradio keeps on disk: where, and how much of it."""
 
 import os
+import tempfile
 import time
+from pathlib import Path
 
 import gradio as gr
+import httpx
 import pytest
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from hifa.space.served import VARIABLE, Served, served_beside
+import app
+from hifa.space.served import VARIABLE, Served, serve_from
 from hifa.space.store import Request, RunStore
+
+from .space_setup import free_port, tiny_pipeline, tiny_shelf
 
 
 @pytest.fixture
@@ -30,29 +36,65 @@ def copies(folder, number):
     return paths
 
 
-def test_what_was_put_there_longest_ago_goes_when_a_run_is_made_and_there_is_too_much(tmp_path):
-    store = RunStore(tmp_path)
+def test_what_was_put_there_longest_ago_goes_when_a_run_is_made_and_there_is_too_much(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    store = RunStore(tmp_path / "runs")
     store.served.max_bytes = 250
     paths = copies(store.served.path, 4)
     run = store.create(Request("text", "a red mushroom", "toybox", 3))
-    assert [path.exists() for path in paths] == [False, False, True, True]
-    assert not paths[0].parent.exists() and run.path.exists()
+    assert all(path.exists() for path in paths), "somebody may be about to use what is young"
+    store.served.young = 0.0
+    store.sweep(now=True)
+    assert [path.exists() for path in paths] == [False, False, True, True] and run.path.exists()
     assert store.served.sweep() == Served(tmp_path / "nowhere").sweep() == []
+    assert not paths[0].parent.exists() and paths[2].parent.exists(), "an empty folder goes the next time"
 
 
-def test_what_every_visitor_gets_is_kept(elsewhere, tmp_path):
+def test_what_every_visitor_gets_is_kept_wherever_the_server_was_started(elsewhere, tmp_path, monkeypatch):
     Image.new("RGB", (8, 8), "red").save(tmp_path / "picture.png")
     with gr.Blocks() as demo:
         gr.Gallery([(str(tmp_path / "picture.png"), "red")])
     (shown,) = elsewhere.rglob("*.*")
-    others, served = copies(elsewhere, 2), Served(elsewhere, max_bytes=0)
+    others = copies(elsewhere, 2)
+    monkeypatch.chdir(tmp_path)
+    served = Served(Path("elsewhere"), max_bytes=0, young=0.0)
     served.keep(demo)
     assert served.sweep() == others and shown.exists()
 
 
-def test_it_is_beside_the_runs_unless_somebody_chose_another_place(elsewhere, tmp_path, monkeypatch):
-    served_beside(tmp_path)
+def test_a_disk_that_refuses_keeps_nobody_from_a_run(tmp_path, monkeypatch):
+    store = RunStore(tmp_path)
+
+    def refuse():
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(store.served, "sweep", refuse)
+    assert store.create(Request("text", "a red mushroom", "toybox", 3)).path.exists()
+
+
+def test_each_server_has_a_folder_of_its_own_unless_somebody_chose_one(elsewhere, tmp_path, monkeypatch):
+    serve_from(tmp_path)
     assert get_upload_folder() == str(elsewhere)
     monkeypatch.delenv(VARIABLE)
-    served_beside(tmp_path)
-    assert get_upload_folder() == str(RunStore(tmp_path).served.path)
+    serve_from(tmp_path)
+    assert get_upload_folder() == str(RunStore(tmp_path).served.path) != str(RunStore(tmp_path / "other").served.path)
+
+
+def test_an_upload_is_given_back_as_a_download_alone(elsewhere, tiny_prior, tmp_path, monkeypatch):
+    """It could be a page with a script in it, which would act for whoever opens it. As `main` launches the app, with
+    its runs out of the working folder."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.delenv(VARIABLE)
+    root = tmp_path / "runs"
+    serve_from(root)
+    demo = app.build_demo(root, tiny_shelf(tiny_prior), tiny_pipeline)
+    app.launch(demo, allowed_paths=app.given_away(root), prevent_thread_lock=True, server_port=free_port(), quiet=True)
+    try:
+        page = {"files": ("page.html", b"<script>alert(1)</script>", "text/html")}
+        (path,) = httpx.post(f"{demo.local_url}gradio_api/upload", files=page).json()
+        assert Path(path).is_relative_to(RunStore(root).served.path) and root in map(Path, app.given_away(root))
+        answer = httpx.get(f"{demo.local_url}gradio_api/file={path}")
+        assert answer.status_code == 200 and answer.headers["content-disposition"].startswith("attachment")
+        assert "html" not in answer.headers["content-type"]
+    finally:
+        demo.close()

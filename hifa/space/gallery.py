@@ -70,11 +70,18 @@ class ExampleGallery:
     Args:
         kind: Of its runs.
         name: Prefix of the element id.
-        settings, prompt: Of the tab; they get what an example was made with.
+        settings, prompt, guidance_end: Of the tab; they get what an example was made with.
     """
 
-    def __init__(self, kind: str, name: str, settings: RunSettings, prompt: gr.Textbox | None = None):
-        self.settings, self.prompt, self.examples = settings, prompt, examples(kind)
+    def __init__(
+        self,
+        kind: str,
+        name: str,
+        settings: RunSettings,
+        prompt: gr.Textbox | None = None,
+        guidance_end: gr.Slider | None = None,
+    ):
+        self.settings, self.prompt, self.guidance_end, self.examples = settings, prompt, guidance_end, examples(kind)
         self.gallery = gr.Gallery(
             [(str(example.picture), example.caption) for example in self.examples],
             label="Finished examples: click to look at one", columns=3, object_fit="cover", allow_preview=False,
@@ -89,19 +96,20 @@ class ExampleGallery:
             refuse: Raises an error for the visitor if `pending`.
             streams: What writes to the panel until then.
         """
-        prompt = [] if self.prompt is None else [self.prompt]
+        prompt, end = ([] if part is None else [part] for part in (self.prompt, self.guidance_end))
 
         def show(pending: bool, event: gr.SelectData) -> tuple:
             refuse(pending)
             example = self.examples[event.index]
             request = example.record.request
-            entered = [request.prompt for _ in prompt] + self.settings.restored(request)
+            entered = [request.prompt for _ in prompt] + [request.settings["image_guidance_end"] for _ in end]
+            entered += self.settings.restored(request)
             return *entered, *panel.values(example.shown())
 
         # Two listeners: one that also calls a function cancels after that, and a stream would write over the example.
         self.gallery.select(None, None, None, cancels=streams, api_visibility="private")
         # Through the queue: Gradio tells the browser of a changed state, which brings the files, by no other way.
         self.gallery.select(
-            show, pending, [*prompt, *self.settings.inputs, *panel.outputs], concurrency_limit=None,
+            show, pending, [*prompt, *end, *self.settings.inputs, *panel.outputs], concurrency_limit=None,
             show_progress="hidden", api_visibility="private",
         )  # fmt: skip

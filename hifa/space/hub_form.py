@@ -32,14 +32,15 @@ class HubForm:
     """Built where it stands.
 
     Args:
+        place: That is seen when there is a run to push. What has become of a push is told below it, always.
         endpoint: Of the Hub; the usual one without it.
     """
 
-    def __init__(self, store: RunStore, shelf: PriorShelf, endpoint: str | None = None):
+    def __init__(self, store: RunStore, shelf: PriorShelf, place: gr.Column, endpoint: str | None = None):
         self.store, self.shelf, self.endpoint = store, shelf, endpoint
         # Building the button elsewhere would refuse to launch.
         self.oauth = bool(os.environ.get("OAUTH_CLIENT_ID"))
-        with gr.Accordion("Push to the Hub", open=False, elem_id="hub-form"):
+        with place, gr.Accordion("Push to the Hub", open=False, elem_id="hub-form"):
             if self.oauth:
                 gr.LoginButton(elem_id="hub-login")
             self.token = gr.Textbox(
@@ -59,7 +60,7 @@ class HubForm:
             )  # fmt: skip
             self.private = gr.Checkbox(True, label="Private", elem_id="hub-private")
             self.push = gr.Button("Push", elem_id="hub-push")
-            self.result = gr.HTML(elem_id="hub-result")
+        self.result = gr.HTML(elem_id="hub-result")
 
     def wire(self, run_id: gr.State) -> None:
         inputs = [run_id, self.repo, self.private, self.licence, self.dataset, self.token]

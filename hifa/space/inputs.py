@@ -69,6 +69,8 @@ def open_within_limits(path: str) -> PIL.Image.Image:
             width, height = image.size
     except PIL.Image.DecompressionBombError as error:
         raise PictureError(f"The picture is too large ({error}). Reduce it to {MAX_PIXELS:,} pixels.") from error
+    except FileNotFoundError as error:
+        raise PictureError("The picture was cleaned up in the meantime. Upload it again.") from error
     except (OSError, SyntaxError) as error:
         raise PictureError(f"{Path(path).name!r} is no picture that can be read. Give a PNG or JPEG.") from error
     if width * height > MAX_PIXELS:

@@ -263,7 +263,8 @@ def optimise(pipe: HiFAPipeline, run: HiFARun, folder: RunFolder, deadline: floa
                 break
             if now - shown > PREVIEW_SECONDS:
                 yield news_of(run, times, look(run, folder, (now - started) * TURN_DEG_PER_SECOND))
-                shown = now
+                # From one to the next, but not one after the other where they take long.
+                shown = max(now, time.monotonic() - PREVIEW_SECONDS / 2)
             if now - saved > max(SAVE_SECONDS, 10 * save_seconds):
                 run.save(folder.run)
                 saved = time.monotonic()

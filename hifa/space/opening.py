@@ -78,6 +78,7 @@ class Opening:
     def open(self, visitor: Any, request: gr.Request) -> tuple:
         """What the address names as it is now, what was entered for it, the visitor's runs, and the visitor's name."""
         visitor = self.history.name(visitor)
+        self.store.sweep()
         return *self._opened(self.history.html(visitor), request.query_params.get("run")), visitor
 
     def _opened(self, runs: str, run_id: str | None) -> tuple:

@@ -14,11 +14,11 @@ from .history import NAME_OF_BROWSER, History
 from .hub_form import HubForm
 from .image_inputs import ImageInputs
 from .opening import Opening, Tab
-from .panel import ResultPanel
+from .panel import ResultPanel, resumable
 from .prompt_help import knows_few_words, prompt_hint, vocabulary_html
 from .settings import RunSettings
 from .shown import shown, waiting
-from .store import RunFolder
+from .store import RunFolder, UnknownRunError
 from .worker import Worker, current
 
 
@@ -80,8 +80,7 @@ class Page:
                     self.runs = gr.HTML()
             with gr.Column(scale=3, min_width=320):
                 self.panel = ResultPanel()
-                with self.panel.hub_place:
-                    self.hub = HubForm(self.store, self.shelf, endpoint)
+                self.hub = HubForm(self.store, self.shelf, self.panel.hub_place, endpoint)
         self._wire(demo)
 
     # The tabs
@@ -116,7 +115,9 @@ class Page:
         )  # fmt: skip
         self.hallucinate = gr.Button("Hallucinate", variant="primary", elem_id="hallucinate")
         self.guided_settings = RunSettings("guided", "hallucination", self.shelf, self.worker.timings, zero)
-        self.guided_examples = ExampleGallery("hallucination", "guided", self.guided_settings, self.guided_prompt)
+        self.guided_examples = ExampleGallery(
+            "hallucination", "guided", self.guided_settings, self.guided_prompt, self.guidance_end
+        )
         with gr.Accordion("Words that Toybox knows", open=False):
             gr.HTML(vocabulary_html())
 
@@ -235,8 +236,10 @@ class Page:
                 then.tell_source(shown_after)
         settings = (self.settings, self.image_settings, self.guided_settings)
         afterwards(
-            worked, self.rest, [self.visitor, *(part for s in settings for part in (s.prior, s.preset, s.steps))],
-            [self.pending, *self.starters, panel.stop, self.runs, *(s.preset for s in settings)], queue=False, **QUIET,
+            worked, self.rest,
+            [panel.run_id, self.visitor, *(part for s in settings for part in (s.prior, s.preset, s.steps))],
+            [self.pending, *self.starters, panel.stop, panel.resume_place, self.runs, *(s.preset for s in settings)],
+            queue=False, **QUIET,
         )  # fmt: skip
 
     # What is pressed
@@ -324,7 +327,8 @@ class Page:
 
     def work(self, run_id: str) -> Iterator[tuple]:
         with told():
-            yield from self.panel.stream(self.worker.advance(self.store.open(run_id)))
+            # Resume would be refused until `rest`, which offers it.
+            yield from self.panel.stream(self.worker.advance(self.store.open(run_id)), offering=False)
 
     def stop(self, run_id: str):
         with told():
@@ -335,13 +339,17 @@ class Page:
         with told():
             self.store.open(run_id).put_off_files()
 
-    def rest(self, visitor: Any, *chosen: Any) -> tuple:
+    def rest(self, run_id: str, visitor: Any, *chosen: Any) -> tuple:
         """Everything can be started again, and how long that takes is known better."""
         on = [gr.Button(interactive=True) for _ in self.starters]
         settings = (self.settings, self.image_settings, self.guided_settings)
         presets = [s.refreshed(*chosen[3 * i : 3 * i + 3]) for i, s in enumerate(settings)]
         stop = gr.Button("Stop", interactive=True)
-        return False, *on, stop, self.history.html(visitor), *presets
+        try:
+            resume = gr.Column(visible=resumable(self.worker.look(self.store.open(run_id))))
+        except UnknownRunError:  # cleaned up in the meantime
+            resume = gr.Column(visible=False)
+        return False, *on, stop, resume, self.history.html(visitor), *presets
 
     def remake_mesh(self, run_id: str, faces: float, texture: float) -> Iterator[tuple]:
         with told():

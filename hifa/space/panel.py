@@ -193,17 +193,20 @@ class ResultPanel:
         return shown.run_id, share_html(shown.run_id), *cls.live_values(shown)
 
     @staticmethod
-    def live_values(shown: Shown) -> tuple:
-        """One value for each of `live_outputs`."""
+    def live_values(shown: Shown, offering: bool = True) -> tuple:
+        """One value for each of `live_outputs`.
+
+        Args:
+            offering: Resume, where it makes sense.
+        """
         have, record = shown.files, shown.record
-        resumable = record is not None and shown.settled and record.status in RESUMABLE
         made = bool(have) and not shown.working
         draft = record is not None and bool(shown.run_id) and files.are_drafts(record)
         return (
             media_of(shown),
             {"text": html.escape(shown.text or "Ready."), "share": round(shown.share, 4)},
             gr.Column(visible=shown.working),
-            gr.Column(visible=resumable),
+            gr.Column(visible=offering and resumable(shown)),
             gr.Column(visible=shown.exporting),
             gr.Column(visible=shown.settled and bool(shown.missing or draft)),
             gr.Button("Make the files" if shown.missing else "Make full files"),
@@ -217,9 +220,9 @@ class ResultPanel:
             gr.Column(visible=made and bool(shown.run_id)),
         )
 
-    def stream(self, states: Iterable[Shown]) -> Iterator[tuple]:
+    def stream(self, states: Iterable[Shown], offering: bool = True) -> Iterator[tuple]:
         """`live_values` of one state after the other."""
-        return map(self.live_values, states)
+        return (self.live_values(state, offering) for state in states)
 
     @staticmethod
     def load(media: Media, loaded: Media) -> tuple:
@@ -242,6 +245,11 @@ class ResultPanel:
             changed("views", gr.update(value=views, visible=bool(views))),
             *(changed(kind, value) for kind, value in zip(DOWNLOADS, downloads, strict=True)),
         )
+
+
+def resumable(shown: Shown) -> bool:
+    """Nothing goes on with the run, and there is more to do."""
+    return shown.record is not None and shown.settled and shown.record.status in RESUMABLE
 
 
 def media_of(shown: Shown) -> Media:

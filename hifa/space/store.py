@@ -8,7 +8,7 @@
                 stop            is there while somebody wants it to stop
                 later           is there while somebody wants no files to be made now
                 lock            held by the process that works on it
-    <root>/visitors/, served/   see `history` and `served`
+    <root>/visitors/            see `history`
 
 Whoever knows the id may open, stop and continue a run; nothing lists the ids of others.
 """
@@ -29,8 +29,7 @@ from typing import Any
 
 from ..saved import is_saved_in
 from ..state import write_text_atomically
-from .served import FOLDER as SERVED
-from .served import Served
+from .served import Served, folder_for
 
 
 ID = re.compile(r"[A-Za-z0-9_-]{22}")  # of secrets.token_urlsafe(16): 128 random bits
@@ -260,7 +259,7 @@ class RunStore:
 
     def __init__(self, root: Path, max_age: float = 7 * DAY, max_bytes: int = 20 * 10**9):
         self.root, self.max_age, self.max_bytes = Path(root), max_age, max_bytes
-        self.served = Served(self.root / SERVED)
+        self.served = Served(folder_for(self.root))
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._sweeping, self._swept = threading.Lock(), 0.0
 
@@ -299,7 +298,8 @@ class RunStore:
             if not now and time.monotonic() - self._swept < SWEEP_SECONDS:
                 return []
             self._swept = time.monotonic()
-            self.served.sweep()
+            with contextlib.suppress(OSError):  # that must not keep anybody from a run
+                self.served.sweep()
             return self._sweep()
 
     def _sweep(self) -> list[str]:
