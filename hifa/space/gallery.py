@@ -102,7 +102,9 @@ class ExampleGallery:
             refuse(pending)
             example = self.examples[event.index]
             request = example.record.request
-            entered = [request.prompt for _ in prompt] + [request.settings["image_guidance_end"] for _ in end]
+            entered = [request.prompt for _ in prompt] + [
+                request.settings.get("image_guidance_end", gr.skip()) for _ in end
+            ]
             entered += self.settings.restored(request)
             return *entered, *panel.values(example.shown())
 
