@@ -74,6 +74,14 @@ def test_views_are_made_in_as_many_steps_as_their_model_is_made_for(tmp_path, sh
     assert news[-1].share == 1
 
 
+def test_a_score_is_said_where_there_is_something_to_compare(tmp_path):
+    sheets = Sheets(tmp_path)
+    sheets.add(3, sheet([image.convert("RGB") for image in shades()]), 0.226)
+    assert [said for _, said in sheets.pictures()] == ["seed 3"]
+    sheets.add(4, sheet([image.convert("RGB") for image in shades()]), 0.9)
+    assert [said for _, said in sheets.pictures()] == ["seed 4 · views agree 90%", "seed 3 · views agree 23%"]
+
+
 class Pausing:
     """A multi-view model whose denoising waits at its first step until it may go on."""
 

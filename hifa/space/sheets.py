@@ -56,10 +56,10 @@ class Sheets:
         """All sheets to look at, the one that is used first, each with what there is to say of it."""
         if self.given:
             return [(_contact(self.path / GIVEN), "the sheet that was given")]
-        return [
-            (_contact(self.path / MADE / f"{seed}.png"), f"seed {seed} · views agree {score:.0%}")
-            for seed, score in self.scores().items()
-        ]
+        scores = self.scores()
+        # A score is of use beside others only.
+        said = {seed: f" · views agree {score:.0%}" if len(scores) > 1 else "" for seed, score in scores.items()}
+        return [(_contact(self.path / MADE / f"{seed}.png"), f"seed {seed}{said[seed]}") for seed in scores]
 
     def open(self, seed: int) -> PIL.Image.Image:
         with PIL.Image.open(self.path / MADE / f"{seed}.png") as image:
