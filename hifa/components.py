@@ -1,6 +1,7 @@
 """What HiFAPipeline is made of: a diffusers prior from a hub id or a folder, and the models that stand by it."""
 
 import gc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,17 +25,24 @@ from transformers import (
 
 from .cameras import VIEWS
 from .config import HiFAConfig
+from .given_views import GivenViews
 from .multiview import SyncDreamerPipeline
 from .multiview.pipeline_syncdreamer import TOYBOX as TOYBOX_MULTIVIEW
-from .priors.disparity import load_embedded
+from .priors.disparity import DisparityPrior
 from .priors.latent_diffusion import LatentDiffusionPrior
+from .priors.normals import MarigoldNormalPrior
 from .priors.pixel_diffusion import PixelDiffusionPrior
 from .priors.prior import DiffusionPrior
 from .priors.sdxl import SDXLPrior, encode_with_both, is_sdxl, overflows_in_half, pooled_dim
 from .priors.super_resolution import SuperResolutionPrior, enlarges
+from .priors.surface import EmbeddedSurfacePrior, SurfacePrior, load_embedded
 from .prompts import PromptError, check_embeds, check_prompt, check_reads, max_tokens
+from .surface_guidance import SurfaceModels, ViewNormals
 
 
+# Added to the settings of a published prior once a model of normals is loaded. The weight has the proportion to its
+# guidance that the embedded prior's has: 400 times, for w and the latents are larger. It was never tuned on a GPU.
+PUBLISHED_NORMALS = {"lambda_normal": 400.0, "normal_period": 4}
 TOYBOX = Path(__file__).parent / "toybox" / "weights"
 
 
@@ -99,6 +107,8 @@ class HiFAComponents(DiffusionPipeline):
             self._check_second_encoder()
             self._keep_autoencoder_precise()
         self._multiview: SyncDreamerPipeline | None = None
+        self._normal_prior: SurfacePrior | None = None
+        self._embedded_surface: EmbeddedSurfacePrior | None = None
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path = TOYBOX, **kwargs: Any) -> Self:
@@ -180,9 +190,20 @@ class HiFAComponents(DiffusionPipeline):
             prompt: Whether there is a prompt that the prior can read.
             image: Whether a model made the views.
         """
+        config = self.fitted(self._preset(views, prompt, image))
+        guided = self._normal_prior is not None and prompt and self._larger
+        return replace(config, **PUBLISHED_NORMALS) if guided else config
+
+    def fitted(self, config: HiFAConfig) -> HiFAConfig:
+        """A preset without the guidance by normals, if no model of normals is there."""
+        if self.embedded or self._normal_prior is not None:
+            return config
+        return replace(config, lambda_normal=0.0, lambda_image_normal=0.0)
+
+    def _preset(self, views: bool, prompt: bool, image: bool) -> HiFAConfig:
         if views and not prompt:  # no prior is used
             return HiFAConfig.hallucinated() if image else HiFAConfig.reconstruction()
-        if self.vae is not None and self.image_size <= 64:
+        if not self._larger:
             return HiFAConfig.guided() if views else HiFAConfig.fast()
         preset = HiFAConfig.guided_preview if views else HiFAConfig.preview
         if self.vae is None and enlarges(self.unet):  # guidance as in IF's own pipeline
@@ -190,6 +211,11 @@ class HiFAComponents(DiffusionPipeline):
         if self.vae is None:  # as large as it sees; guidance as usual for DeepFloyd IF, which saturates less than SD
             return preset(render_size=64, start_render_size=64, growth_end=0.0, guidance_scale=20.0)
         return preset()
+
+    @property
+    def _larger(self) -> bool:
+        """Whether the prior is larger than Toybox."""
+        return self.vae is None or self.image_size > 64
 
     def encode_prompt(self, prompt: str, negative_prompt: str = "") -> Tensor:
         """Embeddings `(2 + len(VIEWS), tokens, dim)`: the negative prompt, the prompt, the prompt from each view."""
@@ -282,13 +308,63 @@ class HiFAComponents(DiffusionPipeline):
         self._check_embeds(prompt_embeds, pooled_prompt_embeds)
         return ""
 
-    def _load_disparity_estimator(self) -> None:
-        """See to it that there is one: the embedded prior has its own, others are given theirs."""
+    def load_normal_model(self, name_or_folder: str | Path, **kwargs: Any) -> None:
+        """Load a published model of surface normals, which guides the runs that are started from then on.
+
+        The default settings of a published prior have `lambda_normal > 0` once there is such a model.
+
+        Args:
+            name_or_folder: Hub id or folder of a `MarigoldNormalsPipeline`, such as `prs-eth/marigold-normals-v1-1`.
+            kwargs: As for `DiffusionPipeline.from_pretrained`.
+
+        Raises:
+            ValueError: If it is a model of another kind.
+            OSError: If there is no such model.
+        """
+        self._normal_prior = MarigoldNormalPrior.from_pretrained(name_or_folder, **kwargs)
+
+    @property
+    def has_published_normals(self) -> bool:
+        """Whether `load_normal_model` was called."""
+        return self._normal_prior is not None
+
+    def surface_models(self, config: HiFAConfig, views: GivenViews | None = None) -> SurfaceModels:
+        """The models that guide the surface, as far as the settings need them; given views are read by them here.
+
+        The embedded prior has one model for all of it, which is loaded when it is first asked for.
+
+        Raises:
+            ValueError: If the settings need a model that was not given.
+        """
+        needed = [name for name in ("lambda_normal", "lambda_image_normal") if getattr(config, name)]
+        normals = self._chosen_normal_prior(needed[0]) if needed else None
+        return SurfaceModels(
+            disparity=self._disparity_prior() if config.lambda_disparity else None,
+            normals=normals,
+            views=ViewNormals.read(views, normals) if config.lambda_image_normal and views is not None else None,
+        )
+
+    def _disparity_prior(self) -> SurfacePrior:
         if self.disparity_estimator is not None:
-            return
+            return DisparityPrior(self.disparity_estimator)
         if not self.embedded:
             raise ValueError(
                 "lambda_disparity needs a disparity_estimator: give HiFAPipeline.from_pretrained one, such as "
                 "transformers' DPTForDepthEstimation.from_pretrained('Intel/dpt-hybrid-midas'), or lambda_disparity=0."
             )
-        self.register_modules(disparity_estimator=load_embedded().to(self._execution_device))
+        return self._embedded_surface_prior()
+
+    def _chosen_normal_prior(self, setting: str) -> SurfacePrior:
+        if self._normal_prior is not None:
+            return self._normal_prior
+        if not self.embedded:
+            raise ValueError(
+                f"{setting} needs a model of normals: give --normal-model prs-eth/marigold-normals-v1-1, or in Python "
+                f"call pipe.load_normal_model('prs-eth/marigold-normals-v1-1'), or set {setting}=0."
+            )
+        return self._embedded_surface_prior()
+
+    def _embedded_surface_prior(self) -> EmbeddedSurfacePrior:
+        if self._embedded_surface is None:
+            self._embedded_surface = load_embedded()
+        return self._embedded_surface

@@ -53,6 +53,10 @@ class HiFAConfig:
     lambda_zvar: float = 3.0
     lambda_disparity: float = 0.0  # needs a disparity model; the paper's lambda_d = 0.1 is 0.1 w(t) per ray
     disparity_annealing: str = "constant"  # or sqrt: its weight falls as 1 - sqrt(p), with p the share of the run
+    lambda_normal: float = 0.0  # needs a model of normals; not in the paper
+    normal_period: int = 1  # steps from one look at the normals to the next
+    lambda_curvature: float = 0.0  # of the depth of whole views; not in the paper
+    curvature_tau: float = 0.5  # bend of the depth above which it counts as an edge, world units per pixel squared
     lambda_monotonic: float = 0.0  # of the public code, not of the paper
     lambda_zentropy: float = 0.0  # likewise
     lambda_distortion: float = 0.0  # of Mip-NeRF 360, with which the paper compares z-variance
@@ -66,6 +70,7 @@ class HiFAConfig:
     lambda_mask: float = 10.0
     lambda_tv: float = 0.0  # total variation of their colour, over 1/128 of their side whatever their size is
     lambda_image_latent: float = 0.0  # of the prior's latents of a whole view; needs a prior
+    lambda_image_normal: float = 0.0  # of the normals that a model sees in the given views
     given_rays: int = 2**12  # random rays over all given views in a step
     given_size: int = 256  # pixels; larger given views are reduced to this
     # Rendering
@@ -190,8 +195,8 @@ class HiFAConfig:
             growth_end=0.6, n_coarse=48, n_fine=16, density_grid=48, grid_period=16, rays_per_chunk=2**13,
             camera_radius=(2.4, 2.6), camera_fov_deg=(40.0, 40.0), camera_elevation_deg=(-10.0, 75.0),
             random_background=1.0, background_range=(0.2, 0.7), lambda_entropy=0.2, lambda_opacity=0.045,
-            levels=8, base_resolution=8, finest_resolution=64, log2_entries=15, hidden_dim=32, view_bands=1,
-            blob_density=5.0, blob_radius=0.35,
+            lambda_normal=1.0, levels=8, base_resolution=8, finest_resolution=64, log2_entries=15, hidden_dim=32,
+            view_bands=1, blob_density=5.0, blob_radius=0.35,
         )  # fmt: skip
         return cls(**(settings | changes))
 
@@ -205,7 +210,7 @@ class HiFAConfig:
         """
         settings: dict[str, Any] = dict(
             num_inference_steps=500, grid_lr=0.3, network_lr=1e-2, lr_end=0.05,
-            lambda_zvar=100.0, lambda_entropy=0.0, lambda_opacity=0.0, blob_density=3.0,
+            lambda_zvar=100.0, lambda_entropy=0.0, lambda_opacity=0.0, lambda_normal=0.0, blob_density=3.0,
             n_coarse=64, n_fine=32, density_grid=64, grid_period=32, min_opacity=0.001,
             levels=8, base_resolution=16, finest_resolution=max(16, changes.get("given_size", cls.given_size)),
             log2_entries=17, hidden_dim=64,
@@ -242,6 +247,11 @@ class HiFAConfig:
         share = self.lr_end ** (step / self.num_inference_steps)
         warmup = self.lr_warmup * self.num_inference_steps
         return share * (step + 1) / warmup if step + 1 < warmup else share
+
+    def warmup(self, step: int) -> float:
+        """Share of their weight that the regularizers have at a step: rising linearly over `regulariser_warmup`."""
+        progress = step / self.num_inference_steps
+        return min(1.0, progress / self.regulariser_warmup) if self.regulariser_warmup else 1.0
 
     def disparity_weight(self, step: int) -> float:
         """Weight of the disparity regression at a step."""
@@ -306,11 +316,14 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("lora_rank", 1, 1024), ("lora_lr", 0, 1),
     ("t_max", 0, 0.999), ("t_min", 0, 0.999),
     ("sds_weight", 0, 1e6), ("lambda_latent", 0, 1e6), ("lambda_rgb", 0, 1e6), ("lambda_zvar", 0, 1e9),
-    ("lambda_disparity", 0, 1e6), ("lambda_monotonic", 0, 1e6), ("lambda_zentropy", 0, 1e6),
+    ("lambda_disparity", 0, 1e6), ("lambda_normal", 0, 1e6), ("normal_period", 1, 10_000),
+    ("lambda_curvature", 0, 1e6), ("curvature_tau", 1e-3, 1e3),
+    ("lambda_monotonic", 0, 1e6), ("lambda_zentropy", 0, 1e6),
     ("lambda_distortion", 0, 1e6),
     ("lambda_opacity", 0, 1e6), ("lambda_entropy", 0, 1e6), ("regulariser_warmup", 0, 1),
     ("image_guidance_end", 1e-6, 1), ("lambda_image", 0, 1e6), ("image_outside", 0, 1), ("lambda_mask", 0, 1e6),
-    ("lambda_tv", 0, 1e6), ("lambda_image_latent", 0, 1e6), ("given_rays", 1, 2**24), ("given_size", 8, 4096),
+    ("lambda_tv", 0, 1e6), ("lambda_image_latent", 0, 1e6), ("lambda_image_normal", 0, 1e6),
+    ("given_rays", 1, 2**24), ("given_size", 8, 4096),
     ("front_back_end", 0, 1),
     ("render_size", 8, 4096), ("start_render_size", 8, 4096), ("growth_end", 0, 1),
     ("n_coarse", 2, 4096), ("n_fine", 2, 4096), ("density_grid", 0, 512), ("grid_period", 1, 10_000),

@@ -23,11 +23,13 @@ class Target:
         weight: Of the squared residuals.
         z: `(1, C, h, w)` where z should be.
         x: `(1, 3, H, W)` where x should be; `None` without a term in image space.
+        estimate: `(1, 3, H, W)` in [0, 1], the prior's clean estimate of the view; `None` if nobody asked for it.
     """
 
     weight: float
     z: Tensor
     x: Tensor | None
+    estimate: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,8 @@ class View:
     camera: Camera
 
 
-def distillation_loss(
-    run: HiFARun, prior: DiffusionPrior, view: View, variational: VariationalScore | None = None
-) -> Tensor:
-    """L_SDS+ (equation 4) of a view, or that of the method that the settings name in its place.
-
-    Args:
-        variational: For the method `vsd`.
-    """
-    config = run.config
-    target = distillation_target(run, prior, view, variational)
+def distillation_loss(config: HiFAConfig, view: View, target: Target) -> Tensor:
+    """L_SDS+ (equation 4) of a view, or that of the method that the settings name in its place."""
     return sds_plus_loss(
         view.z,
         target.z,
@@ -85,9 +79,13 @@ def _guidance_from(c: HiFAConfig, embeds: Tensor, camera: Camera) -> Guidance:
 
 @torch.no_grad()
 def distillation_target(
-    run: HiFARun, prior: DiffusionPrior, view: View, variational: VariationalScore | None = None
+    run: HiFARun,
+    prior: DiffusionPrior,
+    view: View,
+    variational: VariationalScore | None = None,
+    estimate: bool = False,
 ) -> Target:
-    """The target of a view by the method that the settings name; arguments as for `distillation_loss`.
+    """The target of a view by the method that the settings name.
 
     `hifa` denoises in several steps and has a constant w, the others in one. `sds` (Poole et al. 2022, "DreamFusion",
     equation 3) and `sjc` (Wang et al. 2023, "Score Jacobian Chaining") have the gradient w(t) (eps_hat - eps) dz/dx,
@@ -97,6 +95,10 @@ def distillation_target(
 
     With `lambda_rgb` HiFA's term in image space is added to each of them, by the same weight; for `vsd` it has the
     residual D(z_phi) - D(z_hat) (appendix A.4).
+
+    Args:
+        variational: For the method `vsd`.
+        estimate: Whether the clean estimate of the view is wanted as a picture, which a latent prior has to decode.
 
     Raises:
         ValueError: For `vsd` without a variational score, without which it would be `sds`.
@@ -111,19 +113,29 @@ def distillation_target(
     guidance = replace(guidance_for(run, view.camera), beside=beside)
     if config.distillation == "hifa":
         z_hat = prior.estimate(z, t, guidance, config.denoising_stride, config.eta, run.generator)
-        return Target(config.sds_weight, z_hat, prior.decode(z_hat) if config.lambda_rgb else None)
+        x_hat = prior.decode(z_hat) if config.lambda_rgb or estimate else None
+        picture = _picture(z_hat, x_hat) if estimate else None
+        return Target(config.sds_weight, z_hat, x_hat if config.lambda_rgb else None, picture)
     alpha_cumprod = float(prior.alphas_cumprod[t])
     weight = config.sds_weight * residual_weight(config.distillation, alpha_cumprod)
     z_t, _ = prior.noisy(z, t, run.generator)
     # Not brought back to where z can be, which equation 2 does not do either.
     z_hat = to_sample(prior.predict_noise(z_t, t, guidance), z_t, alpha_cumprod)
-    x_hat = prior.decode(z_hat) if config.lambda_rgb else None
+    x_hat = prior.decode(z_hat) if config.lambda_rgb or estimate else None
+    picture = _picture(z_hat, x_hat) if estimate else None
+    x_hat = x_hat if config.lambda_rgb else None
     if variational is None:
-        return Target(weight, z_hat, x_hat)
+        return Target(weight, z_hat, x_hat, picture)
     prompt = replace(prompt_of(run, view.camera), beside=beside)
     epsilon_phi = variational.predict_noise(z_t, t, prompt, view.camera)
     z_phi = to_sample(epsilon_phi, z_t, alpha_cumprod)
-    return Target(weight, z + z_hat - z_phi, None if x_hat is None else x + x_hat - prior.decode(z_phi))
+    x_target = None if x_hat is None else x + x_hat - prior.decode(z_phi)
+    return Target(weight, z + z_hat - z_phi, x_target, picture)
+
+
+def _picture(z_hat: Tensor, x_hat: Tensor | None) -> Tensor:
+    """The estimate as a picture in [0, 1]: x_hat, or z_hat in [-1, 1] where z is the image itself."""
+    return x_hat if x_hat is not None else (z_hat / 2 + 0.5).clamp(0, 1)
 
 
 def prompt_of(run: HiFARun, camera: Camera) -> Guidance:

@@ -30,11 +30,21 @@ class PixelBatch:
         rays: In the field's world units.
         colour: `(n, 3)` RGB in [0, 1] on white.
         mask: `(n,)` in [0, 1].
+        index: `(n,)` place of each pixel in the views' masks, flat.
     """
 
     rays: Rays
     colour: Tensor
     mask: Tensor
+    index: Tensor
+
+    def joined(self, other: "PixelBatch") -> "PixelBatch":
+        """The pixels of both, one after the other."""
+        rays = Rays(
+            *(torch.cat(pair) for pair in zip(vars(self.rays).values(), vars(other.rays).values(), strict=True))
+        )
+        pairs = ((self.colour, other.colour), (self.mask, other.mask), (self.index, other.index))
+        return PixelBatch(rays, *(torch.cat(pair) for pair in pairs))
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,18 @@ class GivenViews:
         # At the last row or column, the one before it.
         return self._pixels(torch.cat([index, index + torch.where(place < size - 1, stride, -stride)]))
 
+    def sample_corners(self, count: int, stride: int, generator: torch.Generator) -> PixelBatch:
+        """`count` pixels drawn uniformly over all views, then the one `stride` pixels to the right of each, then the
+        one as far below: `3 count` in all. The last rows and columns are left out.
+
+        Args:
+            generator: On the CPU.
+        """
+        size, inner = self.size, self.size - stride
+        place = torch.randint(len(self) * inner**2, (count,), generator=generator)
+        index = place // inner**2 * size**2 + place // inner % inner * size + place % inner
+        return self._pixels(torch.cat([index, index + stride, index + stride * size]))
+
     @cached_property
     def _lenses(self) -> tuple[Tensor, Tensor]:
         """Poses `(views, 3, 4)` and focal lengths `(views,)`: the same in every step."""
@@ -126,7 +148,7 @@ class GivenViews:
         view, row, column = index // size**2, index // size % size, index % size
         rays = pixel_rays(poses[view], focal[view], torch.stack([row, column], -1), size)
         colour = self.colour.view(-1, 3)[index].float() / 255
-        return PixelBatch(rays, colour, self.mask.view(-1)[index].float() / 255)
+        return PixelBatch(rays, colour, self.mask.view(-1)[index].float() / 255, index)
 
 
 def ring_cameras(bound: float, ring: ViewRing = ViewRing(), half_extent: float = 0.5) -> tuple[Camera, ...]:

@@ -152,3 +152,60 @@ def disparity_loss(disparity: Tensor, predicted: Tensor, mask: Tensor) -> Tensor
 def _standardised(values: Tensor) -> Tensor:
     centred = values - values.mean()
     return centred / (centred**2).mean().add(1e-12).sqrt()
+
+
+def angular_von_mises_fisher_loss(angle: Tensor, kappa: Tensor) -> Tensor:
+    """Negative log-likelihood of the angular error of a predicted normal (Bae et al. 2021, "Estimating and Exploiting
+    the Aleatoric Uncertainty in Surface Normal Estimation", equation 5), up to a constant:
+    -log(kappa^2 + 1) + kappa theta + log(1 + exp(-kappa pi)).
+
+    Args:
+        angle: theta, any shape, radians in [0, pi].
+        kappa: Concentration, of the same shape, positive.
+    """
+    return -torch.log(kappa**2 + 1) + kappa * angle + torch.log1p(torch.exp(-kappa * torch.pi))
+
+
+def expected_angle(kappa: Tensor) -> Tensor:
+    """Expected angular error in radians of that distribution (the same paper, equation 6):
+    2 kappa / (kappa^2 + 1) + pi exp(-kappa pi) / (1 + exp(-kappa pi)); pi / 2 for kappa = 0."""
+    tail = torch.exp(-kappa * torch.pi)
+    return 2 * kappa / (kappa**2 + 1) + torch.pi * tail / (1 + tail)
+
+
+def normal_loss(normals: Tensor, predicted: Tensor, weight: Tensor) -> Tensor:
+    """Pull the normals of a rendered view to those that a model sees in the prior's estimate of the view:
+    L_n = sum of weight (1 - N . N_hat) over the pixels, divided by their number.
+
+    The public HiFA code regresses the rendered disparity on a depth model (appendix A.1); normals constrain the
+    surface itself. Qiu et al. 2024, "RichDreamer", distill a normal diffusion prior, and Long et al. 2024,
+    "Wonder3D" (section 3.3), reconstruct from predicted normals by the same cosine.
+
+    Args:
+        normals: N `(..., 3)` unit normals of the rendered depth.
+        predicted: N_hat, of the same shape, unit; a constant.
+        weight: `(...)` in [0, 1], 0 where either of them is unknown; a constant.
+    """
+    cosine = (normals * predicted.detach()).sum(-1)
+    return (weight.detach() * (1 - cosine)).mean()
+
+
+def curvature_loss(depth: Tensor, mask: Tensor, pixel: float, tau: float) -> Tensor:
+    """Robust second difference of the depth of a whole view: mean over pixels of l^2 / (l^2 + tau^2), along rows and
+    along columns, with l = (D[i-1] - 2 D[i] + D[i+1]) / pixel.
+
+    The penalty is that of Geman and McClure (1987): a step at an occlusion edge or a crease costs a constant, and
+    its gradient vanishes.
+
+    Args:
+        depth: D `(n, n)`, world units.
+        mask: `(n, n)` bool; a second difference counts where all three of its pixels are in the mask.
+        pixel: Side of a pixel at the object, world units.
+        tau: Scale of l above which a bend is taken for an edge.
+    """
+    total = depth.new_zeros(())
+    for values, inside in ((depth, mask), (depth.T, mask.T)):
+        bend = (values[:-2] - 2 * values[1:-1] + values[2:]) / pixel
+        smooth = inside[:-2] & inside[1:-1] & inside[2:]
+        total = total + torch.where(smooth, bend**2 / (bend**2 + tau**2), torch.zeros_like(bend)).sum()
+    return total / depth.numel()

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from .cameras import Camera, camera_to_world, front_or_back, image_rays, sample_camera
-from .distillation import View, distillation_loss, prompt_of
+from .distillation import View, distillation_loss, distillation_target, prompt_of
 from .losses import monotonicity_loss, opacity_entropy_loss, opacity_loss, z_entropy_loss, z_variance_loss
-from .priors.disparity import DisparityPrior
 from .priors.prior import DiffusionPrior, to_prior_size
 from .priors.variational import VariationalScore
 from .reconstruction import reconstruct_latents, reconstruct_pixels
@@ -16,6 +15,7 @@ from .rendering.image import backpropagate
 from .rendering.rays import RayOutput
 from .run import HiFARun
 from .schedule import annealed_timestep
+from .surface_guidance import SurfaceModels, WholeView, curvature, disparity_guidance, normal_guidance
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ class Distilled:
 def optimisation_step(
     run: HiFARun,
     prior: DiffusionPrior | None,
-    relief: DisparityPrior | None = None,
+    surfaces: SurfaceModels = SurfaceModels(),
     variational: VariationalScore | None = None,
 ) -> HiFAStep:
     """One pass of algorithm 1 (HiFA appendix A.2), with the given views of section 5.4 if the run has any.
 
     Args:
         prior: `None` for a run without a prompt, which is reconstruction alone.
-        relief: For settings with `lambda_disparity`.
+        surfaces: For settings with `lambda_disparity` or `lambda_normal`.
         variational: For settings with `distillation="vsd"`.
     """
     config = run.config
@@ -71,12 +71,12 @@ def optimisation_step(
     for group, rate in zip(run.optimizer.param_groups, (config.grid_lr, config.network_lr), strict=True):
         group["lr"] = rate * share
     run.optimizer.zero_grad(set_to_none=True)
-    distilled = None if run.prompt_embeds is None else distil_view(run, prior, relief, variational)
+    distilled = None if run.prompt_embeds is None else distil_view(run, prior, surfaces, variational)
     terms = {} if distilled is None else dict(distilled.terms)
     # Past the end of image guidance nothing of the given views is touched, not even the random state (appendix A.5).
     weight = 0.0 if run.views is None else config.given_views_weight(run.step)
     if weight > 0:
-        given = reconstruct_pixels(run, weight, lambda seen: regularisers(run, seen))
+        given = reconstruct_pixels(run, weight, lambda seen: regularisers(run, seen), surfaces.views)
         if config.lambda_image_latent and prior is not None:
             given |= reconstruct_latents(run, prior, weight)
         terms |= {f"given_{name}": value for name, value in given.items()}
@@ -96,7 +96,7 @@ def optimisation_step(
 
 
 def distil_view(
-    run: HiFARun, prior: DiffusionPrior, relief: DisparityPrior | None, variational: VariationalScore | None
+    run: HiFARun, prior: DiffusionPrior, surfaces: SurfaceModels, variational: VariationalScore | None
 ) -> Distilled:
     """Sample a view, render, ask the prior and add the gradients of equation 9 (algorithm 1), and that of the
     disparity regression of appendix A.1 if the settings give it a weight. Then a variational score learns the view."""
@@ -125,9 +125,20 @@ def distil_view(
         x = to_prior_size(seen.colour, size, prior.image_size)
         z = prior.encode(x)
         latent.append(z.detach())
-        terms["sds"] = distillation_loss(run, prior, View(x, z, t, camera), variational)
+        view = View(x, z, t, camera)
+        guides_normals = config.lambda_normal > 0 and run.step % config.normal_period == 0
+        target = distillation_target(run, prior, view, variational, guides_normals)
+        terms["sds"] = distillation_loss(config, view, target)
+        whole = WholeView(camera, rays, seen, size)
         if config.lambda_disparity:
-            terms["disparity"] = config.disparity_weight(run.step) * relief.loss(seen, size)
+            relief = surfaces.disparity.estimate(whole.picture, size)
+            terms["disparity"] = config.disparity_weight(run.step) * disparity_guidance(whole, relief)
+        if guides_normals:
+            estimate = surfaces.normals.estimate(target.estimate, size, t)
+            terms["normal"] = config.lambda_normal * config.warmup(run.step) * normal_guidance(whole, estimate)
+        if config.lambda_curvature:
+            weight = config.lambda_curvature * config.warmup(run.step)
+            terms["curvature"] = weight * curvature(whole, config.curvature_tau)
         terms.update(regularisers(run, seen))
         return torch.stack(list(terms.values())).sum()
 
@@ -173,8 +184,7 @@ def regularisers(run: HiFARun, seen: RayOutput) -> dict[str, Tensor]:
     """Weighted terms that hold for every view, given or not: z-variance (equation 8), opacity and its entropy, and
     what the public code and the paper's rivals have besides."""
     config, terms = run.config, {}
-    progress = run.step / config.num_inference_steps
-    ramp = min(1.0, progress / config.regulariser_warmup) if config.regulariser_warmup else 1.0
+    ramp = config.warmup(run.step)
     if config.lambda_zvar:
         terms["z_variance"] = config.lambda_zvar * ramp * z_variance_loss(seen.z_variance, seen.opacity)
     if config.lambda_monotonic:

@@ -13,13 +13,17 @@ from .priors.prior import DiffusionPrior, to_prior_size
 from .rendering.image import backpropagate
 from .rendering.rays import RayOutput
 from .run import HiFARun
+from .surface_guidance import ViewNormals
 
 
 TV_SIZE = 128  # pixels a side, of the views for which `lambda_tv` is the weight as it is
 
 
 def reconstruct_pixels(
-    run: HiFARun, weight: float, regularise: Callable[[RayOutput], dict[str, Tensor]]
+    run: HiFARun,
+    weight: float,
+    regularise: Callable[[RayOutput], dict[str, Tensor]],
+    view_normals: ViewNormals | None = None,
 ) -> dict[str, Tensor]:
     """Add the gradients of the reconstruction losses on `given_rays` random pixels of the given views.
 
@@ -29,11 +33,16 @@ def reconstruct_pixels(
         run: With views.
         weight: In (0, 1], of the reconstruction losses.
         regularise: From what rays saw to weighted terms that apply to any view.
+        view_normals: For settings with `lambda_image_normal`.
 
     Returns:
         Weighted terms by name, detached.
     """
     config, (batch, offsets) = run.config, draw_pixels(run.views, run.config, run.generator)
+    alone = len(batch.rays)  # the others are corners, for their normals
+    if view_normals is not None:
+        corners, more = draw_corners(run.views, config, view_normals.stride, run.generator)
+        batch, offsets = batch.joined(corners), torch.cat([offsets, more])
     terms: dict[str, Tensor] = {}
 
     def loss_of(seen: RayOutput) -> Tensor:
@@ -44,7 +53,11 @@ def reconstruct_pixels(
         if config.lambda_tv:
             # The pixels of a picture twice as large differ half as much from their neighbours.
             scale = run.views.size / TV_SIZE
-            terms["tv"] = weight * config.lambda_tv * scale * total_variation_loss(seen.colour, batch.mask)
+            variation = total_variation_loss(seen.colour[:alone], batch.mask[:alone])
+            terms["tv"] = weight * config.lambda_tv * scale * variation
+        if view_normals is not None:
+            normal = view_normals.loss(corners, seen.map(lambda values: values[alone:]))
+            terms["normal"] = weight * config.lambda_image_normal * config.warmup(run.step) * normal
         terms.update(regularise(seen))
         return torch.stack(list(terms.values())).sum()
 
@@ -61,13 +74,26 @@ def reconstruct_pixels(
 
 
 def draw_pixels(views: GivenViews, config: HiFAConfig, generator: torch.Generator) -> tuple[PixelBatch, Tensor]:
-    """`given_rays` random pixels, pairs of neighbours if total variation needs them, and the offsets `(n_rays, 2)` in
-    [0, 1] of the samples on their rays."""
+    """Random pixels, pairs of neighbours if total variation needs them, and the offsets `(n_rays, 2)` in [0, 1] of the
+    samples on their rays. They are `given_rays`, or half as many if the others are needed for normals."""
+    count = config.given_rays // 2 if config.lambda_image_normal else config.given_rays
     if config.lambda_tv:
-        batch = views.sample_pairs(max(1, config.given_rays // 2), generator)
+        batch = views.sample_pairs(max(1, count // 2), generator)
     else:
-        batch = views.sample(config.given_rays, generator)
+        batch = views.sample(max(1, count), generator)
     return batch, torch.rand(len(batch.rays), 2, generator=generator).to(batch.mask.device)
+
+
+def draw_corners(
+    views: GivenViews, config: HiFAConfig, stride: int, generator: torch.Generator
+) -> tuple[PixelBatch, Tensor]:
+    """Random corners of three pixels, half of `given_rays` in all, and the offsets of the samples on their rays.
+
+    The rays of a corner have the same offsets: a difference of their depths then has little of the sampling's noise.
+    """
+    count = max(1, config.given_rays // 6)
+    batch = views.sample_corners(count, stride, generator)
+    return batch, torch.rand(count, 2, generator=generator).repeat(3, 1).to(batch.mask.device)
 
 
 def reconstruct_latents(run: HiFARun, prior: DiffusionPrior, weight: float) -> dict[str, Tensor]:

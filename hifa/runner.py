@@ -20,7 +20,6 @@ from .interrupt import Interrupted, first_noted
 from .multiview import SyncDreamerPipeline
 from .optimisation import DivergedError, HiFAStep, optimisation_step
 from .pictures import PreparedPicture
-from .priors.disparity import DisparityPrior
 from .priors.variational import VariationalScore, VariationalState, check_adaptable
 from .run import HiFARun
 
@@ -90,8 +89,7 @@ class HiFARunner(HiFAComponents):
         config = replace(config, **{k: v for k, v in settings.items() if v is not None})
         if not reads:
             _check_without_prior(config, note)
-        if config.lambda_disparity:
-            self._load_disparity_estimator()
+        self.surface_models(config)  # refuses settings that need a model that was not given
         if reads:
             self.make_prior(config.prior_size)  # refuses a size that it cannot be shown
         if reads and config.distillation == "vsd":
@@ -152,12 +150,9 @@ class HiFARunner(HiFAComponents):
         Raises:
             DivergedError: If the loss of a step is not finite; the run is of no use from then on.
         """
-        prior, relief, variational = None, None, None
+        prior, variational, surfaces = None, None, self.surface_models(run.config, run.views)
         if run.prompt_embeds is not None:
             prior = self.make_prior(run.config.prior_size)
-            if run.config.lambda_disparity:
-                self._load_disparity_estimator()
-                relief = DisparityPrior(self.disparity_estimator)
             if run.variational is not None:
                 variational = VariationalScore(prior, run.variational)
         end = run.config.num_inference_steps
@@ -165,7 +160,7 @@ class HiFARunner(HiFAComponents):
         while run.step < end:
             clock = time.perf_counter()
             with torch.inference_mode(False), torch.enable_grad():
-                result = optimisation_step(run, prior, relief, variational)
+                result = optimisation_step(run, prior, surfaces, variational)
             run.seconds += time.perf_counter() - clock
             if not math.isfinite(result.losses["loss"]):
                 raise DivergedError(
@@ -232,7 +227,7 @@ def _check_without_prior(config: HiFAConfig, note: str) -> None:
             f"image_guidance_end={config.image_guidance_end} leaves the rest of the run to the prompt, and there "
             f"is none that the prior can read. {note or 'Give a prompt, or image_guidance_end=1.'}"
         )
-    for name in ("lambda_disparity", "lambda_image_latent"):
+    for name in ("lambda_disparity", "lambda_normal", "lambda_image_latent"):
         if getattr(config, name):
             raise ValueError(
                 f"{name}={getattr(config, name)} needs the prior, and there is no prompt that it can read. "

@@ -8,8 +8,10 @@ from diffusers import StableDiffusionPipeline
 from transformers import DPTForDepthEstimation
 
 from hifa import HiFAPipeline
+from hifa.cameras import Camera, camera_to_world, image_rays
 from hifa.priors.disparity import DisparityPrior
 from hifa.rendering.rays import RayOutput
+from hifa.surface_guidance import WholeView, disparity_guidance
 
 from .test_pipeline import TINY, generator
 from .test_run import finish, state
@@ -35,33 +37,39 @@ def ramp(size: int = 8) -> torch.Tensor:
     return torch.linspace(0, 1, size).repeat(size)[:, None].expand(-1, 3)
 
 
-def seen(depth: torch.Tensor, colour: torch.Tensor) -> RayOutput:
-    opacity = torch.cat([torch.ones(len(depth) - 8), torch.zeros(8)])
-    return RayOutput(colour, opacity, depth, *torch.zeros(3, len(depth)), torch.zeros(len(depth), 0))
+def view(depth: torch.Tensor, colour: torch.Tensor) -> WholeView:
+    opacity, camera = torch.cat([torch.ones(len(depth) - 8), torch.zeros(8)]), Camera(0, 0)
+    rendered = RayOutput(colour, opacity, depth, *torch.zeros(3, len(depth)), torch.zeros(len(depth), 0))
+    return WholeView(camera, image_rays(camera_to_world(camera), camera.fov_deg, 8), rendered, 8)
+
+
+def loss(model, depth: torch.Tensor, colour: torch.Tensor) -> torch.Tensor:
+    shown = view(depth, colour)
+    return disparity_guidance(shown, DisparityPrior(model).estimate(shown.picture, 8))
 
 
 def test_the_model_is_given_its_size_and_range_and_answers_in_ours(model, monkeypatch):
     inputs = []
     forward = model.forward
     monkeypatch.setattr(model, "forward", lambda pixels: inputs.append(pixels) or forward(pixels))
-    predicted = DisparityPrior(model).estimate(ramp(), 8)
+    estimate = DisparityPrior(model).estimate(view(torch.ones(64), ramp()).picture, 8)
     assert tuple(inputs[0].shape) == (1, 3, 32, 32)
     assert inputs[0].min() == pytest.approx(-1) and inputs[0].max() == pytest.approx(1)
-    assert tuple(predicted.shape) == (64,) and predicted.std() > 0
+    assert tuple(estimate.disparity.shape) == (8, 8) and estimate.disparity.std() > 0
+    assert estimate.normals is None and estimate.confidence is None
 
 
 def test_the_loss_is_zero_for_what_the_model_sees_and_two_for_its_inverse(model):
-    prior = DisparityPrior(model)
-    predicted = prior.estimate(ramp(), 8)
+    predicted = DisparityPrior(model).estimate(view(torch.ones(64), ramp()).picture, 8).disparity.flatten()
     share = (predicted - predicted.min()) / (predicted.max() - predicted.min())
-    assert prior.loss(seen(1 / (0.3 + 0.2 * share), ramp()), 8) == pytest.approx(0, abs=1e-4)
-    assert prior.loss(seen(1 / (0.5 - 0.2 * share), ramp()), 8) == pytest.approx(2, abs=1e-4)
+    assert loss(model, 1 / (0.3 + 0.2 * share), ramp()) == pytest.approx(0, abs=1e-4)
+    assert loss(model, 1 / (0.5 - 0.2 * share), ramp()) == pytest.approx(2, abs=1e-4)
 
 
 def test_depth_learns_and_colour_does_not(model):
     depth = torch.linspace(2, 3, 64).requires_grad_()
     colour = ramp().clone().requires_grad_()
-    DisparityPrior(model).loss(seen(depth, colour), 8).backward()
+    loss(model, depth, colour).backward()
     assert depth.grad[:-8].abs().sum() > 0 and colour.grad is None
     assert (depth.grad[-8:] == 0).all(), "rays that miss the object have no relief"
 
@@ -110,5 +118,4 @@ def test_toybox_brings_its_own_when_it_is_asked_for():
     pipe = HiFAPipeline.from_pretrained()
     assert pipe.embedded and pipe.disparity_estimator is None
     run = pipe.start("a red ball", config=WITH, generator=generator())
-    assert pipe.disparity_estimator is not None
     assert 0 < next(pipe.advance(run)).losses["disparity"] <= 2

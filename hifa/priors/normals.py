@@ -1,0 +1,62 @@
+"""Surface normals of an image by a published diffusion model (Ke et al. 2025, "Marigold")."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import MarigoldNormalsPipeline
+from torch import Tensor
+from torch.nn import functional as F
+
+from .surface import SurfaceEstimate, SurfacePrior, resized
+
+
+DENOISING_STEPS = 1  # enough for the published weights, which were fine-tuned for it
+SEED = 0  # of the latent that denoising starts from: the same picture gets the same normals
+
+
+class MarigoldNormalPrior(SurfacePrior):
+    """Marigold's normals, by name or folder, for instance `prs-eth/marigold-normals-v1-1`. It predicts no disparity.
+
+    Its axes are x right, y up and z towards the observer; ours are x right, y down and z forward.
+
+    Args:
+        pipeline: In float32; it is shown pictures of the size that its configuration names.
+    """
+
+    def __init__(self, pipeline: MarigoldNormalsPipeline):
+        self.pipeline = pipeline
+        self.pipeline.set_progress_bar_config(disable=True)
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path, **kwargs: Any) -> "MarigoldNormalPrior":
+        """Load the pipeline from a hub id or a folder.
+
+        Raises:
+            ValueError: If it is a model of another kind.
+            OSError: If there is no such model.
+        """
+        refusal = f"{str(name_or_folder)!r} is not a Marigold model of normals, such as prs-eth/marigold-normals-v1-1"
+        try:
+            pipeline = MarigoldNormalsPipeline.from_pretrained(str(name_or_folder), **kwargs)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{refusal}: {error}") from error
+        if pipeline.config.prediction_type != "normals":
+            raise ValueError(f"{refusal}: its prediction_type is {pipeline.config.prediction_type!r}.")
+        return cls(pipeline)
+
+    @torch.no_grad()
+    def estimate(self, picture: Tensor, size: int, timestep: int = 0) -> SurfaceEstimate:
+        if self.pipeline.device != picture.device:
+            self.pipeline.to(picture.device)
+        generator = torch.Generator(picture.device).manual_seed(SEED)
+        output = self.pipeline(
+            picture.to(self.pipeline.dtype),
+            num_inference_steps=DENOISING_STEPS,
+            output_type="pt",
+            generator=generator,
+        )
+        axes = torch.tensor([1.0, -1.0, -1.0], device=picture.device)[:, None, None]
+        normals = resized(output.prediction.float() * axes, size)[0].movedim(0, -1)
+        # The model is trained on whole scenes and predicts a normal everywhere, without a confidence.
+        return SurfaceEstimate(F.normalize(normals, dim=-1), normals.new_ones(size, size))

@@ -1,0 +1,126 @@
+"""Guidance of the rendered surface by a model that sees surfaces in pictures, and its smoothness."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .cameras import Camera, Rays, camera_to_world
+from .given_views import GivenViews, PixelBatch
+from .losses import curvature_loss, disparity_loss, normal_loss
+from .priors.surface import SurfaceEstimate, SurfacePrior
+from .rendering.normals import depth_normals
+from .rendering.rays import RayOutput
+from .rendering.volume import disparity
+
+
+MODEL_SIZE = 64  # pixels; what the models resolve in a view, whatever its size
+MAX_STEP = 0.6  # world units: a larger central difference of the depth is an occlusion edge
+
+
+@dataclass(frozen=True)
+class WholeView:
+    """A rendered view, pixel by pixel.
+
+    Args:
+        camera: That sees it.
+        rays: Of its pixels, row by row.
+        rendered: What the rays returned.
+        size: Height and width in pixels, n.
+    """
+
+    camera: Camera
+    rays: Rays
+    rendered: RayOutput
+    size: int
+
+    @property
+    def picture(self) -> Tensor:
+        """Its colors `(1, 3, n, n)`, without a graph."""
+        return self.square(self.rendered.colour.detach()).movedim(-1, 0)[None]
+
+    def square(self, values: Tensor) -> Tensor:
+        return values.view(self.size, self.size, *values.shape[1:])
+
+
+def disparity_guidance(view: WholeView, estimate: SurfaceEstimate) -> Tensor:
+    """`losses.disparity_loss` of a view against what a model sees in its colors; only the depth of rays that hit the
+    object gets a gradient."""
+    mask = view.rendered.opacity > 0.5
+    return disparity_loss(disparity(view.rendered.depth), estimate.disparity.flatten(), mask)
+
+
+def normal_guidance(view: WholeView, estimate: SurfaceEstimate) -> Tensor:
+    """`losses.normal_loss` of the normals of a view's depth against those that a model sees in the prior's estimate.
+
+    The opacity of the view only decides which pixels count. It gets no gradient, so that the silhouette is left to
+    the other losses.
+    """
+    depth, opacity = view.square(view.rendered.depth), view.square(view.rendered.opacity.detach())
+    normals, valid = depth_normals(depth, opacity, view.square(view.rays.directions), MAX_STEP)
+    rotation = camera_to_world(view.camera)[:, :3].to(depth.device)
+    return normal_loss(normals, estimate.normals @ rotation.T, estimate.confidence * valid)
+
+
+def curvature(view: WholeView, tau: float) -> Tensor:
+    """`losses.curvature_loss` of a view."""
+    pixel = 2 * view.camera.radius * torch.tan(torch.deg2rad(torch.tensor(view.camera.fov_deg / 2))).item() / view.size
+    return curvature_loss(view.square(view.rendered.depth), view.square(view.rendered.opacity > 0.5), pixel, tau)
+
+
+@dataclass(frozen=True)
+class ViewNormals:
+    """What a model sees in given views.
+
+    Args:
+        normals: `(views * H * H, 3)` unit normals in world axes.
+        confidence: `(views * H * H,)` in [0, 1].
+        stride: Pixels between the rays whose depths are compared: one pixel of the picture that the model is shown.
+            Closer ones would only see the noise of the depth.
+    """
+
+    normals: Tensor
+    confidence: Tensor
+    stride: int
+
+    @classmethod
+    def read(cls, views: GivenViews, prior: SurfacePrior) -> "ViewNormals":
+        """Show every view to a model of normals."""
+        normals, confidence = [], []
+        for number, camera in enumerate(views.cameras):
+            color, _ = views.picture(number)
+            estimate = prior.estimate(color.movedim(-1, 0)[None], views.size)
+            rotation = camera_to_world(camera)[:, :3].to(color.device)
+            normals.append((estimate.normals @ rotation.T).view(-1, 3))
+            confidence.append(estimate.confidence.flatten())
+        stride = min(max(1, views.size // MODEL_SIZE), views.size - 1)
+        return cls(torch.cat(normals), torch.cat(confidence), stride)
+
+    def loss(self, batch: PixelBatch, rendered: RayOutput) -> Tensor:
+        """`losses.normal_loss` of the corners of `GivenViews.sample_corners`: of a pixel, the one to its right and
+        the one below it."""
+        (here, right, below), (first, second, third) = (
+            values.chunk(3) for values in (batch.rays.directions * rendered.depth[:, None], rendered.opacity.detach())
+        )
+        edges = torch.linalg.cross(below - here, right - here)
+        normals = torch.nn.functional.normalize(edges, dim=-1)
+        depths = rendered.depth.detach().chunk(3)
+        smooth = ((depths[1] - depths[0]).abs() < MAX_STEP / 2) & ((depths[2] - depths[0]).abs() < MAX_STEP / 2)
+        opaque = (first > 0.5) & (second > 0.5) & (third > 0.5)
+        index = batch.index.chunk(3)[0]
+        return normal_loss(normals, self.normals[index], self.confidence[index] * (opaque & smooth))
+
+
+@dataclass(frozen=True)
+class SurfaceModels:
+    """What guides the surface of a run; `None` where its settings do not ask for it.
+
+    Args:
+        disparity: For `lambda_disparity`.
+        normals: For `lambda_normal`.
+        views: For `lambda_image_normal`.
+    """
+
+    disparity: SurfacePrior | None = None
+    normals: SurfacePrior | None = None
+    views: ViewNormals | None = None
