@@ -19,9 +19,6 @@ is of the mean squared error over the sixteen views of a scene, values in [0, 1]
                     azimuths half-way between its), against the true mask; `silhouette_iou_worst` of them
     silhouette_iou_true_views
                     what reconstruction makes of true views, on the first `--assets` / 4 scenes
-    disparity_correlation
-                    of the embedded disparity model with the true disparity, over the object: unseen scenes, one view
-                    of each on a new background; `disparity_worst` of them
     seconds_per_sheet, seconds_per_asset
                     wall clock; all that depends on the machine
 """
@@ -30,26 +27,21 @@ import argparse
 import json
 import time
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers import DPTForDepthEstimation
 
 from hifa import HiFAAsset, HiFAConfig, HiFAPipeline
 from hifa.cameras import Camera
-from hifa.losses import disparity_loss
 from hifa.multiview import SyncDreamerPipeline
 from hifa.toybox import world
 from hifa.toybox.multiview_dataset import framed, look, ring_from, sample_photo_camera, take_photo
-from hifa.toybox.train_disparity import draw_batch, render_relief
 
 
-# Seeds that nothing was trained on: training draws from 10,000,000 on, the disparity model from 20,000,000.
-SCENE_SEED, HELD_OUT_SEED, KIND_SEED, DISPARITY_SEED = 30_000_000, 31_000_000, 32_000_000, 33_000_000
-DISPARITY = Path(str(resources.files("hifa.toybox") / "disparity_weights"))
+# Seeds that nothing was trained on: training draws from 10,000,000 on, the surface model from 20,000,000.
+SCENE_SEED, HELD_OUT_SEED, KIND_SEED = 30_000_000, 31_000_000, 32_000_000
 OTHERS = 12  # training scenes in the mean of a kind
 UNSEEN_ELEVATIONS_DEG, UNSEEN_AZIMUTHS_DEG = (0.0, 15.0, 55.0), (11.25, 101.25, 191.25, 281.25)
 MASK_SIZE = 64
@@ -238,18 +230,6 @@ def measure_assets(multiview: SyncDreamerPipeline, trials: list[Trial], steps: i
 
 
 @torch.no_grad()
-def measure_disparity(count: int) -> dict:
-    """Of renders as the model was trained on, from new seeds; no noise is added."""
-    model = DPTForDepthEstimation.from_pretrained(DISPARITY).eval()
-    values = []
-    for index in range(count):
-        relief = render_relief(DISPARITY_SEED + index, views=1)
-        pixels, disparity, mask = draw_batch(relief, np.random.default_rng(index), 1, noise=0.0)
-        seen = model(pixels).predicted_depth
-        values.append(1 - float(disparity_loss(seen.flatten(), disparity.flatten(), mask.flatten() > 0.99)))
-    return {"disparity_correlation": round(float(np.mean(values)), 4), "disparity_worst": round(min(values), 4)}
-
-
 def mean(values) -> float:
     return round(float(np.mean(list(values))), 2)
 
@@ -285,7 +265,6 @@ def run(arguments: argparse.Namespace) -> dict:
         "model": mean(psnr(sheet, trial.truth, weight) for sheet, trial, weight in scored),
         "input_repeated": mean(psnr(repeated_input(trial), trial.truth, weight) for _, trial, weight in scored),
     }
-    result |= measure_disparity(arguments.scenes)
     if arguments.assets:
         result |= measure_assets(pipe, trials[: arguments.assets], arguments.steps)
     return result

@@ -46,7 +46,7 @@ def test_nothing_is_uploaded_that_is_not_in_the_repository_and_nothing_else_than
     files, tracked = space_files(), git(ROOT, "ls-files")
     assert set(files) <= set(tracked)
     weights = [path for path in tracked if path.startswith("hifa/") and "weights/" in path]
-    assert {path.split("/")[2] for path in weights} == {"weights", "multiview_weights", "disparity_weights"}
+    assert {path.split("/")[2] for path in weights} == {"weights", "multiview_weights", "surface_weights"}
     assert set(weights) <= set(files)
     assert set(path for path in tracked if path.startswith("hifa/") and path.endswith(".py")) <= set(files)
     others = set(files) - pictures_of((ROOT / "README.md").read_text())

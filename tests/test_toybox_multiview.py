@@ -256,7 +256,7 @@ def test_without_scenes_it_says_how_to_make_them(tmp_path):
 
 
 def test_a_plain_git_push_takes_the_weights():
-    folders = [WEIGHTS, WEIGHTS.parent / "weights", WEIGHTS.parent / "disparity_weights"]
+    folders = [WEIGHTS, WEIGHTS.parent / "weights", WEIGHTS.parent / "surface_weights"]
     sizes = {path: path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file()}
     assert max(sizes.values()) <= 9 * MEGABYTE, max(sizes, key=sizes.get)
     assert sum(sizes.values()) <= 40 * MEGABYTE

@@ -1,0 +1,233 @@
+"""Training pictures of the surface model: renders with their normals and disparity, and what the prior makes of them.
+
+    python -m hifa.toybox.surface_dataset --output-dir toybox-training/surface --scenes 8000
+
+Two kinds of pictures, because score distillation shows the model estimates of the prior and not renders:
+
+- renders on black with a mask, which get a new background, blur and noise in every batch;
+- estimates: a render on a gray background is encoded, noised to a timestep, denoised in one step by its caption and
+  decoded, as in a step of score distillation. Timesteps near zero are plain round trips through the autoencoder.
+
+Shards that exist are kept, so an interrupted run resumes.
+"""
+
+import argparse
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..atomic import atomically
+from ..cameras import Camera, camera_to_world
+from . import world
+from .render import render
+
+
+SIZE, SHARD = 64, 100  # pixels; scenes in a file
+FIRST_SEED = 20_000_000
+# As wide as the cameras of score distillation with this prior, and of the multi-view ring.
+RADIUS, FOV_DEG, ELEVATION_DEG = (2.3, 2.7), (38.0, 50.0), (-15.0, 80.0)
+GRAY = (0.2, 0.7)
+ESTIMATE_BATCH, GUIDANCE_SCALE = 16, 4.0
+ROUND_TRIPS = 0.25  # share of the estimates with a timestep near zero
+T_MIN, T_MAX = 20, 980
+
+
+@dataclass(frozen=True)
+class Surfaces:
+    """n renders on black and what is true of them.
+
+    Args:
+        color: `(n, 64, 64, 3)` uint8.
+        mask: `(n, 64, 64)` uint8, 255 where the object covers the pixel.
+        normals: `(n, 64, 64, 3)` int8, 127 times the unit normal in camera axes (x right, y down, z forward).
+        disparity: `(n, 64, 64)` float16, see `disparity_of`.
+        labels: `(n, 5)` int16, see `dataset.Pictures`.
+    """
+
+    color: np.ndarray
+    mask: np.ndarray
+    normals: np.ndarray
+    disparity: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+    @classmethod
+    def joined(cls, parts: list[Self]) -> Self:
+        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
+
+def disparity_of(depth: np.ndarray, mask: np.ndarray, radius: float) -> np.ndarray:
+    """1 / depth, scaled so that the near end of the ball that holds every scene is 1; its far end and nothing are 0.
+
+    Args:
+        depth: `(H, W)` distance along the ray, world units.
+        mask: `(H, W)` share of the pixel that is covered.
+        radius: Distance of the camera from the origin.
+    """
+    near, far = 1 / (radius - world.RADIUS), 1 / (radius + world.RADIUS)
+    return np.where(mask > 0, (1 / np.maximum(depth, 1e-3) - far) / (near - far), 0) * mask
+
+
+def render_surfaces(seed: int, views: int) -> Surfaces:
+    """Render views of the scene that `seed` draws."""
+    rng = np.random.default_rng(seed)
+    scene, low_high = world.sample_scene(rng), np.sin(np.radians(ELEVATION_DEG))
+    kinds, colors = list(world.KINDS), list(world.COLOURS)
+    below = (-1, -1) if scene.on_kind is None else (kinds.index(scene.on_kind), colors.index(scene.on_colour))
+    rows = []
+    for _ in range(views):
+        elevation = float(np.degrees(np.arcsin(rng.uniform(*low_high))))
+        camera = Camera(rng.uniform(0, 360), elevation, rng.uniform(*RADIUS), rng.uniform(*FOV_DEG))
+        pose = camera_to_world(camera).numpy()
+        picture = render(scene.shape, pose, SIZE, camera.fov_deg, (0.0, 0.0, 0.0))
+        rows.append((
+            (picture.colour * 255).round().astype(np.uint8),
+            (picture.mask * 255).round().astype(np.uint8),
+            (picture.normals @ pose[:, :3] * 127).round().astype(np.int8),
+            disparity_of(picture.depth, picture.mask, camera.radius).astype(np.float16),
+            np.array((kinds.index(scene.kind), colors.index(scene.colour), *below, camera.view), np.int16),
+        ))  # fmt: skip
+    return Surfaces(*(np.stack(values) for values in zip(*rows, strict=True)))
+
+
+def _write_shard(task: tuple[Path, int, int, int]) -> None:
+    path, first, views, scenes = task
+    if path.exists():
+        return
+    surfaces = Surfaces.joined([render_surfaces(seed, views) for seed in range(first, first + scenes)])
+    with atomically(path) as partial:
+        np.savez(partial, **{f.name: getattr(surfaces, f.name) for f in fields(Surfaces)})
+
+
+def make_renders(folder: Path, scenes: int, views: int, first_seed: int = FIRST_SEED) -> None:
+    """Render `scenes` scenes in shards of 100."""
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds = range(first_seed, first_seed + scenes, SHARD)
+    tasks = [(folder / f"{seed:08d}.npz", seed, views, min(SHARD, first_seed + scenes - seed)) for seed in seeds]
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for done, _ in enumerate(pool.map(_write_shard, tasks), 1):
+            print(f"{min(done * SHARD, scenes)} of {scenes} scenes", flush=True)
+
+
+def load_renders(folder: Path) -> Surfaces:
+    """All shards of a folder.
+
+    Raises:
+        FileNotFoundError: If there are none.
+    """
+    paths = sorted(folder.glob("[0-9]*.npz"))
+    if not paths:
+        raise FileNotFoundError(f"No renders in {folder}. Make them: python -m hifa.toybox.surface_dataset")
+    parts = []
+    for path in paths:
+        with np.load(path) as shard:
+            parts.append(Surfaces(**{f.name: shard[f.name] for f in fields(Surfaces)}))
+    return Surfaces.joined(parts)
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What the prior makes of the first n renders of a training set.
+
+    Args:
+        color: `(n, 64, 64, 3)` uint8, on the background that was encoded.
+        timestep: `(n,)` int16; 0 for a round trip through the autoencoder.
+    """
+
+    color: np.ndarray
+    timestep: np.ndarray
+
+
+def gray_backgrounds(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Slightly tinted grays `(count, 3)` in [0, 1]."""
+    gray = rng.uniform(*GRAY, (count, 1)) + rng.uniform(-0.05, 0.05, (count, 3))
+    return gray.clip(0, 1).astype(np.float32)
+
+
+def draw_timesteps(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Timesteps as square-root annealing spreads them over a run (HiFA section 4.1); a share of them is 0."""
+    annealed = np.round(T_MAX - (T_MAX - T_MIN) * np.sqrt(rng.random(count)))
+    return np.where(rng.random(count) < ROUND_TRIPS, 0, annealed).astype(np.int16)
+
+
+@torch.no_grad()
+def estimate_once(pipe, pictures: Tensor, prompts: list[str], timesteps: np.ndarray, rng) -> Tensor:
+    """One-step estimates x_hat of pictures `(n, 3, 64, 64)` in [0, 1], each with its prompt and timestep."""
+    prior = pipe.make_prior()
+    z = prior.encode(pictures)
+    noise = torch.from_numpy(rng.standard_normal(z.shape).astype(np.float32))
+    alpha_cumprod = prior.alphas_cumprod[torch.from_numpy(timesteps).long()][:, None, None, None]
+    noisy = alpha_cumprod.sqrt() * z + (1 - alpha_cumprod).sqrt() * noise
+    tokens = pipe.tokenizer([""] * len(prompts) + prompts, padding="max_length", return_tensors="pt")
+    embeds = pipe.text_encoder(tokens.input_ids)[0]
+    steps = torch.from_numpy(timesteps).long().repeat(2)
+    negative, positive = prior.unet(torch.cat([noisy, noisy]), steps, embeds, return_dict=False)[0].chunk(2)
+    v = negative + GUIDANCE_SCALE * (positive - negative)
+    z_hat = alpha_cumprod.sqrt() * noisy - (1 - alpha_cumprod).sqrt() * v
+    keep = torch.from_numpy(timesteps == 0)[:, None, None, None]
+    return prior.decode(torch.where(keep, z, z_hat))
+
+
+def load_estimates(path: Path, renders: Surfaces, count: int, seed: int) -> Estimates:
+    """The estimates of the first `count` renders, made if they are not in `path` yet."""
+    if not path.exists():
+        _make_estimates(path, renders, count, seed)
+    with np.load(path) as file:
+        return Estimates(**{f.name: file[f.name] for f in fields(Estimates)})
+
+
+def _make_estimates(path: Path, renders: Surfaces, count: int, seed: int) -> None:
+    from .. import HiFAPipeline
+
+    pipe = HiFAPipeline.from_pretrained()
+    colors, timesteps = [], []
+    for first in range(0, count, ESTIMATE_BATCH):
+        rng = np.random.default_rng([seed, first])
+        rows = np.arange(first, min(first + ESTIMATE_BATCH, count))
+        x = on_gray(renders, rows, rng)
+        # Early in a run the field is rendered small and enlarged for the prior.
+        small = F.interpolate(F.interpolate(x, (32, 32), mode="area"), (SIZE, SIZE), mode="bilinear")
+        x = torch.where(torch.from_numpy(rng.random(len(x)) < 0.3)[:, None, None, None], small, x)
+        timesteps.append(draw_timesteps(rng, len(x)))
+        x_hat = estimate_once(pipe, x, captions(renders, rows), timesteps[-1], rng)
+        colors.append((x_hat.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8))
+        if first % 1600 == 0:
+            print(f"{first} of {count} estimates", flush=True)
+    with atomically(path) as partial:
+        np.savez(partial, color=np.concatenate(colors), timestep=np.concatenate(timesteps))
+
+
+def on_gray(renders: Surfaces, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """Renders on random grays: `(n, 3, 64, 64)` in [0, 1]."""
+    mask = renders.mask[rows, ..., None].astype(np.float32) / 255
+    pictures = renders.color[rows] / 255 + gray_backgrounds(rng, len(rows))[:, None, None] * (1 - mask)
+    return torch.from_numpy(pictures.astype(np.float32)).permute(0, 3, 1, 2)
+
+
+def captions(renders: Surfaces, rows: np.ndarray) -> list[str]:
+    """What the renders show, with the words of their views."""
+    from .dataset import scene_of
+
+    return [world.caption(scene_of(row), view=world.VIEWS[row[4]]) for row in renders.labels[rows]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output-dir", type=Path, default=Path("toybox-training/surface"))
+    parser.add_argument("--scenes", type=int, default=8000)
+    parser.add_argument("--views", type=int, default=4, help="renders of each scene")
+    arguments = parser.parse_args()
+    make_renders(arguments.output_dir, arguments.scenes, arguments.views)
+
+
+if __name__ == "__main__":
+    main()
