@@ -109,9 +109,9 @@ def fingerprint(pipe: HiFAPipeline) -> str:
     return digest.hexdigest()[:16]
 
 
-def make_asset(pipe: HiFAPipeline, prior: str, prompt: Prompt, folder: Path, steps: int | None) -> HiFAAsset:
+def make_asset(pipe: HiFAPipeline, prior: str, prompt: Prompt, folder: Path, **settings) -> HiFAAsset:
     """The asset in `folder` if prompt, prior and settings are the same; else a new one, which is saved there."""
-    run = pipe.start(prompt.text, seed=0, num_inference_steps=steps)
+    run = pipe.start(prompt.text, seed=0, **settings)
     wanted = {"prompt": prompt.text, "seed": 0, "prior_weights": prior, "config": run.config.to_dict()}
     if folder.exists():
         asset = HiFAAsset.from_pretrained(folder)
@@ -278,7 +278,7 @@ def run(arguments: argparse.Namespace) -> dict:
     assets, views, rows = [], [], []
     for number, prompt in enumerate(prompts):
         folder = arguments.output_dir / prompt.text.replace(" ", "-")
-        assets.append(make_asset(pipe, prior, prompt, folder, arguments.steps))
+        assets.append(make_asset(pipe, prior, prompt, folder, num_inference_steps=arguments.steps))
         views.append(render_views(assets[-1], number))
         rows.append(asset_row(prompt, judge.verdict(views[-1].pictures), views[-1], assets[-1].facts["seconds"]))
         print(f"{number + 1} of {len(prompts)}: {prompt.text}, {rows[-1]['both_right']} views right", flush=True)

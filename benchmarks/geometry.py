@@ -1,0 +1,181 @@
+"""Shape of the assets of `benchmarks.text_to_3d` against the true objects of the Toybox world.
+
+    python -m benchmarks.geometry --output-dir benchmarks-cache/text-to-3d --figure geometry.jpg
+
+Assets that are in the output folder already, from the same prior and settings, are not made again. The true object of
+a prompt is the one of the world with the middle of all proportions. Both are seen from 16 views: azimuths every 45
+degrees at elevations 5 and 35, radius 2.5, field of view 40 degrees, 96x96 pixels. The last line printed is one JSON
+object with the means over all prompts:
+
+    iou        intersection over union of the silhouettes (opacity above one half)
+    normals    mean angle in degrees between the normals, where both are opaque and the asset has a normal
+    depth      mean absolute difference of the depths there, world units
+    haze       share of all pixels whose opacity lies between .1 and .9
+
+`--tuning` takes six other prompts, on which settings are chosen. `--floor` measures what the field can hold: it
+reconstructs the true objects of a few prompts from 32 true views of 96x96 pixels. `--ceiling` measures what a perfect
+prior of this world can reach: other objects of the world with random proportions. Any field of `HiFAConfig` is set
+with `--set NAME=VALUE`.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from hifa import HiFAAsset, HiFAPipeline
+from hifa.cameras import Camera, camera_to_world
+from hifa.export import normal_to_rgb
+from hifa.given_views import GivenViews
+from hifa.toybox import world
+from hifa.toybox.render import Picture, render
+from hifa.toybox.shapes import Shape
+
+from .text_to_3d import Prompt, choose_prompts, fingerprint, make_asset
+
+
+SIZE, RADIUS, FOV_DEG = 96, 2.5, 40.0
+CAMERAS = tuple(
+    Camera(float(azimuth), elevation, RADIUS, FOV_DEG) for elevation in (5.0, 35.0) for azimuth in range(0, 360, 45)
+)
+TUNING = (
+    ("teddy bear", "brown"), ("car", "blue"), ("chair", "red"), ("duck", "yellow"), ("sailboat", "green"),
+    ("rabbit", "pink"),
+)  # fmt: skip
+FLOOR = (("teddy bear", "brown"), ("chair", "red"))
+CEILING_SEED, CEILING_OBJECTS = 14_000_000, 4
+NAMES = ("iou", "normals", "depth", "haze")
+
+
+def true_view(shape: Shape, camera: Camera, background: float = 1.0) -> Picture:
+    """A view of an object of the world."""
+    return render(shape, camera_to_world(camera).numpy(), SIZE, camera.fov_deg, (background,) * 3)
+
+
+def compare(opacity: np.ndarray, normals: np.ndarray, depth: np.ndarray, truth: Picture) -> dict[str, float]:
+    """Measure one view `(H, W)` against the truth."""
+    ours, theirs = opacity > 0.5, truth.mask > 0.5
+    both = ours & theirs
+    seen = both & (np.abs(normals).sum(-1) > 0)
+    cosine = (normals[seen] * truth.normals[seen]).sum(-1).clip(-1, 1)
+    return {
+        "iou": float(both.sum() / max((ours | theirs).sum(), 1)),
+        "normals": float(np.degrees(np.arccos(cosine)).mean()) if seen.any() else 90.0,
+        "depth": float(np.abs(depth - truth.depth)[both].mean()) if both.any() else 1.0,
+        "haze": float(((opacity > 0.1) & (opacity < 0.9)).mean()),
+    }
+
+
+def means(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: round(float(np.mean([row[name] for row in rows])), 4) for name in NAMES}
+
+
+def measure_asset(asset: HiFAAsset, shape: Shape) -> dict[str, float]:
+    """Means over the 16 views of an asset."""
+    rows = []
+    for camera in CAMERAS:
+        picture = asset.render(camera, SIZE)
+        values = (picture.opacity, picture.normals, picture.depth)
+        rows.append(compare(*(value.cpu().numpy() for value in values), true_view(shape, camera)))
+    return means(rows)
+
+
+def measure_ceiling(prompts: list[Prompt]) -> dict[str, float]:
+    """Objects of the world with random proportions, in place of assets."""
+    rows = []
+    for number, prompt in enumerate(prompts):
+        truth = world.make_scene(prompt.kind, prompt.colour).shape
+        for index in range(CEILING_OBJECTS):
+            rng = np.random.default_rng([CEILING_SEED, number, index])
+            other = world.make_scene(prompt.kind, prompt.colour, rng).shape
+            views = [(true_view(other, camera), true_view(truth, camera)) for camera in CAMERAS]
+            rows += [compare(ours.mask, ours.normals, ours.depth, theirs) for ours, theirs in views]
+    return means(rows)
+
+
+def true_views(shape: Shape, count: int = 32) -> GivenViews:
+    """Views from all sides, on a spiral of equal steps in height."""
+    height = np.sin(np.radians(-10)) + (np.arange(count) + 0.5) / count * (1 - np.sin(np.radians(-10)))
+    cameras = tuple(
+        Camera(index * 137.508 % 360, float(np.degrees(np.arcsin(z))), RADIUS, FOV_DEG)
+        for index, z in enumerate(height)
+    )
+    pictures = [true_view(shape, camera) for camera in cameras]
+    color = np.stack([(picture.colour * 255).round() for picture in pictures]).astype(np.uint8)
+    mask = np.stack([(picture.mask * 255).round() for picture in pictures]).astype(np.uint8)
+    return GivenViews(torch.from_numpy(color), torch.from_numpy(mask), cameras)
+
+
+def measure_floor(pipe: HiFAPipeline, settings: dict) -> dict[str, dict[str, float]]:
+    """Reconstructions of true objects, by prompt."""
+    rows = {}
+    for kind, color in FLOOR:
+        shape = world.make_scene(kind, color).shape
+        run = pipe.start(None, views=true_views(shape), seed=0, **settings)
+        for _ in pipe.advance(run):
+            pass
+        rows[f"{color} {kind}"] = {**measure_asset(run.asset(), shape), "seconds": round(run.seconds, 1)}
+        print(f"{color} {kind}: {rows[f'{color} {kind}']}", flush=True)
+    return rows
+
+
+def normals_sheet(assets: list[HiFAAsset], titles: list[str], side: int = 112) -> Image.Image:
+    """One row an asset: eight views in color, and below them their normals."""
+    text, views = 170, [camera for camera in CAMERAS if camera.elevation_deg == 35.0]
+    sheet = Image.new("RGB", (text + len(views) * side, len(assets) * 2 * side), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for index, (asset, title) in enumerate(zip(assets, titles, strict=True)):
+        draw.multiline_text((6, index * 2 * side + 12), title, "black", font)
+        for column, camera in enumerate(views):
+            picture = asset.render(camera, side)
+            normals = normal_to_rgb(picture.normals.cpu().numpy(), picture.opacity.cpu().numpy())
+            for row, pixels in enumerate((picture.colour.cpu().numpy(), normals)):
+                tile = Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8))
+                sheet.paste(tile, (text + column * side, (2 * index + row) * side))
+    return sheet
+
+
+def run(arguments: argparse.Namespace) -> dict:
+    pipe = HiFAPipeline.from_pretrained()
+    settings = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in arguments.set)}
+    if arguments.floor:
+        return measure_floor(pipe, settings)
+    tuned = [Prompt(kind, color, not world.is_held_out(kind, color)) for kind, color in TUNING]
+    prompts = (tuned if arguments.tuning else choose_prompts())[: arguments.limit]
+    if arguments.ceiling:
+        return measure_ceiling(prompts)
+    prior, assets, rows = fingerprint(pipe), [], []
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    for prompt in prompts:
+        folder = arguments.output_dir / prompt.text.replace(" ", "-")
+        assets.append(make_asset(pipe, prior, prompt, folder, **settings))
+        rows.append(measure_asset(assets[-1], world.make_scene(prompt.kind, prompt.colour).shape))
+        print(f"{prompt.text}: {rows[-1]}", flush=True)
+    if arguments.figure is not None:
+        titles = [
+            f"{prompt.text}\nnormals {row['normals']:.1f}\nIoU {row['iou']:.3f}\ndepth {row['depth']:.3f}"
+            for prompt, row in zip(prompts, rows, strict=True)
+        ]
+        normals_sheet(assets, titles).save(arguments.figure)
+    seconds = float(np.mean([asset.facts["seconds"] for asset in assets]))
+    return {**means(rows), "seconds": round(seconds, 1), "assets": len(rows)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output-dir", type=Path, default=Path("benchmarks-cache/text-to-3d"))
+    parser.add_argument("--figure", type=Path, help="write a sheet of all assets, color above normals")
+    parser.add_argument("--limit", type=int, help="only so many prompts, for a trial")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of the runs")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--tuning", action="store_true", help="six prompts that no other benchmark has")
+    mode.add_argument("--floor", action="store_true", help="reconstruct true objects")
+    mode.add_argument("--ceiling", action="store_true", help="compare other objects of the world, for all prompts")
+    print(json.dumps(run(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    main()
