@@ -88,7 +88,8 @@ def main() -> None:
     limit_arenas()
     root = Path(os.environ.get("HIFA_RUNS", RUNS))
     serve_from(root)
-    shelf = PriorShelf("cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    shelf = PriorShelf(device, normal_model=os.environ.get("HIFA_NORMALS") or None)
     shelf.get_or_fall_back(shelf.default.key)  # before ZeroGPU packs what is on the GPU
     if shelf.device.type == "cpu":  # ZeroGPU has no GPU at this point
         warm_up(shelf.fallback, shelf.get(shelf.fallback.key), Timings(RunStore(root).root / "timings.json"))

@@ -17,11 +17,14 @@ from .names import file_name
 from .options import (
     RANGES,
     add_export_options,
+    add_surface_options,
     add_variant_option,
+    check_normal_model,
     check_ranges,
     export_asset,
     load_multiview,
     load_pipeline,
+    preset_config,
 )
 from .prompts import check_toybox_prompt
 from .saved import check_may_save, find_saved, is_saved_in, read_facts
@@ -45,9 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", type=Path, metavar="DIR", help="continue the run saved in DIR")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: outputs/<the prompt>")
     parser.add_argument("--model", metavar="ID_OR_DIR", help="Stable Diffusion id or folder; default: embedded Toybox")
-    parser.add_argument(
-        "--disparity-model", metavar="ID_OR_DIR", help="DPT for the preset official; Toybox brings its own"
-    )
+    add_surface_options(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps; default: auto")
     parser.add_argument("--half", action="store_true", help="load the prior in float16 (on a GPU)")
     add_variant_option(parser)
@@ -110,6 +111,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise ValueError("Give either a prompt, such as 'a red mushroom', or a picture, or --resume DIR.")
     check_picture_arguments(arguments, pictures)
     check_ranges(arguments, (("save_every", 1, 10**9), *RANGES))
+    check_normal_model(arguments)
     if arguments.seed is not None:
         check_ranges(arguments, (("seed", 0, 2**63 - 1),))
     check_writable(output_folder(arguments))
@@ -214,13 +216,13 @@ def begin(arguments: argparse.Namespace) -> "tuple[HiFAPipeline, HiFARun]":
     if is_fast_on_cpu(arguments, device):
         show_beginning(arguments)
     # From here on the rest of diffusers is loaded, which takes seconds.
-    from . import TOYBOX, HiFAConfig, HiFARun
+    from . import TOYBOX, HiFARun
     from .hallucination import Photo
 
     run = None if arguments.resume is None else HiFARun.load(run_folder(arguments), device)
     model = arguments.model or (TOYBOX if run is None or run.prior is None else run.prior)
     dtype = torch.float16 if arguments.half else torch.float32
-    pipe = load_pipeline(model, arguments.disparity_model, dtype, device, arguments.variant)
+    pipe = load_pipeline(model, arguments.disparity_model, dtype, device, arguments.variant, arguments.normal_model)
     if run is not None:
         forget_text_encoder(pipe)
         return pipe, run
@@ -234,7 +236,7 @@ def begin(arguments: argparse.Namespace) -> "tuple[HiFAPipeline, HiFARun]":
         image.seen.save(folder / "input.png")
     run = pipe.start(
         arguments.prompt, arguments.negative_prompt or "", image=image, views=views, seed=arguments.seed or 0,
-        config=getattr(HiFAConfig, arguments.preset)() if arguments.preset else None,
+        config=preset_config(pipe, arguments.preset),
         num_inference_steps=arguments.steps, guidance_scale=arguments.guidance_scale,
         image_guidance_end=arguments.image_guidance_end,
     )  # fmt: skip

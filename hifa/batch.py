@@ -31,11 +31,14 @@ from .optimisation import HiFAStep
 from .options import (
     RANGES,
     add_export_options,
+    add_surface_options,
     add_variant_option,
+    check_normal_model,
     check_ranges,
     embed_first,
     export_asset,
     load_pipeline,
+    preset_config,
 )
 from .prompts import check_prompt
 from .saved import is_saved_in, read_facts
@@ -208,9 +211,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("prompts", type=Path, help="a .jsonl file, or a text file with a prompt a line")
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--model", metavar="ID_OR_DIR", help="Stable Diffusion id or folder; default: embedded Toybox")
-    parser.add_argument(
-        "--disparity-model", metavar="ID_OR_DIR", help="DPT for the preset official; Toybox brings its own"
-    )
+    add_surface_options(parser)
     parser.add_argument("--half", action="store_true", help="load the prior in float16 (on a GPU)")
     add_variant_option(parser)
     parser.add_argument("--preset", choices=PRESETS, help="default: the prior's")
@@ -238,11 +239,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         jobs = read_jobs(arguments.prompts)
         check_ranges(arguments, (("save_every", 1, 10**9), *RANGES))
+        check_normal_model(arguments)
         if not all(0 < share <= 1 for share in arguments.assets_at):
             raise ValueError(f"--assets-at takes shares of a run, above 0 and up to 1, got {arguments.assets_at}.")
         arguments.output_dir.mkdir(parents=True, exist_ok=True)
         dtype = torch.float16 if arguments.half else torch.float32
-        pipe = load_pipeline(arguments.model or TOYBOX, arguments.disparity_model, dtype, "cpu", arguments.variant)
+        models = (arguments.model or TOYBOX, arguments.disparity_model)
+        pipe = load_pipeline(*models, dtype, "cpu", arguments.variant, arguments.normal_model)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -252,7 +255,7 @@ def main(argv: list[str] | None = None) -> int:
     state = PartialState(cpu=launched_on_cpu, timeout=timedelta(days=30))
     pipe.to(state.device)
     pipe.set_progress_bar_config(disable=True)  # those of several processes would mix
-    config = getattr(HiFAConfig, arguments.preset)() if arguments.preset else None
+    config = preset_config(pipe, arguments.preset)
     mine, output_dir = jobs_of(jobs, state), arguments.output_dir
     new = [(job.prompt, job.negative_prompt) for job in mine if not is_begun(output_dir / job.name)]
     embeds = embed_first(pipe, new)

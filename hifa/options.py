@@ -12,11 +12,13 @@ if TYPE_CHECKING:  # the options are read before torch is loaded
     from torch import Tensor
 
     from .asset import HiFAAsset
+    from .config import HiFAConfig
     from .multiview import SyncDreamerPipeline
     from .pipeline_hifa import HiFAPipeline
 
 
 CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors")
+WITHOUT_NORMALS = ("paper", "official", "reconstruction", "hallucinated")  # presets
 RANGES = (
     ("mesh_resolution", 16, 1024), ("max_faces", 100, 10**7), ("texture_size", 64, 8192), ("frames", 1, 1000),
     ("frame_size", 16, 2048), ("still_size", 16, 2048),
@@ -41,6 +43,40 @@ def add_variant_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_surface_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name models which see depth and normals in pictures."""
+    parser.add_argument(
+        "--disparity-model", metavar="ID_OR_DIR", help="DPT for the preset official; Toybox brings its own"
+    )
+    parser.add_argument(
+        "--normal-model", metavar="ID_OR_DIR",
+        help="guide surfaces by a Marigold model, such as prs-eth/marigold-normals-v1-1; Toybox brings its own",
+    )  # fmt: skip
+
+
+def check_normal_model(arguments: argparse.Namespace) -> None:
+    """
+    Raises:
+        ValueError: If the preset has no use for a model of normals.
+    """
+    if arguments.normal_model is not None and arguments.preset in WITHOUT_NORMALS:
+        raise ValueError(
+            f"--normal-model has no effect with --preset {arguments.preset}, whose losses have no normals. "
+            "Leave out one of them."
+        )
+
+
+def preset_config(pipe: "HiFAPipeline", preset: str | None) -> "HiFAConfig | None":
+    """The settings of a preset for the models that a pipeline has; `None` for the prior's default."""
+    from .components import PUBLISHED_NORMALS
+    from .config import HiFAConfig
+
+    if preset is None:
+        return None
+    published = PUBLISHED_NORMALS if preset == "preview" and pipe.has_published_normals else {}
+    return pipe.fitted(getattr(HiFAConfig, preset)(**published))
+
+
 def check_ranges(arguments: argparse.Namespace, ranges: tuple[tuple[str, int, int], ...]) -> None:
     """
     Raises:
@@ -53,9 +89,14 @@ def check_ranges(arguments: argparse.Namespace, ranges: tuple[tuple[str, int, in
 
 
 def load_pipeline(
-    model: str | Path, disparity_model: str | None, dtype, device, variant: str | None = None
+    model: str | Path,
+    disparity_model: str | None,
+    dtype,
+    device,
+    variant: str | None = None,
+    normal_model: str | None = None,
 ) -> "HiFAPipeline":
-    """A pipeline on a device, with the disparity model of a hub id or folder if there is one.
+    """A pipeline on a device, with models of disparity and of normals by hub id or folder if they are given.
 
     Args:
         variant: Of the prior's files, such as `"fp16"`.
@@ -70,7 +111,10 @@ def load_pipeline(
         from transformers import DPTForDepthEstimation
 
         given["disparity_estimator"] = DPTForDepthEstimation.from_pretrained(disparity_model, dtype=dtype).eval()
-    return HiFAPipeline.from_pretrained(model, dtype=dtype, variant=variant, **given).to(device)
+    pipe = HiFAPipeline.from_pretrained(model, dtype=dtype, variant=variant, **given).to(device)
+    if normal_model is not None:
+        pipe.load_normal_model(normal_model)
+    return pipe
 
 
 def embed_first(pipe: "HiFAPipeline", prompts: Iterable[tuple[str, str]]) -> dict[tuple[str, str], "Tensor"]:

@@ -89,6 +89,8 @@ class PriorShelf:
         priors: What is offered; the first one is the one to fall back to.
         load: From `Prior.model` and keyword arguments to a pipeline.
         forget_failures: Seconds after which a prior that could not be loaded is tried again.
+        normal_model: Hub id or folder of a Marigold model of normals, which guides the priors that need a GPU;
+            `None` for none. Toybox has its own.
     """
 
     def __init__(
@@ -97,9 +99,11 @@ class PriorShelf:
         priors: tuple[Prior, ...] = PRIORS,
         load: Callable[..., HiFAPipeline] = HiFAPipeline.from_pretrained,
         forget_failures: float = 300.0,
+        normal_model: str | None = None,
     ):
         self.device, self.priors = torch.device(device), {prior.key: prior for prior in priors}
         self._load, self._loaded, self.forget_failures = load, {}, forget_failures
+        self._normal_model = normal_model
         self._failed: dict[str, tuple[float, Exception]] = {}
         self._renew_locks()
         # A process that is forked off in the middle of a load would wait for it for ever.
@@ -169,6 +173,8 @@ class PriorShelf:
             raise OSError(f"{prior.name} {prior.needs}, and this machine has no GPU")
         options = {"dtype": torch.float16} if prior.needs_gpu else {}
         pipe = self._load(prior.model, **options)
+        if prior.needs_gpu and self._normal_model:
+            pipe.load_normal_model(self._normal_model)
         pipe.set_progress_bar_config(disable=True)
         return pipe.to(self.device)
 
