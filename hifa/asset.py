@@ -15,7 +15,7 @@ from .field import RadianceField
 from .rendering.density_grid import DensityGrid
 from .rendering.image import Picture, render_picture
 from .rendering.rays import RaySampling
-from .state import write_text_atomically
+from .state import NotFiniteError, check_finite, write_text_atomically
 
 
 if TYPE_CHECKING:
@@ -147,17 +147,20 @@ class HiFAAsset:
         """Write the field (`config.json`, safetensors), the facts and a card.
 
         Raises:
-            AssetError: If the folder cannot be written.
+            AssetError: If the folder cannot be written, or if the field is not finite.
         """
         from .export.hub import model_card
 
         folder = Path(folder)
         try:
+            check_finite(self.radiance_field.state_dict())
             folder.mkdir(parents=True, exist_ok=True)
             self.radiance_field.save_pretrained(folder)
             write_text_atomically(folder / "README.md", model_card(self.facts))
             # At last: a folder with it has all the others.
             write_text_atomically(folder / FACTS, json.dumps(self.facts, indent=2))
+        except NotFiniteError as error:
+            raise AssetError(f"The asset is not saved to {str(folder)!r}: {error} Its run diverged.") from error
         except OSError as error:
             raise AssetError(
                 f"Cannot write the asset to {str(folder)!r} ({error.strerror or error}). Choose another folder."

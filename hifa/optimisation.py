@@ -1,5 +1,6 @@
 """One step of a run: algorithm 1 of the paper (HiFA appendix A.2) with the losses of equation 9."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from .cameras import Camera, camera_to_world, front_or_back, image_rays, sample_camera
 from .distillation import View, distillation_loss, distillation_target, prompt_of
+from .guard import gradient_norm, is_safe, read_together
 from .losses import monotonicity_loss, opacity_entropy_loss, opacity_loss, z_entropy_loss, z_variance_loss
 from .priors.prior import DiffusionPrior, to_prior_size
 from .priors.variational import VariationalScore
@@ -28,16 +30,22 @@ class HiFAStep:
         losses: Value of each weighted loss term and of their sum, `loss`. Terms on given views begin with `given_`.
             With `distillation="vsd"` also `variational`, which the variational score learns by; not in the sum.
         image: The view that was distilled, `(H, W, 3)` RGB in [0, 1]; `None` in a reconstruction without a prior.
+        skipped: Attempts at this step that were thrown away, because the loss or a gradient was not finite.
     """
 
     step: int
     timestep: int | None
     losses: dict[str, float]
     image: Tensor | None
+    skipped: int = 0
 
 
 class DivergedError(ValueError):
-    """The loss is no number any more; nor is the field, which must not be saved over what was."""
+    """Several attempts at a step gave no finite loss and gradient. The run is as it was before them, but for its
+    random state: it can be saved, and a continuation draws other noise."""
+
+
+ATTEMPTS = 10  # at a step; in half precision one in thousands overflows
 
 
 @dataclass(frozen=True)
@@ -59,10 +67,16 @@ def optimisation_step(
 ) -> HiFAStep:
     """One pass of algorithm 1 (HiFA appendix A.2), with the given views of section 5.4 if the run has any.
 
+    The optimizers step only if the losses and all gradients are finite. Otherwise the attempt is thrown away and
+    counted in `run.skipped`, and the step is tried again with new noise.
+
     Args:
         prior: `None` for a run without a prompt, which is reconstruction alone.
         surfaces: For settings with `lambda_disparity` or `lambda_normal`.
         variational: For settings with `distillation="vsd"`.
+
+    Raises:
+        DivergedError: If `ATTEMPTS` in a row are thrown away.
     """
     config = run.config
     if run.grid is not None and run.step % config.grid_period == 0:
@@ -70,6 +84,42 @@ def optimisation_step(
     share = config.learning_rate_share(run.step)
     for group, rate in zip(run.optimizer.param_groups, (config.grid_lr, config.network_lr), strict=True):
         group["lr"] = rate * share
+    for skipped in range(ATTEMPTS):
+        distilled, terms = add_gradients(run, prior, surfaces, variational)
+        norm = gradient_norm(run.radiance_field.parameters())
+        losses, norms = read_losses(terms, distilled, [norm, *([] if variational is None else [variational.norm()])])
+        if all(map(math.isfinite, losses.values())) and all(map(is_safe, norms)):
+            break
+        run.skipped += 1
+    else:
+        run.optimizer.zero_grad(set_to_none=True)
+        raise DivergedError(
+            f"The optimisation diverged at step {run.step + 1}: {ATTEMPTS} attempts in a row were not finite, the "
+            f"last with a loss of {losses['loss']:g} and a gradient of norm {norms[0]:g}. Resume goes on from step "
+            f"{run.step} with other noise; a lower guidance scale, or a prior in float32, may help."
+        )
+    if variational is not None:
+        variational.step()
+    if config.max_gradient_norm:
+        torch.nn.utils.clip_grads_with_norm_(run.radiance_field.parameters(), config.max_gradient_norm, norm)
+    run.optimizer.step()
+    run.step += 1
+    run.losses.append(losses)
+    return HiFAStep(
+        run.step, None if distilled is None else distilled.timestep, losses,
+        None if distilled is None else distilled.image, skipped,
+    )  # fmt: skip
+
+
+def add_gradients(
+    run: HiFARun,
+    prior: DiffusionPrior | None,
+    surfaces: SurfaceModels,
+    variational: VariationalScore | None,
+) -> tuple[Distilled | None, dict[str, Tensor]]:
+    """Set the gradients of a step; returns the view that was distilled, if any, and all weighted loss terms, detached.
+    Arguments as for `optimisation_step`."""
+    config = run.config
     run.optimizer.zero_grad(set_to_none=True)
     distilled = None if run.prompt_embeds is None else distil_view(run, prior, surfaces, variational)
     terms = {} if distilled is None else dict(distilled.terms)
@@ -80,26 +130,26 @@ def optimisation_step(
         if config.lambda_image_latent and prior is not None:
             given |= reconstruct_latents(run, prior, weight)
         terms |= {f"given_{name}": value for name, value in given.items()}
-    if config.max_gradient_norm:
-        torch.nn.utils.clip_grad_norm_(run.radiance_field.parameters(), config.max_gradient_norm)
-    run.optimizer.step()
-    run.step += 1
-    losses = {name: value.item() for name, value in terms.items()}
-    losses["loss"] = torch.stack(list(terms.values())).sum().item()
+    return distilled, terms
+
+
+def read_losses(
+    terms: dict[str, Tensor], distilled: Distilled | None, norms: list[Tensor]
+) -> tuple[dict[str, float], list[float]]:
+    """The losses of a step as `HiFAStep` has them, and the norms. All are read at once, so that a step waits for the
+    GPU once."""
+    named = terms | {"loss": torch.stack(list(terms.values())).sum()}
     if distilled is not None and distilled.variational is not None:
-        losses["variational"] = distilled.variational.item()
-    run.losses.append(losses)
-    return HiFAStep(
-        run.step, None if distilled is None else distilled.timestep, losses,
-        None if distilled is None else distilled.image,
-    )  # fmt: skip
+        named["variational"] = distilled.variational
+    values = read_together([*named.values(), *norms])
+    return dict(zip(named, values, strict=False)), values[len(named) :]
 
 
 def distil_view(
     run: HiFARun, prior: DiffusionPrior, surfaces: SurfaceModels, variational: VariationalScore | None
 ) -> Distilled:
     """Sample a view, render, ask the prior and add the gradients of equation 9 (algorithm 1), and that of the
-    disparity regression of appendix A.1 if the settings give it a weight. Then a variational score learns the view."""
+    disparity regression of appendix A.1 if the settings give it a weight. Then add those of the variational score."""
     config, device = run.config, run.device
     # Steps 1 and 2: a view and a timestep.
     camera = draw_camera(run)
@@ -154,7 +204,8 @@ def distil_view(
     detached = {name: value.detach() for name, value in terms.items()}
     learnt = None
     if variational is not None:
-        learnt = variational.learn(latent[0], prompt_of(run, camera), camera, config.lora_prediction, run.generator)
+        prompt = prompt_of(run, camera)
+        learnt = variational.add_gradients(latent[0], prompt, camera, config.lora_prediction, run.generator)
     return Distilled(t, detached, image[0].view(size, size, 3), learnt)
 
 

@@ -17,7 +17,15 @@ from .priors.variational import VariationalState
 from .rendering.density_grid import DensityGrid
 from .rendering.rays import RaySampling
 from .saved import FILE, RunError, is_saved_in
-from .state import load_optimizer_tensors, optimizer_tensors, read, with_prefix, without_prefix, write_atomically
+from .state import (
+    NotFiniteError,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    read,
+    with_prefix,
+    without_prefix,
+    write_atomically,
+)
 
 
 FORMAT = "hifa-run-2"
@@ -46,6 +54,7 @@ class HiFARun:
         step: Finished steps.
         losses: One dictionary for each finished step.
         seconds: Time spent in `advance`, over all sessions.
+        skipped: Attempts at steps that were thrown away, because the loss or a gradient was not finite.
     """
 
     prompt: str | None
@@ -65,6 +74,7 @@ class HiFARun:
     step: int = 0
     losses: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+    skipped: int = 0
 
     @property
     def finished(self) -> bool:
@@ -107,7 +117,8 @@ class HiFARun:
         """Write the run into `folder` as one file, atomically: a crash leaves the previous one.
 
         Raises:
-            RunError: If the folder cannot be written.
+            RunError: If the folder cannot be written, or if a part of the run is not finite: what was saved before
+                is worth more.
         """
         folder = Path(folder)
         tensors = {
@@ -137,10 +148,13 @@ class HiFARun:
             "step": self.step,
             "losses": self.losses,
             "seconds": self.seconds,
+            "skipped": self.skipped,
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / FILE, tensors, facts)
+        except NotFiniteError as error:
+            raise RunError(f"The run is not saved to {str(folder)!r}: it diverged. {error}") from error
         except OSError as error:
             raise RunError(
                 f"Cannot write the run to {str(folder)!r} ({error.strerror or error}). Choose another folder."
@@ -199,6 +213,7 @@ class HiFARun:
             run.variational = VariationalState(learnt, config.lora_lr)
             load_optimizer_tensors(run.variational.optimizer, without_prefix("variational_optimizer", tensors))
         run.step, run.losses, run.seconds = facts["step"], facts["losses"], facts["seconds"]
+        run.skipped = facts.get("skipped", 0)  # earlier versions did not count
         return run
 
     @classmethod

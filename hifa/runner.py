@@ -1,8 +1,8 @@
 """Runs are begun here, optimised step by step, and brought to their end."""
 
-import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from .optimisation import DivergedError, HiFAStep, optimisation_step
 from .pictures import PreparedPicture
 from .priors.variational import VariationalScore, VariationalState, check_adaptable
 from .run import HiFARun
+from .saved import RunError
 
 
 logger = logging.get_logger(__name__)
@@ -148,7 +149,8 @@ class HiFARunner(HiFAComponents):
         The run is complete and can be saved between any two steps; a consumer that stops asking stops the work.
 
         Raises:
-            DivergedError: If the loss of a step is not finite; the run is of no use from then on.
+            DivergedError: If no attempt at a step gives a finite loss and gradient; the run is that of the step
+                before, and can be saved.
         """
         prior, variational, surfaces = None, None, self.surface_models(run.config, run.views)
         if run.prompt_embeds is not None:
@@ -159,14 +161,13 @@ class HiFARunner(HiFAComponents):
         end = end if steps is None else min(end, run.step + steps)
         while run.step < end:
             clock = time.perf_counter()
-            with torch.inference_mode(False), torch.enable_grad():
-                result = optimisation_step(run, prior, surfaces, variational)
-            run.seconds += time.perf_counter() - clock
-            if not math.isfinite(result.losses["loss"]):
-                raise DivergedError(
-                    f"The optimisation diverged at step {run.step}: its loss is {result.losses['loss']}. Resume tries "
-                    "again from the last save; a lower guidance scale may help."
-                )
+            try:
+                with torch.inference_mode(False), torch.enable_grad():
+                    result = optimisation_step(run, prior, surfaces, variational)
+            finally:
+                run.seconds += time.perf_counter() - clock
+            if result.skipped:
+                logger.warning(f"Step {run.step} took {result.skipped + 1} attempts: the others were not finite.")
             yield result
 
     def run_to_end(
@@ -180,7 +181,8 @@ class HiFARunner(HiFAComponents):
 
         Args:
             save_dir: The run is saved here every `save_every` steps and at the end, whatever ends it. After an error
-                inside of a step it can be continued, but not bit for bit. One that diverges is left as it was saved.
+                inside of a step it can be continued, but not bit for bit. One that diverges is saved as it was before
+                that, with the random state after it, so that a continuation does not repeat the failure.
             on_step: Called after each step.
 
         Raises:
@@ -206,6 +208,9 @@ class HiFARunner(HiFAComponents):
                     if self.interrupt or interrupt.noted:
                         break
             except DivergedError:
+                if save_dir is not None:  # also where this step is saved: the random state is another one by now
+                    with suppress(RunError):  # a field that was spoilt from outside
+                        run.save(save_dir)
                 saved = run.step
                 raise
             finally:

@@ -1,7 +1,9 @@
 """Optimiser and random state as plain tensors, so that safetensors can hold them and nothing is ever unpickled."""
 
 import json
+import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,32 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+class NotFiniteError(ValueError):
+    """A tensor has an infinite value or a NaN."""
+
+
+def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
+    """
+    Raises:
+        NotFiniteError: Naming the first tensor that is not finite.
+    """
+    for name, value in tensors.items():
+        if value.is_floating_point() and value.numel():
+            # Extremes are NaN where a value is, and a mask of all values would take memory.
+            low, high = (extreme.item() for extreme in value.detach().aminmax())
+            if not math.isfinite(low) or not math.isfinite(high):
+                raise NotFiniteError(f"{name} is not finite: its values are from {low:g} to {high:g}.")
+
+
 def write_atomically(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
-    """Write tensors and JSON facts into one safetensors file that is either the old or the new one, never half."""
+    """Write tensors and JSON facts into one safetensors file that is either the old or the new one, never half.
+
+    Raises:
+        NotFiniteError: If a tensor is not finite. The old file stays.
+    """
     partial = path.with_name(path.name + ".partial")  # always the same: a run that is killed often leaves one at most
     contiguous = {key: value.detach().contiguous().cpu() for key, value in tensors.items()}
+    check_finite(contiguous)
     save_file(contiguous, partial, metadata={"facts": json.dumps(facts)})
     with open(partial, "rb") as file:
         os.fsync(file.fileno())

@@ -10,6 +10,7 @@ import torch
 
 from hifa import HiFARun
 from hifa.export import EmptyFieldError
+from hifa.optimisation import ATTEMPTS
 from hifa.space import files, lease
 from hifa.space.panel import facts_html
 
@@ -193,7 +194,33 @@ def test_files_of_an_earlier_step_stay_when_the_surface_is_lost(tmp_path, tiny_p
     assert set(end.missing) == {"glb", "obj", "ply", "mp4"}, "they can be made again with more steps"
 
 
-def test_a_diverged_step_does_not_replace_the_last_save(tmp_path, shelf, monkeypatch):
+def test_a_run_that_diverges_pauses_at_its_last_good_step_and_resumes(tmp_path, shelf, monkeypatch):
+    """Once it has found no finite gradient often enough it is saved as it was, and Resume draws other noise."""
+    worker = make_worker(tmp_path, shelf)
+    folder = worker.store.create(request(10))
+    pipe = shelf.get("toybox")
+    advance, bad = type(pipe).advance, [True] * ATTEMPTS
+
+    def spoil(gradient):
+        return gradient * torch.inf if bad and bad.pop() else gradient
+
+    def poisoned(self, run, steps=None):
+        for step in advance(self, run, steps):
+            yield step
+            if run.step == 5:
+                run.radiance_field.grid.table.register_hook(spoil)
+
+    monkeypatch.setattr(type(pipe), "advance", poisoned)
+    end = list(worker.advance(folder))[-1]
+    assert end.record.status == "paused" and "diverged at step 6" in end.text
+    saved = HiFARun.load(folder.run)
+    assert saved.step == end.record.step == 5 and saved.skipped == ATTEMPTS
+    assert all(value.isfinite().all() for value in saved.radiance_field.state_dict().values())
+    end = list(worker.advance(folder))[-1]
+    assert end.record.status == "finished" and HiFARun.load(folder.run).skipped == ATTEMPTS
+
+
+def test_a_field_that_was_spoilt_does_not_replace_the_last_save(tmp_path, shelf, monkeypatch):
     worker = make_worker(tmp_path, shelf)
     folder = worker.store.create(request(10))
     pipe = shelf.get("toybox")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..cameras import Camera, camera_to_world
+from ..guard import gradient_norm
 from .guidance import Guidance
 from .prior import DiffusionPrior
 
@@ -84,7 +85,23 @@ class VariationalScore:
     def learn(
         self, z: Tensor, prompt: Guidance, camera: Camera, prediction: str, generator: torch.Generator | None
     ) -> Tensor:
-        """One step of the optimiser on the denoising loss of a render, at a timestep drawn from all of them.
+        """One step of the optimizer on the denoising loss of a render: `add_gradients`, then `step`."""
+        loss = self.add_gradients(z, prompt, camera, prediction, generator)
+        self.step()
+        return loss
+
+    def step(self) -> None:
+        """Step by the gradients of `add_gradients`."""
+        self.state.optimizer.step()
+
+    def norm(self) -> Tensor:
+        """Norm `()` of the gradients of `add_gradients`."""
+        return gradient_norm(self.state.parameters.values())
+
+    def add_gradients(
+        self, z: Tensor, prompt: Guidance, camera: Camera, prediction: str, generator: torch.Generator | None
+    ) -> Tensor:
+        """Set the gradients of the denoising loss of a render, at a timestep drawn from all of them.
 
         Args:
             z: `(1, C, h, w)` latent of the render.
@@ -92,7 +109,7 @@ class VariationalScore:
             generator: On the CPU.
 
         Returns:
-            The loss before the step, detached.
+            The loss, detached.
         """
         t = int(torch.randint(len(self.prior.alphas_cumprod), (), generator=generator))
         z_t, noise = self.prior.noisy(z, t, generator)
@@ -103,7 +120,6 @@ class VariationalScore:
             loss = denoising_loss(predicted, noise, float(self.prior.alphas_cumprod[t]), prediction)
             # The sum in place of the mean: in half precision small gradients vanish, and Adam minds no factor.
             (loss * noise.numel()).backward()
-        self.state.optimizer.step()
         return loss.detach()
 
     @contextmanager

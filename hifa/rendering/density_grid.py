@@ -38,7 +38,8 @@ class DensityGrid(nn.Module):
         cells = torch.stack([x, y, z], -1).reshape(-1, 3)
         points = ((cells + offset) / self.resolution * 2 - 1) * self.bound
         density = torch.cat([field.density(part) for part in points.split(2**17)])
-        self.values.copy_(torch.maximum(decay * self.values, density.view_as(self.values)))
+        # fmax passes over NaN, which would never leave the grid again.
+        self.values.copy_(torch.fmax(decay * self.values, density.view_as(self.values)))
 
     @torch.no_grad()
     def density(self, points: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ..optimisation import DivergedError
 from ..pictures import prepare_picture
 from ..pipeline_hifa import HiFAPipeline
 from ..run import HiFARun
+from ..saved import RunError
 from ..state import write_text_atomically
 from .beside import GivenUpError, halves, saying
 from .errors import explain
@@ -270,6 +272,8 @@ def optimise(pipe: HiFAPipeline, run: HiFARun, folder: RunFolder, deadline: floa
                 saved = time.monotonic()
                 save_seconds = saved - now
     except DivergedError:
+        with suppress(RunError):  # a field that was spoilt from outside
+            _save(run, folder)
         raise
     except BaseException:  # also when the reader has gone: nothing computed is lost
         _save(run, folder)
