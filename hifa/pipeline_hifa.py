@@ -1,6 +1,7 @@
 """HiFAPipeline: a prompt goes in, a 3D asset comes out; diffusers components guide the way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,9 @@ class HiFAPipeline(HiFARunner):
         Raises:
             TypeError, ValueError: For bad input, before any work; also for a `save_dir` with an unfinished run.
             Interrupted: After Ctrl-C, a `KeyboardInterrupt`.
+            DivergedError: If a run finds no finite loss and gradient, see `advance`. With a list of prompts, this and
+                every other error has an attribute `output`: the `HiFAPipelineOutput` of the prompts that are finished,
+                if there are any. The run that was cut short is `pipe.current_run`.
 
         Examples:
             >>> pipe = HiFAPipeline.from_pretrained()
@@ -164,11 +168,14 @@ class HiFAPipeline(HiFARunner):
             prompts, negatives, generators, embeds, pooled, folders, strict=True
         ):
             given |= dict(zip(("prompt_embeds", "pooled_prompt_embeds"), embedded, strict=True))
-            run = self.start(text, negative or "", config=config, generator=source, **given, **settings)
-            on_step = self._on_step(run, callback_on_step_end, callback_on_step_end_tensor_inputs)
-            self.run_to_end(run, folder, save_every, on_step)
-            asset = run.asset()
-            output.images.append(_format(asset.turntable(num_frames, frame_size), output_type))
+            with _keeping(output, len(prompts)):
+                run = self.start(text, negative or "", config=config, generator=source, **given, **settings)
+                on_step = self._on_step(run, callback_on_step_end, callback_on_step_end_tensor_inputs)
+                self.run_to_end(run, folder, save_every, on_step)
+                self.current_run, asset = run, run.asset()
+                images = _format(asset.turntable(num_frames, frame_size), output_type)
+            self.current_run = None
+            output.images.append(images)
             output.assets.append(asset)
             output.runs.append(run)
             if self.interrupt:
@@ -189,6 +196,21 @@ class HiFAPipeline(HiFARunner):
             run.prompt_embeds = (returned or {}).get("prompt_embeds", run.prompt_embeds)
 
         return on_step
+
+
+@contextmanager
+def _keeping(output: HiFAPipelineOutput, prompts: int) -> Iterator[None]:
+    """Give an error the output of the prompts that were finished before it, which would be lost with the call."""
+    try:
+        yield
+    except BaseException as error:
+        if output.runs:
+            error.output = output
+            error.add_note(
+                f"{len(output.runs)} of {prompts} prompts are finished: this error has their HiFAPipelineOutput as "
+                "`output`."
+            )
+        raise
 
 
 def _check_options(output_type: str, tensor_names: list[str] | None, known: list[str]) -> None:
