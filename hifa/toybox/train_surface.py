@@ -46,7 +46,7 @@ def build_surface_model() -> UNet2DModel:
         sample_size=SIZE // 2,
         in_channels=12,
         out_channels=20,
-        block_out_channels=(40, 80, 120),
+        block_out_channels=(48, 80, 120),
         layers_per_block=1,
         down_block_types=("DownBlock2D",) * 3,
         up_block_types=("UpBlock2D",) * 3,
@@ -121,8 +121,9 @@ def surface_losses(model: UNet2DModel, batch: tuple[Tensor, ...]) -> dict[str, T
     cosine = (seen.normals * normals).sum(1).clamp(-1 + 1e-6, 1 - 1e-6)
     # Where there is no object there is no normal: any direction is as good, and kappa has to be low.
     angle = torch.where(inside, torch.acos(cosine), torch.pi / 2)
-    nll = angular_von_mises_fisher_loss(angle, seen.kappa)
-    normal = (nll * (0.1 + 0.9 * inside)).mean()
+    # The likelihood alone would neglect the pixels that it doubts: the angle counts by itself, and kappa learns from it.
+    nll = angular_von_mises_fisher_loss(angle.detach(), seen.kappa)
+    normal = ((nll + angle) * (0.1 + 0.9 * inside)).mean()
     relief = relief_loss(seen.disparity, disparity, mask)
     degrees = torch.rad2deg(angle[inside].detach().mean())
     plain = torch.rad2deg(angle[: len(angle) // 2][inside[: len(angle) // 2]].detach().mean())
@@ -203,8 +204,8 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=4000)
     parser.add_argument("--views", type=int, default=4, help="renders of each scene")
     parser.add_argument("--estimates", type=int, default=8_000, help="estimates of the prior that are trained on")
-    parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--peak", type=float, default=1.5e-3, help="learning rate")
     parser.add_argument("--test-scenes", type=int, default=TEST_SCENES, help="scenes that errors are measured on")
     parser.add_argument("--seed", type=int, default=0)
