@@ -12,9 +12,8 @@ from torch import Tensor
 
 from .cameras import Camera, orbit
 from .field import RadianceField
-from .rendering.density_grid import DensityGrid
-from .rendering.image import Picture, render_picture
-from .rendering.rays import RaySampling
+from .rendering.image import Picture
+from .rendering.viewing import Viewer
 from .state import NotFiniteError, check_finite, write_text_atomically
 
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 # run shows its first preview sooner.
 
 FACTS = "asset.json"
-GRID_RESOLUTION = 64
 WHITE = (1.0, 1.0, 1.0)
 
 
@@ -44,7 +42,7 @@ class HiFAAsset:
 
     radiance_field: RadianceField
     facts: dict[str, Any] = field(default_factory=dict)
-    _grid: DensityGrid | None = field(default=None, repr=False)
+    _viewer: Viewer | None = field(default=None, repr=False)
 
     @property
     def prompt(self) -> str:
@@ -67,13 +65,13 @@ class HiFAAsset:
             background: RGB in [0, 1]; `None` for the learned background.
         """
         flat = None if background is None else torch.tensor(background, device=self.radiance_field.device)
-        return render_picture(self.radiance_field, camera or self.camera(), size, self._sampling(), flat)
+        return self._view().picture(camera or self.camera(), size, flat)
 
-    def _sampling(self) -> RaySampling:
-        if self._grid is None:
-            self._grid = DensityGrid(GRID_RESOLUTION, self.radiance_field.bound).to(self.radiance_field.device)
-            self._grid.refresh(self.radiance_field)
-        return RaySampling(n_coarse=64, n_fine=24, grid=self._grid, min_opacity=0.01)
+    def _view(self) -> Viewer:
+        """What renders the field, made once: it evaluates the density on a grid."""
+        if self._viewer is None:
+            self._viewer = Viewer(self.radiance_field)
+        return self._viewer
 
     def turntable(self, num_frames: int = 48, size: int = 256, elevation_deg: float = 15.0) -> Tensor:
         """Colour of a full turn from the front: `(num_frames, size, size, 3)` in [0, 1]."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 # Each with the loop that it compiles last. As they are needed: the first preview has no grid.
-MODULES = {"field.hash_grid_cpu": "encode_backward", "rendering.density_grid_cpu": "look_up"}
+MODULES = {"field.hash_grid_cpu": "encode_backward", "rendering.density_grid_cpu": "place"}
 # By their paths: to import a module by its name would import the whole package, which is what takes so long. With
 # their names, because numba keeps those beside the code.
 PROGRAM = """

@@ -229,7 +229,8 @@ def test_loops_compiled_ahead_are_those_that_the_grids_use(tmp_path, monkeypatch
         from hifa.rendering.density_grid import DensityGrid
         HashGrid(2, 4, 8, 10)(torch.rand(5, 3)).sum().backward()
         DensityGrid(4, 1.0).density(torch.rand(5, 2, 3))
-        for loop in (hash_grid_cpu.encode_forward, hash_grid_cpu.encode_backward, density_grid_cpu.look_up):
+        loops = hash_grid_cpu.encode_forward, hash_grid_cpu.encode_backward, density_grid_cpu.look_up
+        for loop in loops:
             assert sum(loop.stats.cache_hits.values()) == 1 and not loop.stats.cache_misses, loop.stats
     """
     subprocess.run([sys.executable, "-c", script], check=True, env=os.environ, timeout=120)

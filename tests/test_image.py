@@ -242,7 +242,8 @@ def test_picture_of_a_ball(soft_ball):
     torch.testing.assert_close(picture.disparity[inner], 1 / picture.depth[inner])
     surface = hits.origins + hits.directions * picture.depth[inner][:, None]
     outward = surface / surface.norm(dim=-1, keepdim=True)
-    assert ((picture.normals[inner] * outward).sum(-1) > 0.999).all()
+    # Differences of pixels that are a tenth of the radius wide: within 3.6 degrees.
+    assert ((picture.normals[inner] * outward).sum(-1) > 0.998).all()
     red, behind = torch.tensor([0.8, 0.2, 0.1]), torch.tensor([0.3, 0.4, 0.5])
     assert (picture.colour[inner] - red).abs().max() < 0.01 and (picture.colour[outer] - behind).abs().max() < 0.01
     assert (picture.opacity[outer] < 1e-2).all() and (picture.normals[outer] == 0).all()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hifa.cameras import Camera, camera_to_world, image_rays
-from hifa.rendering.normals import depth_normals
+from hifa.rendering.normals import depth_normals, visible_normals
 
 
 SIZE, RADIUS = 64, 0.6
@@ -118,3 +118,32 @@ def test_descent_turns_a_dent_into_the_sphere():
         assert math.isfinite(dented.grad.sum().item())
         optimizer.step()
     assert loss().item() < 0.1 * before
+
+
+@pytest.mark.parametrize("camera", CAMERAS)
+def test_every_opaque_pixel_of_a_picture_has_a_normal(camera):
+    depth, opacity, directions, truth = sphere(camera)
+    normals = visible_normals(depth, opacity, directions)
+    hit = opacity > 0.5
+    torch.testing.assert_close(normals.norm(dim=-1), hit.float())
+    assert (normals * directions).sum(-1)[hit].max() < 0
+    assert degrees(normals[hit], truth[hit]).mean() < 4  # silhouettes included
+
+
+def test_a_step_of_the_depth_is_no_slope():
+    """A ball in front of a wall: neither the wall nor the ball turns sideways where they meet."""
+    camera = Camera(0, 0)
+    depth, opacity, directions, truth = sphere(camera, radius=0.3, center=(0.6, 0.0, 0.0))
+    wall, _ = plane(camera, torch.tensor([1.0, 0.0, 0.0]))
+    ball = opacity > 0.5
+    normals = visible_normals(torch.where(ball, depth, wall), torch.ones_like(depth), directions)
+    assert degrees(normals[~ball], torch.tensor([1.0, 0.0, 0.0])).max() < 1
+    assert degrees(normals[ball], truth[ball]).mean() < 5
+
+
+def test_a_single_pixel_faces_the_camera():
+    depth, directions = plane(Camera(0, 0), torch.tensor([1.0, 0.0, 0.0]), 9)
+    opacity = torch.zeros(9, 9)
+    opacity[4, 4] = 1.0
+    normals = visible_normals(depth, opacity, directions)
+    assert degrees(normals[4, 4], -directions[4, 4]) < 1 and normals.count_nonzero() <= 3

@@ -48,13 +48,23 @@ class DensityGrid(nn.Module):
             return self._density_on_cpu(points)
         return self._density_by_torch(points)
 
+    def padded(self) -> Tensor:
+        """The values with a layer of zeros around, as the loops of `density_grid_cpu` read them."""
+        return nn.functional.pad(self.values, (1,) * 6)
+
+    def filled(self, least: float) -> Tensor:
+        """Mark the cells between the values of `padded`, `(n + 1, n + 1, n + 1)` bool, where a density above `least`
+        can be interpolated."""
+        padded = self.padded()[None, None]
+        return nn.functional.max_pool3d(padded, 2, stride=1)[0, 0] > least
+
     def _density_by_torch(self, points: Tensor) -> Tensor:
         grid = (points / self.bound).reshape(1, 1, 1, -1, 3)
         values = nn.functional.grid_sample(self.values[None, None], grid, align_corners=False, padding_mode="zeros")
         return values.reshape(points.shape[:-1])
 
     def _density_on_cpu(self, points: Tensor) -> Tensor:
-        padded = nn.functional.pad(self.values, (1,) * 6)
+        padded = self.padded()
         out = points.new_empty(points.shape[:-1])
         share_threads()
         flat = points.detach().reshape(-1, 3).contiguous()

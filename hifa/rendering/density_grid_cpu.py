@@ -1,4 +1,7 @@
-"""The look-up in the density grid as a compiled loop for a CPU, several times as fast as torch's `grid_sample`."""
+"""The density grid in compiled loops for a CPU: look-ups, several times as fast as torch's `grid_sample`, and the
+placement of samples along rays that are only looked at."""
+
+import math
 
 import numba
 import numpy as np
@@ -12,6 +15,35 @@ SAFE = {"contract", "nsz", "arcp", "reassoc"}
 @numba.njit(inline="always", fastmath=SAFE)
 def _between(first, second, share):
     return first + share * (second - first)
+
+
+@numba.njit(inline="always", fastmath=SAFE)
+def _value_at(x, y, z, values, side, scale, shift):
+    """Trilinear value at a point in world units of the flat `values` of `padded`, see `look_up`."""
+    last = np.float32(side - 1)
+    # In cells: 0 at the centre of the first one, which is padding.
+    x = min(max(x * scale + shift, np.float32(0)), last)
+    y = min(max(y * scale + shift, np.float32(0)), last)
+    z = min(max(z * scale + shift, np.float32(0)), last)
+    column = max(0, min(np.int32(x), side - 2))
+    row = max(0, min(np.int32(y), side - 2))
+    layer = max(0, min(np.int32(z), side - 2))
+    x, y, z = x - np.float32(column), y - np.float32(row), z - np.float32(layer)
+    near = column + side * (row + side * layer)
+    far = near + side * side
+    return _between(
+        _between(
+            _between(values[near], values[near + 1], x),
+            _between(values[near + side], values[near + side + 1], x),
+            y,
+        ),
+        _between(
+            _between(values[far], values[far + 1], x),
+            _between(values[far + side], values[far + side + 1], x),
+            y,
+        ),
+        z,
+    )
 
 
 @numba.njit(parallel=True, fastmath=SAFE, cache=True, nogil=True)
@@ -29,31 +61,80 @@ def look_up(points, padded, bound, out):
     last = np.float32(side - 1)
     scale, shift = (last - np.float32(1)) / (np.float32(2) * bound), last / np.float32(2)
     for i in numba.prange(points.shape[0]):
-        # In cells: 0 at the centre of the first one, which is padding.
-        x = min(max(points[i, 0] * scale + shift, np.float32(0)), last)
-        y = min(max(points[i, 1] * scale + shift, np.float32(0)), last)
-        z = min(max(points[i, 2] * scale + shift, np.float32(0)), last)
-        column = max(0, min(np.int32(x), side - 2))
-        row = max(0, min(np.int32(y), side - 2))
-        layer = max(0, min(np.int32(z), side - 2))
-        x, y, z = x - np.float32(column), y - np.float32(row), z - np.float32(layer)
-        near = column + side * (row + side * layer)
-        far = near + side * side
-        out[i] = _between(
-            _between(
-                _between(values[near], values[near + 1], x),
-                _between(values[near + side], values[near + side + 1], x),
-                y,
-            ),
-            _between(
-                _between(values[far], values[far + 1], x),
-                _between(values[far + side], values[far + side + 1], x),
-                y,
-            ),
-            z,
-        )
+        out[i] = _value_at(points[i, 0], points[i, 1], points[i, 2], values, side, scale, shift)
+
+
+RAYS_PER_BLOCK = 256  # share one buffer
+
+
+@numba.njit(parallel=True, fastmath=SAFE, cache=True, nogil=True)
+def place(origins, directions, near, far, padded, filled, bound, cells, most, least, out, live):
+    """Place the samples of each ray at equal quantiles of its weights in the grid, as `importance_samples` does with
+    the kernel (1, 1, 1): the tables of densities and weights, which fill memory there, never leave the cache here.
+
+    Args:
+        origins, directions: `(n, 3)` float32.
+        near, far: `(n,)` float32, where each ray enters and leaves the box that is looked at.
+        padded, bound: As for `look_up`.
+        filled: `(n + 1, n + 1, n + 1)` bool: whether any of the eight values around is worth a look-up; see
+            `DensityGrid.filled`.
+        cells: Equal cells between `near` and `far`, at whose middles the grid is read.
+        most: Largest optical depth of a cell, float32.
+        least: Optical depth up to which a ray counts as empty, float32.
+        out: `(n, n_samples)` float32, sorted distances of the live rays; the others are left alone.
+        live: `(n,)` bool, written for every ray: whether it meets anything.
+    """
+    side, values, n_samples = padded.shape[0], padded.ravel(), out.shape[1]
+    last, one, floor = np.float32(side - 1), np.float32(1), np.float32(1e-5)
+    scale, shift = (last - one) / (np.float32(2) * bound), last / np.float32(2)
+    for block in numba.prange((len(origins) + RAYS_PER_BLOCK - 1) // RAYS_PER_BLOCK):
+        weights = np.empty(cells + 2, np.float32)  # with a zero at either end
+        for i in range(block * RAYS_PER_BLOCK, min((block + 1) * RAYS_PER_BLOCK, len(origins))):
+            length, passed = (far[i] - near[i]) / np.float32(cells), np.float32(0)
+            live[i] = False
+            if not length > 0:
+                continue
+            weights[:] = 0
+            through = one  # transmittance
+            for j in range(cells):
+                z = near[i] + length * (np.float32(j) + np.float32(0.5))
+                px = origins[i, 0] + z * directions[i, 0]
+                py = origins[i, 1] + z * directions[i, 1]
+                pz = origins[i, 2] + z * directions[i, 2]
+                column = max(0, min(np.int32(px * scale + shift), side - 2))
+                row = max(0, min(np.int32(py * scale + shift), side - 2))
+                layer = max(0, min(np.int32(pz * scale + shift), side - 2))
+                if filled[layer, row, column]:
+                    density = _value_at(px, py, pz, values, side, scale, shift)
+                    passed += min(density * length, most)
+                    left = math.exp(-passed)
+                    weights[j + 1] = through - left
+                    through = left
+                    if through < floor:  # what lies behind gets no more than the floor
+                        break
+            if not passed > least:
+                continue
+            live[i] = True
+            # The sum over the smoothed weights; the outer cells lack a neighbor.
+            total = np.float32(3) * (one - through) - weights[1] - weights[cells] + np.float32(3 * cells - 2) * floor
+            step = total / np.float32(n_samples)
+            wanted, reached, k = np.float32(0.5) * step, np.float32(0), 0
+            for j in range(cells):
+                neighbors = np.float32(3 - (j == 0) - (j == cells - 1))
+                share = weights[j] + weights[j + 1] + weights[j + 2] + neighbors * floor
+                while k < n_samples and wanted < reached + share:
+                    out[i, k] = near[i] + length * (np.float32(j) + (wanted - reached) / share)
+                    k += 1
+                    wanted = (np.float32(k) + np.float32(0.5)) * step
+                reached += share
+            for rest in range(k, n_samples):  # sums are rounded
+                out[i, rest] = far[i]
 
 
 def compile_loops() -> None:
-    """Compile the loop for the types that `DensityGrid` calls it with; see `compile_ahead`."""
-    look_up(np.zeros((1, 3), np.float32), np.zeros((3, 3, 3), np.float32), np.float32(1), np.zeros(1, np.float32))
+    """Compile the loops for the types that they are called with; see `compile_ahead`."""
+    points, values, ray = np.zeros((1, 3), np.float32), np.zeros((3, 3, 3), np.float32), np.zeros(1, np.float32)
+    one = np.float32(1)
+    look_up(points, values, one, ray)
+    filled, live = np.zeros((2, 2, 2), np.bool_), np.zeros(1, np.bool_)
+    place(points, points, ray, ray, values, filled, one, 1, one, one, points, live)

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ..cameras import Camera, Rays, camera_to_world, image_rays
 from ..field import RadianceField
+from .normals import visible_normals
 from .rays import RayOutput, RaySampling, render_rays
 from .volume import disparity
 
@@ -42,7 +44,7 @@ def backpropagate(
         return loss.detach()
     with torch.no_grad():
         parts = [render_rays(field, *part) for part in _chunks(rays, sampling, background, offsets, chunk)]
-    leaves = _concatenate(parts).map(lambda value: value.requires_grad_())
+    leaves = concatenate(parts).map(lambda value: value.requires_grad_())
     loss = loss_of(leaves)
     loss.backward()
     start = 0
@@ -58,23 +60,31 @@ def backpropagate(
 
 @dataclass(frozen=True)
 class Picture:
-    """A rendered view; H = W.
+    """A rendered view; H = W. Disparity and normals are computed when they are first asked for.
 
     Args:
         colour: `(H, W, 3)` RGB in [0, 1].
         opacity: `(H, W)` in [0, 1].
         depth: `(H, W)` distance along the ray, world units; 0 where there is nothing.
-        disparity: `(H, W)` 1 / depth; 0 where there is nothing.
-        normals: `(H, W, 3)` unit outward world normals; 0 where there is nothing.
         z_variance: `(H, W)` squared world units.
+        directions: `(H, W, 3)` unit world directions of the rays.
     """
 
     colour: Tensor
     opacity: Tensor
     depth: Tensor
-    disparity: Tensor
-    normals: Tensor
     z_variance: Tensor
+    directions: Tensor
+
+    @cached_property
+    def disparity(self) -> Tensor:
+        """`(H, W)` 1 / depth; 0 where there is nothing."""
+        return disparity(self.depth)
+
+    @cached_property
+    def normals(self) -> Tensor:
+        """`(H, W, 3)` unit outward world normals of the rendered depth; 0 where it is not more than half opaque."""
+        return visible_normals(self.depth, self.opacity, self.directions)
 
 
 @torch.no_grad()
@@ -86,40 +96,26 @@ def render_picture(
     background: Tensor | None = None,
     chunk: int = 2**14,
 ) -> Picture:
-    """Render one view for looking at: regular sampling, no gradients, memory bounded by `chunk` rays."""
+    """Render one view of a field that still changes: regular sampling, no gradients, memory bounded by `chunk` rays.
+
+    For a finished field `viewing.Viewer` is faster.
+    """
     device = field.grid.table.device
     rays = image_rays(camera_to_world(camera).to(device), camera.fov_deg, size)
     parts = [render_rays(field, *part) for part in _chunks(rays, sampling, background, None, chunk)]
-    seen = _concatenate(parts)
-    normals = surface_normals(field, rays, seen)
+    return picture_of(concatenate(parts), rays, size)
+
+
+def picture_of(seen: RayOutput, rays: Rays, size: int) -> Picture:
+    """The picture that the rays of an image have seen."""
     square = (size, size)
     return Picture(
         colour=seen.colour.clamp(0, 1).view(*square, 3),
         opacity=seen.opacity.clamp(0, 1).view(square),
         depth=seen.depth.view(square),
-        disparity=disparity(seen.depth).view(square),
-        normals=normals.view(*square, 3),
         z_variance=seen.z_variance.view(square),
+        directions=rays.directions.view(*square, 3),
     )
-
-
-@torch.no_grad()
-def surface_normals(field: RadianceField, rays: Rays, seen: RayOutput, step: float = 0.02) -> Tensor:
-    """Outward unit normals `(n_rays, 3)` at the expected depth, by central differences.
-
-    They are those of the opacity of a stretch of length `step`, 1 - exp(-density step), and not of the density: that
-    goes on varying inside the object, where no ray sees it.
-
-    Args:
-        step: Half the distance of the differences, world units.
-    """
-    normals = torch.zeros_like(rays.directions)
-    hit = torch.nonzero(seen.opacity > 0.5)[:, 0]
-    points = rays.origins[hit] + rays.directions[hit] * seen.depth[hit, None]
-    for axis, shift in enumerate(step * torch.eye(3, device=points.device)):
-        ahead, behind = (torch.exp(-step * field.density(points + side * shift)) for side in (1, -1))
-        normals[hit, axis] = ahead - behind
-    return torch.nn.functional.normalize(normals, dim=-1)
 
 
 def _chunks(rays: Rays, sampling: RaySampling, background: Tensor | None, offsets: Tensor | None, chunk: int):
@@ -128,5 +124,6 @@ def _chunks(rays: Rays, sampling: RaySampling, background: Tensor | None, offset
         yield rays[part], sampling, background, None if offsets is None else offsets[part]
 
 
-def _concatenate(parts: list[RayOutput]) -> RayOutput:
+def concatenate(parts: list[RayOutput]) -> RayOutput:
+    """The output of all rays from that of chunks."""
     return RayOutput(*(torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])))

@@ -36,3 +36,55 @@ def depth_normals(
     normals = torch.where(valid[..., None], normals, torch.zeros_like(normals))
     border = (1, 1, 1, 1)
     return torch.nn.functional.pad(normals, (0, 0, *border)), torch.nn.functional.pad(valid, border)
+
+
+MAX_SLOPE = 6.0  # change of the depth from pixel to pixel, in pixels, that is still one surface: 80 degrees
+
+
+@torch.no_grad()
+def visible_normals(depth: Tensor, opacity: Tensor, directions: Tensor) -> Tensor:
+    """Compute a normal for every pixel that is more than half opaque, for pictures.
+
+    Each direction of the image takes the central difference where both neighbors belong to the surface. At silhouettes
+    and steps of the depth it takes the difference towards the nearer neighbor in depth, and where there is none the
+    surface is taken to face the camera.
+
+    Args:
+        depth, opacity, directions: As for `depth_normals`.
+
+    Returns:
+        `(n, n, 3)` unit normals towards the camera, 0 elsewhere.
+    """
+    opaque = opacity > 0.5
+    down = _tangents(depth, opaque, directions)
+    right = _tangents(depth.T, opaque.T, directions.transpose(0, 1)).transpose(0, 1)
+    normals = torch.nn.functional.normalize(torch.linalg.cross(down, right), dim=-1)
+    return torch.where(opaque[..., None], normals, torch.zeros_like(normals))
+
+
+def _tangents(depth: Tensor, opaque: Tensor, directions: Tensor) -> Tensor:
+    """Tangents `(n, n, 3)` of the surface along the first axis."""
+    pixel = depth[:-1] * (directions[1:] - directions[:-1]).norm(dim=-1)
+    step, seen = depth.diff(dim=0), opaque[1:] & opaque[:-1]
+    # By how many pixels the depth changes towards the next and from the previous one; endless without a neighbor.
+    slope = torch.where(seen, step.abs() / pixel.clamp_min(1e-9), math.inf)
+    ahead = torch.nn.functional.pad(slope, (0, 0, 0, 1), value=math.inf)
+    behind = torch.nn.functional.pad(slope, (0, 0, 1, 0), value=math.inf)
+    points = depth[..., None] * directions
+    difference = points.diff(dim=0)
+    flat = depth[..., None] * _differences(directions)
+    both = (ahead < MAX_SLOPE) & (behind < MAX_SLOPE)
+    forward = torch.nn.functional.pad(difference, (0, 0, 0, 0, 0, 1))
+    backward = torch.nn.functional.pad(difference, (0, 0, 0, 0, 1, 0))
+    one = torch.where((ahead < behind)[..., None], forward, backward)
+    alone = torch.minimum(ahead, behind) >= MAX_SLOPE
+    return torch.where(both[..., None], forward + backward, torch.where(alone[..., None], flat, one))
+
+
+def _differences(directions: Tensor) -> Tensor:
+    """Central differences along the first axis, one-sided at both ends."""
+    if len(directions) == 1:
+        raise ValueError("Normals need a picture of at least 2 x 2 pixels, got 1 x 1.")
+    return torch.cat(
+        [directions[1:2] - directions[:1], directions[2:] - directions[:-2], directions[-1:] - directions[-2:-1]]
+    )

@@ -109,15 +109,30 @@ def _both_passes(field, rays, edges, sampling, behind, offset) -> RayOutput:
     return _composite(field, rays, z, density, features, behind, sampling)
 
 
-def _fine_pass(field, rays, edges, sampling, behind, offset) -> RayOutput:
-    """Composite fine samples only, placed by the density grid, on the rays that meet something in it."""
+def place_by_grid(
+    grid: DensityGrid, rays: Rays, edges: Tensor, sampling: RaySampling, offset: Tensor, most: float
+) -> tuple[Tensor, Tensor]:
+    """Choose the rays that meet something in a density grid, `(n_live,)` indices, and place their samples
+    `(n_live, n_fine)`.
+
+    Args:
+        edges: `(n_rays, n + 1)` of the coarse cells.
+        sampling: Its `n_fine`, `kernel` and `min_opacity`.
+        offset: `(n_rays,)`, see `importance_samples`.
+        most: Largest optical depth that a coarse cell counts with.
+    """
     z_coarse = 0.5 * (edges[:, 1:] + edges[:, :-1])
     length = edges[:, 1:] - edges[:, :-1]
-    # A cell of the grid that a surface only touches must not hide what lies behind it: no cell takes all the samples.
-    optical_depth = (sampling.grid.density(_points(rays, z_coarse)) * length).clamp(max=MAX_CELL_OPTICAL_DEPTH)
+    optical_depth = (grid.density(_points(rays, z_coarse)) * length).clamp(max=most)
     weights = weights_from_density(edges, optical_depth / length.clamp_min(1e-9))
     live = torch.nonzero(weights.sum(-1) > sampling.min_opacity)[:, 0]
-    z = importance_samples(edges[live], weights[live], sampling.n_fine, sampling.kernel, offset[live])
+    return live, importance_samples(edges[live], weights[live], sampling.n_fine, sampling.kernel, offset[live])
+
+
+def _fine_pass(field, rays, edges, sampling, behind, offset) -> RayOutput:
+    """Composite fine samples only, placed by the density grid, on the rays that meet something in it."""
+    # A cell of the grid that a surface only touches must not hide what lies behind it: no cell takes all the samples.
+    live, z = place_by_grid(sampling.grid, rays, edges, sampling, offset, MAX_CELL_OPTICAL_DEPTH)
     density, features = _encode(field, rays[live], z)
     seen = _composite(field, rays[live], z, density, features, behind[live], sampling)
     nothing = torch.zeros(len(rays), device=z.device)
