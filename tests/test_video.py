@@ -49,6 +49,43 @@ def test_errors_leave_no_file(tmp_path):
         write_video(tmp_path / "nowhere" / "a.mp4", [flat((0, 0, 0))])
 
 
+def test_a_relative_path_with_a_colon(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    facts, pictures = reopened(tmp_path / write_video("a:b.mp4", [flat((1, 0, 0))] * 3))
+    assert facts["codec"] == "h264" and len(pictures) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["a:b.mp4"]
+
+
+@pytest.mark.parametrize(
+    "program, words",
+    [
+        ("echo Unknown encoder libx264 >&2; exit 1", "status 1 .Unknown encoder libx264"),
+        ("cat > /dev/null; echo No space left on device >&2; exit 1", "No space left on device"),
+        ("cat > /dev/null; exit 0", "status 0 .it wrote nothing"),
+        ("head -c 1000 > /dev/null; kill -9 $$", "status -9"),
+    ],
+)
+@pytest.mark.parametrize("old", [b"", b"an earlier video"])
+def test_an_ffmpeg_that_fails_leaves_what_was_there(tmp_path, monkeypatch, program, words, old):
+    script, folder = tmp_path / "ffmpeg", tmp_path / "out"
+    script.write_text(f'#!/bin/sh\ncase "$*" in *-version*) echo ffmpeg version 7; exit 0;; esac\n{program}\n')
+    script.chmod(0o755)
+    folder.mkdir()
+    if old:
+        (folder / "a.mp4").write_bytes(old)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(script))
+    with pytest.raises(OSError, match=f"Cannot write .*a.mp4: ffmpeg failed with .*{words}"):
+        write_video(folder / "a.mp4", [flat((1, 0, 0))] * 30)
+    assert [path.read_bytes() for path in folder.iterdir()] == [old] * bool(old)
+
+
+def test_no_ffmpeg(tmp_path, monkeypatch):
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "missing"))
+    with pytest.raises(OSError, match="Cannot write .*a.mp4: .*ffmpeg"):
+        write_video(tmp_path / "a.mp4", [flat((1, 0, 0))])
+    assert not list(tmp_path.iterdir())
+
+
 def test_normals_as_colours():
     rgb = normal_to_rgb(np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]]), np.array([1.0, 1.0, 0.0]))
     np.testing.assert_allclose(rgb, [[1, 0.5, 0.5], [0.5, 0.5, 0], [1, 1, 1]])

@@ -1,6 +1,9 @@
 """Pictures of a field as a video, and normals and depth as colours."""
 
+import contextlib
 import os
+import subprocess
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -39,7 +42,7 @@ def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], fps: floa
         ValueError: If there is no frame, or a frame has another shape than `(H, W, 3)` or than the first.
         OSError: If `path` cannot be written or ffmpeg fails.
     """
-    writer, shape = None, None
+    encoder, shape = None, None
     with atomically(path) as partial:
         try:
             for frame in frames:
@@ -48,14 +51,15 @@ def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], fps: floa
                 if frame.ndim != 3 or frame.shape[2] != 3 or frame.shape != shape:
                     raise ValueError(f"A frame is {frame.shape}; all must be (H, W, 3), like the first, {shape}.")
                 picture = _even(_bytes(frame))
-                if writer is None:
-                    writer = _encoder(partial, picture.shape[1::-1], fps, crf)
-                writer.send(picture)
+                if encoder is None:
+                    encoder = _Encoder(partial, picture.shape[1::-1], fps, crf)
+                encoder.send(picture)
+            if encoder is None:
+                raise ValueError("A video needs at least one frame.")
+            encoder.finish()
         finally:
-            if writer is not None:
-                writer.close()
-        if writer is None:
-            raise ValueError("A video needs at least one frame.")
+            if encoder is not None:
+                encoder.stop()
     return Path(path)
 
 
@@ -97,13 +101,66 @@ def _even(picture: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"))
 
 
-def _encoder(path: Path, size: tuple[int, int], fps: float, crf: int):
-    """An ffmpeg that takes `(H, W, 3)` bytes by `send` and finishes the file at `close`."""
-    convert = ["-vf", "scale=out_color_matrix=bt709:out_range=tv"]
-    options = ["-crf", str(crf), *convert, *BT709, "-movflags", "+faststart"]
-    encoder = imageio_ffmpeg.write_frames(
-        str(path), size, fps=fps, codec="libx264", pix_fmt_out="yuv420p", quality=None, macro_block_size=1,
-        output_params=options, ffmpeg_log_level="error",
-    )  # fmt: skip
-    encoder.send(None)
-    return encoder
+class _Encoder:
+    """An ffmpeg process that takes `(H, W, 3)` bytes by `send`; the file is complete only if `finish` returns.
+
+    imageio_ffmpeg finds the program, but its own writer ignores the exit status.
+    """
+
+    def __init__(self, path: Path, size: tuple[int, int], fps: float, crf: int):
+        self.path = path
+        command = [
+            _ffmpeg(), "-y", "-loglevel", "error",
+            "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}", "-r", f"{fps:.6g}", "-i", "pipe:0",
+            "-an", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", str(crf),
+            "-vf", "scale=out_color_matrix=bt709:out_range=tv", *BT709, "-movflags", "+faststart",
+            f"file:{path}",  # or ffmpeg would take what comes before a colon for a protocol
+        ]  # fmt: skip
+        self._log = tempfile.TemporaryFile()
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log, start_new_session=True
+            )  # in a session of its own: Ctrl-C is for whoever feeds it
+        except OSError as error:
+            self._log.close()
+            raise OSError(f"ffmpeg cannot be started ({error.strerror or error}: {command[0]})") from error
+
+    def send(self, picture: np.ndarray) -> None:
+        try:
+            self._process.stdin.write(picture.data)
+        except OSError:  # it has ended early, and its log says why
+            self.finish()
+            raise
+
+    def finish(self) -> None:
+        """Wait until the file is complete.
+
+        Raises:
+            OSError: If ffmpeg failed, with the reason that it gave, or wrote no video.
+        """
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        status = self._process.wait()
+        if status == 0 and self.path.stat().st_size:
+            return
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        reason = "; ".join(line.strip() for line in lines[:3]) or "it wrote nothing"
+        raise OSError(f"ffmpeg failed with status {status} ({reason.replace(str(self.path), 'the file')})")
+
+    def stop(self) -> None:
+        """End the process if it has not ended by itself."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        self._log.close()
+
+
+def _ffmpeg() -> str:
+    """Path of the program; `IMAGEIO_FFMPEG_EXE` overrules it."""
+    try:
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise OSError("there is no ffmpeg; install it, or name it in IMAGEIO_FFMPEG_EXE") from error
