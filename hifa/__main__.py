@@ -84,7 +84,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns 0, 2 after bad input, which is reported in one line, or 130 after an early Ctrl-C."""
+    """Run the command; returns 0, 1 if some files could not be exported, 2 after bad input, which is reported in one
+    line, or 130 after an early Ctrl-C."""
     arguments = build_parser().parse_args(argv)
     try:
         check_arguments(arguments)
@@ -192,7 +193,15 @@ def make(arguments: argparse.Namespace) -> int:
         pipe, run = begin(arguments)
     folder = output_folder(arguments)
     optimise(pipe, run, folder, run_folder(arguments), arguments.save_every)
-    export_asset(run.asset(), folder, arguments)
+    from .export.each import ExportError
+
+    try:
+        export_asset(run.asset(), folder, arguments, show_bar=True)
+    except ExportError as error:
+        for line in error.failures:
+            print(f"error: {line}", file=sys.stderr)
+        print(f"all other files are in {folder}")
+        return 1
     print(f"asset, turntable.mp4, stills and {', '.join(f'mesh.{s}' for s in arguments.formats)} are in {folder}")
     return 0
 

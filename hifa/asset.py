@@ -1,6 +1,7 @@
 """HiFAAsset: a finished radiance field. It renders, exports and goes to the Hub; it needs no prior."""
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,18 +122,35 @@ class HiFAAsset:
         device = self.radiance_field.device
         return self.radiance_field.colour(points.to(device), directions.to(device)).cpu()
 
-    def export_video(self, path: str | Path, num_frames: int = 48, size: int = 192, fps: int = 20) -> Path:
-        """Write a turntable as MP4 (H.264, yuv420p): colour beside normals."""
+    def export_video(
+        self,
+        path: str | Path,
+        num_frames: int = 48,
+        size: int = 192,
+        fps: int = 20,
+        on_frame: Callable[[], object] | None = None,
+    ) -> Path:
+        """Write a turntable as MP4 (H.264, yuv420p): colour beside normals.
+
+        Args:
+            on_frame: Called after each frame.
+
+        Raises:
+            OSError: If the file cannot be written or ffmpeg fails; what was there before stays.
+        """
         from .export.video import normal_to_rgb, write_video
 
         base = self.camera()
-        frames = []
-        for camera in orbit(num_frames, radius=base.radius, fov_deg=base.fov_deg):
-            picture = self.render(camera, size)
-            normals = normal_to_rgb(picture.normals.cpu().numpy(), picture.opacity.cpu().numpy())
-            frames.append(np.concatenate([picture.colour.cpu().numpy(), normals], 1))
-        write_video(Path(path), frames, fps)
-        return Path(path)
+
+        def frames() -> Iterator[np.ndarray]:
+            for camera in orbit(num_frames, radius=base.radius, fov_deg=base.fov_deg):
+                picture = self.render(camera, size)
+                normals = normal_to_rgb(picture.normals.cpu().numpy(), picture.opacity.cpu().numpy())
+                yield np.concatenate([picture.colour.cpu().numpy(), normals], 1)
+                if on_frame is not None:
+                    on_frame()
+
+        return write_video(Path(path), frames(), fps)  # encoded while the next frame is rendered
 
     def depth_image(self, camera: Camera | None = None, size: int = 256) -> np.ndarray:
         """Depth as a picture `(size, size, 3)` in [0, 1]; near is bright."""
@@ -209,17 +227,33 @@ class HiFAAsset:
         return push_folder(repo_id, write_files, private=private, token=token, endpoint=endpoint)
 
     def write_files(self, folder: Path) -> None:
-        """Everything a person may want: the asset itself, turntable, stills, depth, GLB."""
+        """Write everything a person may want: the asset itself, turntable, stills, depth, GLB.
+
+        Raises:
+            AssetError: If the asset itself cannot be written.
+            ExportError: If another file cannot be written; all others are there.
+        """
+        from .export.each import export_each
+
         self.save_pretrained(folder)
-        self.export_video(folder / "turntable.mp4")
-        self.export_stills(folder)
-        self.export_mesh(folder / "mesh.glb")
+        export_each(
+            {
+                "turntable.mp4": lambda: self.export_video(folder / "turntable.mp4"),
+                "stills": lambda: self.export_stills(folder),
+                "mesh.glb": lambda: self.export_mesh(folder / "mesh.glb"),
+            }
+        )
 
     def export_stills(self, folder: Path, size: int = 256) -> None:
         """Write `front.png`, `side.png`, `back.png` and `depth.png`."""
+        from .export.video import depth_to_rgb
+
         for name, azimuth in (("front", 0), ("side", 90), ("back", 180)):
-            save_image(folder / f"{name}.png", self.render(self.camera(azimuth), size).colour.cpu().numpy())
-        save_image(folder / "depth.png", self.depth_image(size=size))
+            picture = self.render(self.camera(azimuth), size)
+            save_image(folder / f"{name}.png", picture.colour.cpu().numpy())
+            if name == "front":  # one view, two pictures
+                depth = depth_to_rgb(picture.depth.cpu().numpy(), picture.opacity.cpu().numpy())
+        save_image(folder / "depth.png", depth)
 
 
 def _download(repo_id: str, **kwargs: Any) -> Path:

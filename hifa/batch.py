@@ -126,7 +126,8 @@ def work(
         prompt_embeds: Of the prompt, if the text encoder is gone.
 
     Raises:
-        ValueError: For a bad prompt or setting, an empty field, or a folder of another job.
+        ValueError: For a bad prompt or setting, an empty field, or a folder of another job. After an `ExportError` all
+            files but those that it names are there.
         OSError: If the folder cannot be written.
     """
     wanted = _facts(job, str(pipe.config.get("_name_or_path") or "custom"), config or pipe.default_config())

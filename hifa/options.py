@@ -1,7 +1,8 @@
 """What the command lines share: options, models, and what is made of an asset."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:  # the options are read before torch is loaded
     from .pipeline_hifa import HiFAPipeline
 
 
+# Of the progress bar, in frames of a turntable.
+STILL_WORK, MESH_WORK = 8, 40
 CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors")
 WITHOUT_NORMALS = ("paper", "official", "reconstruction", "hallucinated")  # presets
 RANGES = (
@@ -148,16 +151,57 @@ def load_multiview(name: str, dtype, device) -> "SyncDreamerPipeline":
     return load(name, dtype=dtype).to(device)
 
 
-def export_asset(asset: "HiFAAsset", folder: Path, arguments: argparse.Namespace) -> None:
-    """Write the asset, a turntable, stills and meshes into a folder.
+def export_asset(asset: "HiFAAsset", folder: Path, arguments: argparse.Namespace, show_bar: bool = False) -> None:
+    """Write the asset, a turntable, stills and meshes into a folder. One that fails does not keep the others back.
+
+    Args:
+        show_bar: Show a progress bar with the time that is left.
 
     Raises:
-        EmptyFieldError: If there is no surface to make a mesh of; all else is there then.
+        AssetError: If the asset itself cannot be written; then nothing else is tried.
+        ExportError: If another file cannot be written; all others are there.
     """
+    from tqdm import tqdm
+
+    from .export.each import export_each
+
     asset.save_pretrained(folder / "asset")
-    asset.export_video(folder / "turntable.mp4", num_frames=arguments.frames, size=arguments.frame_size)
-    asset.export_stills(folder, arguments.still_size)
-    for suffix in arguments.formats:
-        asset.export_mesh(
-            folder / f"mesh.{suffix}", arguments.mesh_resolution, arguments.max_faces, arguments.texture_size
-        )
+    frames, size = arguments.frames, arguments.frame_size
+    with tqdm(
+        total=frames + STILL_WORK + MESH_WORK * len(arguments.formats), desc="export", disable=not show_bar
+    ) as bar:
+
+        def turntable() -> None:
+            asset.export_video(folder / "turntable.mp4", frames, size, on_frame=bar.update)
+
+        exports = {"turntable.mp4": turntable, "stills": lambda: asset.export_stills(folder, arguments.still_size)}
+        exports |= _mesh_exports(asset, folder, arguments)
+        work = {"turntable.mp4": frames, "stills": STILL_WORK}
+        done = 0
+
+        def started(name: str) -> None:
+            nonlocal done
+            bar.update(done - bar.n)  # also past one that failed half way
+            bar.set_description(f"export {name}")
+            done += work.get(name, MESH_WORK)
+
+        try:
+            export_each(exports, started)
+        finally:
+            bar.update(done - bar.n)
+
+
+def _mesh_exports(asset: "HiFAAsset", folder: Path, arguments: argparse.Namespace) -> dict[str, Callable[[], object]]:
+    """How each mesh file is written. They share one surface and one texture; a PLY needs no texture."""
+    from .export import bake_texture, write_mesh, write_ply
+
+    mesh = cache(lambda: asset.mesh(arguments.mesh_resolution, arguments.max_faces))
+    textured = cache(lambda: bake_texture(mesh(), asset.colour, arguments.texture_size))
+
+    def write(path: Path) -> None:
+        if path.suffix == ".ply":
+            write_ply(path, mesh())
+        else:
+            write_mesh(path, textured())
+
+    return {f"mesh.{suffix}": partial(write, folder / f"mesh.{suffix}") for suffix in arguments.formats}

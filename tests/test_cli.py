@@ -17,6 +17,7 @@ import trimesh
 from hifa import HiFAAsset, HiFAPipeline, HiFARun
 from hifa.__main__ import begin, build_parser, main
 from hifa.busy import share_cpu
+from hifa.export.each import ExportError
 from hifa.multiview.input_image import prepare_image
 from hifa.pictures import prepare_picture
 from hifa.saved import read_facts
@@ -290,6 +291,43 @@ def test_ctrl_c_keeps_run_and_asset(tiny_prior, tmp_path):
     run = HiFARun.load(tmp_path / "run")
     assert 0 < run.step < 100000
     assert (tmp_path / "mesh.glb").exists() and (tmp_path / "turntable.mp4").exists()
+
+
+def break_unwrap(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("xatlas ran out of charts")
+
+    monkeypatch.setattr("hifa.export.texture.unwrap", fail)
+
+
+def test_without_ffmpeg_all_else_is_exported(cli, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "missing"))
+    out = tmp_path / "out"
+    assert cli("a red ball", "--steps", "2", "--output-dir", str(out), *QUICK) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and errors[0].startswith("error: turntable.mp4: ") and "ffmpeg" in errors[0]
+    names = {path.name for path in out.iterdir()}
+    assert {"front.png", "depth.png", "mesh.glb", "mesh.ply"} <= names and "turntable.mp4" not in names
+
+
+def test_without_unwrapping_there_is_a_ply_and_all_else(cli, tmp_path, capsys, monkeypatch):
+    break_unwrap(monkeypatch)
+    assert cli("a red ball", "--steps", "2", "--output-dir", str(tmp_path), *QUICK) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert errors == ["error: mesh.glb: xatlas ran out of charts"]
+    assert {"turntable.mp4", "front.png", "mesh.ply"} <= {path.name for path in tmp_path.iterdir()}
+    assert not (tmp_path / "mesh.glb").exists()
+
+
+def test_the_api_writes_all_files_but_the_one_that_fails(saved, tmp_path, monkeypatch):
+    break_unwrap(monkeypatch)
+    monkeypatch.setattr(HiFAAsset.export_video, "__defaults__", (2, 32, 20, None))
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "missing"))
+    asset = HiFARun.load(saved("run")).asset()
+    with pytest.raises(ExportError) as caught:
+        asset.write_files(tmp_path / "files")
+    assert [line.partition(":")[0] for line in caught.value.failures] == ["turntable.mp4", "mesh.glb"]
+    assert {"front.png", "depth.png", "asset.json"} <= {path.name for path in (tmp_path / "files").iterdir()}
 
 
 def test_ctrl_c_in_the_export_is_one_line(cli, interruptible, tmp_path, capsys, monkeypatch):

@@ -220,3 +220,24 @@ def test_a_long_extraction_can_be_left_within_a_second(worker):
         next(stream)
         asked = time.monotonic()
     assert time.monotonic() - asked < 1 and not folder.busy
+
+
+def test_a_failing_turntable_does_not_keep_the_other_files_back(worker, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "missing"))
+    folder = worker.store.create(request(4))
+    end = last(worker.advance(folder))
+    assert set(end.files) == set(KINDS) - {"mp4"} and "turntable could not be made" in end.record.problem
+    assert "error: the turntable: " in capsys.readouterr().err
+    monkeypatch.delenv("IMAGEIO_FFMPEG_EXE")
+    assert set(last(worker.make_files(folder)).files) == set(KINDS)
+
+
+def test_a_failing_unwrap_leaves_a_ply_and_all_else(worker, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("xatlas ran out of charts")
+
+    monkeypatch.setattr("hifa.export.texture.unwrap", fail)
+    folder = worker.store.create(request(4))
+    end = last(worker.advance(folder))
+    assert set(end.files) == set(KINDS) - {"glb", "obj"} and "xatlas ran out of charts" in end.record.problem
+    monkeypatch.undo()

@@ -6,6 +6,7 @@ and made later. The three files of a mesh lie in a folder of their own, which th
 
 import secrets
 import shutil
+import sys
 import tempfile
 import threading
 import zipfile
@@ -22,6 +23,7 @@ from ..names import file_name
 from ..run import HiFARun
 from ..saved import FILE
 from .beside import saying, until_given_up
+from .errors import explain
 from .store import Record, RunFolder
 
 
@@ -134,7 +136,7 @@ def make_missing(folder: RunFolder, record: Record, full: bool) -> Iterator[Maki
     Args:
         full: As of a finished run; drafts otherwise.
     """
-    wanted = to_make(folder, record, full)
+    wanted, problems = to_make(folder, record, full), []
     if set(wanted) & set(MESH_KINDS):
         try:
             for text, record, _ in make_mesh(folder, record, MESH if full else STOPPED_MESH):
@@ -146,14 +148,32 @@ def make_missing(folder: RunFolder, record: Record, full: bool) -> Iterator[Maki
             problem = "There is no surface yet: Resume, or take more steps."
             record = folder.write(record, problem=problem, made_at=record.made_at | nothing)
             wanted = tuple(kind for kind in wanted if kind not in SEEN_KINDS)
+        except Exception as error:
+            record = folder.read()  # it may have a PLY
+            problems.append(_failure("The mesh", error))
     if "mp4" in wanted:
-        record = yield from make_turntable(folder, record, TURNTABLE if full else STOPPED_TURNTABLE)
+        try:
+            record = yield from make_turntable(folder, record, TURNTABLE if full else STOPPED_TURNTABLE)
+        except Exception as error:
+            problems.append(_failure("The turntable", error))
     if {"asset", "run"} & set(wanted):
         yield Making("Packing", record)
     for kind, pack in (("asset", pack_asset), ("run", pack_run)):
         if kind in wanted:
-            record = pack(folder, record)
+            try:
+                record = pack(folder, record)
+            except Exception as error:
+                problems.append(_failure(f"The zip of the {kind}", error))
+    if problems:
+        record = folder.write(record, problem=" ".join(problems))
     yield Making("", record)
+
+
+def _failure(what: str, error: Exception) -> str:
+    """A sentence for the user; what happened is in the server's log, in one line."""
+    reason = explain(error)
+    print(f"error: {what[0].lower()}{what[1:]}: {reason}", file=sys.stderr, flush=True)
+    return f"{what} could not be made: {reason}"
 
 
 def make_mesh(folder: RunFolder, record: Record, options: MeshOptions) -> Iterator[Making]:
@@ -180,15 +200,21 @@ def make_mesh(folder: RunFolder, record: Record, options: MeshOptions) -> Iterat
 
     def colour_and_write(given_up: threading.Event) -> TexturedMesh:
         colour = painted.counted(until_given_up(asset.colour, given_up))
+        write_ply(place / f"{name}.ply", mesh)  # first: it needs no texture, which may fail
         textured = bake_texture(mesh, colour, options.texture_size)
         write_glb(place / f"{name}.glb", textured)
         write_obj_zip(place / f"{name}-obj.zip", textured)
-        write_ply(place / f"{name}.ply", mesh)
         return textured
 
     mesh = yield from saying("Finding the surface", find, telling)
-    textured = yield from saying(f"Colouring {len(mesh.faces):,} faces", colour_and_write, telling)
     names = {"glb": f"{name}.glb", "obj": f"{name}-obj.zip", "ply": f"{name}.ply"}
+    try:
+        textured = yield from saying(f"Colouring {len(mesh.faces):,} faces", colour_and_write, telling)
+    except Exception:
+        if "glb" not in record.files and (place / names["ply"]).is_file():  # better than no mesh
+            ply = {"ply": f"{place.name}/{names['ply']}"}
+            folder.write(record, files=record.files | ply, made_at=record.made_at | {"ply": record.step})
+        raise
     record = folder.write(
         record,
         files=record.files | {kind: f"{place.name}/{names[kind]}" for kind in MESH_KINDS},
