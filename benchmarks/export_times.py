@@ -1,0 +1,51 @@
+"""Times of the exports of an asset folder, each alone.
+
+    python -m benchmarks.export_times ASSET [--repeats 3]
+
+To compare two trees run this file with PYTHONPATH of either one, in turn: it uses only what both have, and a fresh
+`HiFAAsset` for every file, so that nothing prepared for one is at hand for the next. The last line printed is one
+JSON object: for each file the seconds of the fastest repeat, wall clock and of the CPU, and their sums.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+from hifa import HiFAAsset
+
+
+def exports(folder: Path) -> dict:
+    """What is timed, as the command line makes it."""
+    return {
+        "turntable": lambda asset: asset.export_video(folder / "turntable.mp4", num_frames=48, size=192),
+        "stills": lambda asset: asset.export_stills(folder, 256),
+        "glb": lambda asset: asset.export_mesh(folder / "mesh.glb"),
+        "ply": lambda asset: asset.export_mesh(folder / "mesh.ply"),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("asset", type=Path)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=["turntable", "stills", "glb", "ply"])
+    arguments = parser.parse_args()
+    wall, cpu = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        timed = exports(Path(folder))
+        HiFAAsset.from_pretrained(arguments.asset).export_video(Path(folder) / "warm.mp4", num_frames=1, size=32)
+        for name in arguments.only or timed:
+            for _ in range(arguments.repeats):
+                asset = HiFAAsset.from_pretrained(arguments.asset)
+                began, cpu_began = time.perf_counter(), time.process_time()
+                timed[name](asset)
+                seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
+                wall[name], cpu[name] = min(seconds, wall.get(name, 1e9)), min(cpu_seconds, cpu.get(name, 1e9))
+    result = {"wall": wall | {"sum": sum(wall.values())}, "cpu": cpu | {"sum": sum(cpu.values())}}
+    print(json.dumps({kind: {name: round(s, 2) for name, s in row.items()} for kind, row in result.items()}))
+
+
+if __name__ == "__main__":
+    main()
