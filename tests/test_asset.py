@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.mesh_render import render_mesh
 from hifa import HiFAAsset, HiFAConfig, HiFARun
 from hifa.asset import FACTS, AssetError
 from hifa.cameras import camera_to_world, image_rays, sample_camera
@@ -16,7 +17,6 @@ from hifa.losses import z_variance_loss
 from hifa.rendering.image import backpropagate
 from hifa.toybox import world
 from hifa.toybox.render import render
-from tests.mesh_render import render_mesh
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 import torch
 import trimesh
 
+from benchmarks.mesh_render import render_mesh
 from hifa.atomic import atomically
 from hifa.export import EmptyFieldError, bake_texture, export_mesh, extract_mesh, write_mesh, write_ply
 from hifa.export.grid import density_grid
@@ -17,8 +18,6 @@ from hifa.export.mesh import seen_colour
 from hifa.export.unwrap import unwrap
 from hifa.toybox import shapes, world
 from hifa.toybox.render import orbit_pose, render
-
-from .mesh_render import render_mesh
 
 
 RED, GREEN, BLUE, YELLOW = (0.9, 0.1, 0.1), (0.1, 0.8, 0.2), (0.2, 0.2, 0.9), (0.9, 0.8, 0.1)
@@ -167,7 +166,7 @@ def test_refined_grid_is_the_whole_grid_near_the_surface_at_a_quarter_of_the_cos
         asked.append(len(points))
         return density(points)
 
-    grid, _ = density_grid(counted, 1.0, 128, 14.0)
+    grid = density_grid(counted, 1.0, 128, 14.0)
     axis = np.linspace(-1, 1, 129, dtype=np.float32)
     points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     whole = density(torch.from_numpy(points)).numpy().reshape(grid.shape)
@@ -185,7 +184,7 @@ def test_floaters_and_hollows_are_dropped():
 def test_what_reaches_the_cube_is_closed_at_its_faces():
     mesh = extract_mesh(lambda p: 100.0 * (p[:, 2] < 0.25), grey, 0.5, resolution=32, smooth=0)
     assert closed(mesh).volume == pytest.approx(0.75, rel=0.05)
-    np.testing.assert_allclose(mesh.vertices.min(0), -0.5)
+    np.testing.assert_allclose(mesh.vertices.min(0), -0.5, atol=5e-3)  # a cell is 0.031
 
 
 def test_face_budget():

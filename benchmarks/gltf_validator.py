@@ -1,0 +1,46 @@
+"""Khronos' validator of glTF files, run by node."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+
+VARIABLE = "HIFA_GLTF_VALIDATOR"
+SCRIPT = """
+const [module, ...paths] = process.argv.slice(1);
+const validator = require(require('path').resolve(module));
+const read = path => new Uint8Array(require('fs').readFileSync(path));
+Promise.all(paths.map(path => validator.validateBytes(read(path), {maxIssues: 0})))
+  .then(reports => console.log(JSON.stringify(reports)));
+"""
+
+
+def validate(paths: list[Path], module: str | os.PathLike | None = None) -> list[dict]:
+    """Return the validator's report on each file.
+
+    Args:
+        module: Folder of the npm package `gltf-validator`, by default the one that `HIFA_GLTF_VALIDATOR` names.
+
+    Raises:
+        RuntimeError: If the validator is missing or fails.
+    """
+    module = module or os.environ.get(VARIABLE)
+    if not module or not (Path(module) / "package.json").is_file():
+        raise RuntimeError(
+            f"{VARIABLE} is {module!r}, not the folder of Khronos' validator. Run `npm i gltf-validator` in a temporary "
+            f"folder and set {VARIABLE} to its node_modules/gltf-validator."
+        )
+    command = ["node", "-e", SCRIPT, "--", str(module), *map(str, paths)]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RuntimeError(f"node cannot run the validator: {error}") from error
+    if ended.returncode:
+        raise RuntimeError(f"The validator failed: {ended.stderr.strip()}")
+    return json.loads(ended.stdout)
+
+
+def errors(report: dict) -> list[str]:
+    """Return the codes of the errors (severity 0) in a report, one an issue."""
+    return [issue["code"] for issue in report["issues"]["messages"] if issue["severity"] == 0]

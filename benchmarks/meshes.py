@@ -1,0 +1,143 @@
+"""Meshes of finished assets: are they well formed, do they look like their fields, and how long do they take?
+
+    python -m benchmarks.meshes ASSET_FOLDER [...] [--faces 20000] [--texture 1024] [--validator FOLDER] [--save FOLDER]
+
+Each asset is exported as GLB and PLY. The GLB is read again, checked on vertices merged by position, and rendered
+unlit from eight sides (elevation 15 degrees, distance 2.5, field of view 40) beside the field. The output is one JSON
+object with a list `assets` and the `totals`. For each asset:
+
+    closed, two_manifold      of the GLB
+    faults                    counts by `hifa.export.check.MeshFaults`: doubled and folded faces, bad normals and others
+    validator_errors          of Khronos' validator (`npm i gltf-validator`; its folder as `--validator` or in the
+                              variable HIFA_GLTF_VALIDATOR); null without `--validator`
+    iou, iou_min              of the silhouettes: mean and least over the sides; the field's is an opacity over 1/2
+    color_difference          mean absolute difference, of 255, where both are opaque
+    faces, charts, megabytes  of the GLB
+    seconds                   of each stage, and in all
+"""
+
+import argparse
+import cProfile
+import json
+import os
+import pstats
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import trimesh
+
+from hifa import HiFAAsset
+from hifa.cameras import Camera, camera_to_world
+from hifa.export import bake_texture, write_glb, write_ply
+from hifa.export.check import find_faults
+
+from .gltf_validator import VARIABLE, errors, validate
+from .mesh_render import render_mesh
+
+
+SIDES = range(0, 360, 45)
+SIZE = 256
+STAGES = {
+    "grid": "density_grid", "solid": "solid_level", "surface": "_surface", "smoothing": "smoothed",
+    "decimation": "decimated", "check": "find_faults", "seen": "_seen_points", "vertex_colors": "seen_colour",
+    "unwrap": "unwrap", "texture_and_unwrap": "bake_texture", "glb": "write_glb", "ply": "write_ply",
+}  # fmt: skip
+
+
+def side(azimuth: float) -> Camera:
+    return Camera(azimuth, 15.0, radius=2.5, fov_deg=40.0)
+
+
+def likeness(glb: Path, asset: HiFAAsset, save: Path | None = None) -> dict[str, float]:
+    """Compare a GLB with its field from all sides."""
+    ious, differences, rows = [], [], []
+    for azimuth in SIDES:
+        picture = asset.render(side(azimuth), SIZE, (0.0, 0.0, 0.0))
+        opacity = picture.opacity.cpu().numpy()
+        # What is half transparent shows half of the background; the color is that of the rest.
+        expected = picture.colour.cpu().numpy() / np.maximum(opacity, 0.5)[..., None]
+        color, mask = render_mesh(glb, camera_to_world(side(azimuth)).double().numpy(), SIZE)
+        ious.append((mask & (opacity > 0.5)).sum() / max((mask | (opacity > 0.5)).sum(), 1))
+        both = mask & (opacity > 0.5)
+        differences.append(np.abs(color - expected.clip(0, 1))[both].mean() * 255)
+        rows.append(
+            np.concatenate(
+                [np.where((opacity > 0.5)[..., None], expected, 0.8), np.where(mask[..., None], color, 0.8)]
+            )
+        )
+    if save is not None:
+        pixels = np.concatenate(rows, axis=1).clip(0, 1) * 255
+        PIL.Image.fromarray(pixels.round().astype(np.uint8)).save(save)
+    return {
+        "iou": round(float(np.mean(ious)), 4), "iou_min": round(float(np.min(ious)), 4),
+        "color_difference": round(float(np.mean(differences)), 2),
+    }  # fmt: skip
+
+
+def well_formed(glb: Path, validator: str | None) -> dict:
+    """Check a GLB as a stranger would."""
+    mesh = trimesh.load(glb, process=False, force="mesh")
+    faults = find_faults(mesh.vertices, mesh.faces, mesh.vertex_normals)
+    return {
+        "closed": faults.closed,
+        "two_manifold": faults.two_manifold,
+        "faults": {name: count for name, count in vars(faults).items() if count},
+        "validator_errors": None if validator is None else len(errors(validate([glb], validator)[0])),
+        "faces": len(mesh.faces),
+        "charts": mesh.body_count,
+        "megabytes": round(glb.stat().st_size / 1e6, 3),
+    }
+
+
+def export(asset: HiFAAsset, folder: Path, faces: int, texture: int) -> tuple[Path, dict[str, float]]:
+    """Write GLB and PLY; returns the GLB and the seconds of each stage."""
+    profile = cProfile.Profile()
+    start = time.perf_counter()
+    with profile:
+        mesh = asset.mesh(max_faces=faces)
+        glb = write_glb(folder / "mesh.glb", bake_texture(mesh, asset.colour, texture))
+        write_ply(folder / "mesh.ply", mesh)
+    total = time.perf_counter() - start
+    cumulative = {name: row[3] for (_, _, name), row in pstats.Stats(profile).stats.items()}
+    seconds = {stage: round(cumulative.get(name, 0.0), 2) for stage, name in STAGES.items()}
+    seconds["texture"] = round(seconds.pop("texture_and_unwrap") - seconds["unwrap"], 2)
+    return glb, {**seconds, "total": round(total, 2)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("assets", nargs="+", help="folders of save_pretrained")
+    parser.add_argument("--faces", type=int, default=20_000)
+    parser.add_argument("--texture", type=int, default=1024, help="texels a side")
+    parser.add_argument("--validator", default=os.environ.get(VARIABLE), help="folder of the package gltf-validator")
+    parser.add_argument("--save", type=Path, help="folder for pictures of field (above) and mesh (below)")
+    arguments = parser.parse_args()
+    if arguments.save is not None:
+        arguments.save.mkdir(parents=True, exist_ok=True)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.assets:
+            asset = HiFAAsset.from_pretrained(name)
+            glb, seconds = export(asset, Path(folder), arguments.faces, arguments.texture)
+            picture = None if arguments.save is None else arguments.save / f"{Path(name).name}.png"
+            row = {"asset": name, **well_formed(glb, arguments.validator), **likeness(glb, asset, picture)}
+            rows.append({**row, "seconds": seconds})
+    totals = {
+        "assets": len(rows),
+        "closed": sum(row["closed"] for row in rows),
+        "two_manifold": sum(row["two_manifold"] for row in rows),
+        "without_faults": sum(not row["faults"] for row in rows),
+        "validator_errors": None if arguments.validator is None else sum(row["validator_errors"] for row in rows),
+        "iou": round(float(np.mean([row["iou"] for row in rows])), 4),
+        "iou_min": min(row["iou_min"] for row in rows),
+        "color_difference": round(float(np.mean([row["color_difference"] for row in rows])), 2),
+        "seconds": round(sum(row["seconds"]["total"] for row in rows), 2),
+    }
+    print(json.dumps({"assets": rows, "totals": totals}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

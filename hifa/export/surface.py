@@ -1,0 +1,160 @@
+"""Level sets of a field as triangles: closed, without floaters and hollows, smoothed."""
+
+import numpy as np
+from scipy import sparse
+from skimage.measure import marching_cubes
+
+from .check import folded_vertices
+from .grid import Density, in_chunks
+from .opacity import DIMMED
+
+
+FLOATER_SHARE = 0.02  # of the largest piece's volume: smaller pieces are dropped
+REACH = np.arange(-1.5, 2.01, 0.25, dtype=np.float32)  # cells along the normal in which the surface is located
+HARD = (2.0, 4.0)  # optical depths along `REACH` at which a surface begins to be hard, and is
+
+
+def level_set(level: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Extract the zero level of a grid by marching cubes (Lorensen and Cline, 1987), closed at the faces of the cube.
+
+    Args:
+        level: `(n, n, n)`, positive inside, at most 1/2 in magnitude.
+
+    Returns:
+        Vertices `(V, 3)` in units of the padded grid (see `to_world`), faces `(F, 3)` wound outwards, and the padded
+        grid.
+    """
+    level = np.pad(level, 1, constant_values=-0.5)
+    # A vertex at a grid point would lie in the same place as its neighbors and pinch the surface there.
+    level = np.where(np.abs(level) < 1e-3, np.where(level > 0, np.float32(1e-3), np.float32(-1e-3)), level)
+    index, faces, _, _ = marching_cubes(level, 0.0, gradient_direction="ascent")
+    return index.astype(np.float64), faces.astype(np.int64), level
+
+
+def to_world(index: np.ndarray, n: int, bound: float) -> np.ndarray:
+    """Convert positions in the padded grid of `n` cells a side to world units, inside the cube."""
+    # What lies in the padding keeps a hundredth of its distance: vertices at the edges of the cube stay apart.
+    inside = index.clip(1, n + 1)
+    return (inside + 0.01 * (index - inside) - 1) * (2 * bound / n) - bound
+
+
+def on_threshold(index: np.ndarray, level: np.ndarray, density: Density, threshold: float, bound: float) -> np.ndarray:
+    """Move vertices along their grid edges to where the field itself crosses the threshold; returns world units."""
+    n = len(level) - 3
+    low, high = np.floor(index).astype(np.int64), np.ceil(index).astype(np.int64)
+    on_edge = (high - low).sum(1) == 1  # a few vertices of ambiguous cells lie inside the cell: those stay
+    low, high = low[on_edge], high[on_edge]
+    at_low, at_high = level[tuple(low.T)], level[tuple(high.T)]
+    left, right = np.zeros(len(low), np.float32), np.ones(len(low), np.float32)
+    # Three rounds of the Illinois form of regula falsi along the grid edge.
+    for _ in range(3):
+        share = left + (right - left) * at_low / (at_low - at_high)
+        values = in_chunks(density, to_world(low + share[:, None] * (high - low), n, bound))
+        values = values / (values + threshold) - 0.5
+        same = (values > 0) == (at_low > 0)
+        left, right = np.where(same, share, left), np.where(same, right, share)
+        at_low, at_high = np.where(same, values, at_low / 2), np.where(same, at_high / 2, values)
+    share = (left + (right - left) * at_low / (at_low - at_high)).clip(1e-3, 1 - 1e-3)
+    index = index.copy()
+    index[on_edge] = low + share[:, None] * (high - low)
+    return to_world(index, n, bound)
+
+
+def on_optical_depth(
+    vertices: np.ndarray, faces: np.ndarray, density: Density, bound: float, cells: int
+) -> np.ndarray:
+    """Move the vertices of a hard surface along their normals to where rays from outside are dimmed.
+
+    The density of a hard surface rises within a cell, so the grid places that surface no better than to a cell. A soft
+    surface and a closed hole stay where they are.
+
+    Args:
+        vertices, faces: The surface that was extracted from a grid of `cells` a side.
+    """
+    spacing, normals = 2 * bound / cells, vertex_normals(vertices, faces)
+    points = vertices[:, None] - (REACH * spacing)[:, None] * normals[:, None]  # (V, n, 3), inwards
+    values = in_chunks(density, points.clip(-bound, bound).reshape(-1, 3)).reshape(len(vertices), -1)
+    values *= (np.abs(points) <= bound).all(-1)
+    passed = np.cumsum((values[:, 1:] + values[:, :-1]) / 2 * np.diff(REACH) * spacing, axis=1)
+    passed = np.pad(passed, ((0, 0), (1, 0)))  # (V, n), rising from 0
+    # A thin sheet is not thicker than its own optical depth: no vertex passes the middle of it.
+    target = np.minimum(DIMMED, passed[:, -1:] / 2)
+    after = (passed < target).sum(1).clip(1, len(REACH) - 1)[:, None]
+    below, above = np.take_along_axis(passed, after - 1, 1), np.take_along_axis(passed, after, 1)
+    share = ((target - below) / np.maximum(above - below, 1e-12)).clip(0, 1)
+    shift = REACH[after - 1] + share * (REACH[after] - REACH[after - 1])
+    # Hard is what turns from clear to dark within the reach.
+    hardness = ((passed[:, -1:] - HARD[0]) / (HARD[1] - HARD[0])).clip(0, 1)
+    return vertices - (shift.clip(-1, 1) * hardness * spacing) * normals
+
+
+def unfolded(vertices: np.ndarray, faces: np.ndarray, rounds: int = 20) -> np.ndarray:
+    """Smooth the surroundings of folds until there is none, for a number of rounds."""
+    vertices = vertices.copy()
+    for _ in range(rounds):
+        at = folded_vertices(vertices, faces)
+        if not len(at):
+            break
+        around = np.zeros(len(vertices), bool)
+        around[at] = True
+        for _ in range(2):
+            around[faces[around[faces].any(1)]] = True
+        mean = neighbour_mean(len(vertices), faces)
+        vertices[around] += 0.5 * (mean @ vertices - vertices)[around]
+    return vertices
+
+
+def without_floaters(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Keep the pieces with at least `FLOATER_SHARE` of the largest volume; a hollow has a negative one."""
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
+    graph = sparse.coo_matrix((np.ones(len(edges), bool), tuple(edges.T)), shape=(len(vertices),) * 2)
+    count, piece = sparse.csgraph.connected_components(graph, directed=False)
+    a, b, c = (vertices[faces[:, k]] for k in range(3))
+    volume = np.bincount(piece[faces[:, 0]], (a * np.cross(b, c)).sum(1) / 6, minlength=count)
+    return used_only(vertices, faces[(volume >= FLOATER_SHARE * volume.max())[piece[faces[:, 0]]]])
+
+
+def used_only(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Drop the vertices without triangles."""
+    used, faces = np.unique(faces, return_inverse=True)
+    return vertices[used], faces.reshape(-1, 3)
+
+
+def smoothed(vertices: np.ndarray, faces: np.ndarray, rounds: int) -> np.ndarray:
+    """Smooth by Taubin, "A signal processing approach to fair surface design" (1995): shrink, then grow a bit more."""
+    mean = neighbour_mean(len(vertices), faces)
+    for _ in range(rounds):
+        for step in (0.5, -0.53):
+            vertices = vertices + step * (mean @ vertices - vertices)
+    return vertices
+
+
+def neighbour_mean(n_vertices: int, faces: np.ndarray) -> sparse.csr_matrix:
+    """Return the matrix `(V, V)` that takes values of the vertices to the means over their neighbors."""
+    # Each edge of a closed mesh occurs once in each direction, so these entries make a symmetric adjacency.
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    neighbours = sparse.csr_matrix((np.ones(len(edges)), tuple(edges.T)), shape=(n_vertices, n_vertices))
+    return sparse.diags(1 / np.asarray(neighbours.sum(1)).ravel()) @ neighbours
+
+
+def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Return unit normals `(V, 3)` float32, the mean over the triangles around each vertex, weighted by area.
+
+    By area, not angle: simplification leaves large triangles on flat faces, and those must stay flat when shaded.
+    Where the triangles cancel each other, the largest alone counts.
+    """
+    a, b, c = (vertices[faces[:, k]].astype(np.float64) for k in range(3))
+    weighted = np.cross(b - a, c - a)
+    sums = np.stack(
+        [np.bincount(faces.ravel(), np.repeat(weighted[:, k], 3), minlength=len(vertices)) for k in range(3)], axis=1
+    )
+    size = np.linalg.norm(weighted, axis=1)
+    total = np.bincount(faces.ravel(), np.repeat(size, 3), minlength=len(vertices))
+    cancelled = np.linalg.norm(sums, axis=1) <= 1e-6 * total
+    if cancelled.any():
+        order = np.argsort(size)
+        largest = np.zeros(len(vertices), np.int64)
+        largest[faces[order].ravel()] = np.repeat(order, 3)  # of several, the last one written stays
+        sums[cancelled] = weighted[largest[cancelled]]
+    lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+    return np.where(lengths > 0, sums / np.maximum(lengths, 1e-300), (0.0, 0.0, 1.0)).astype(np.float32)
