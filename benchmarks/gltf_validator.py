@@ -28,8 +28,8 @@ def validate(paths: list[Path], module: str | os.PathLike | None = None) -> list
     module = module or os.environ.get(VARIABLE)
     if not module or not (Path(module) / "package.json").is_file():
         raise RuntimeError(
-            f"{VARIABLE} is {module!r}, not the folder of Khronos' validator. Run `npm i gltf-validator` in a temporary "
-            f"folder and set {VARIABLE} to its node_modules/gltf-validator."
+            f"{VARIABLE} is {module!r}, not the folder of Khronos' validator. Run `npm i gltf-validator` in a "
+            f"temporary folder and set {VARIABLE} to its node_modules/gltf-validator."
         )
     command = ["node", "-e", SCRIPT, "--", str(module), *map(str, paths)]
     try:

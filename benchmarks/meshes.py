@@ -1,17 +1,17 @@
 """Meshes of finished assets: are they well formed, do they look like their fields, and how long do they take?
 
-    python -m benchmarks.meshes ASSET_FOLDER [...] [--faces 20000] [--texture 1024] [--validator FOLDER] [--save FOLDER]
+    python -m benchmarks.meshes ASSET_FOLDER [...] [--faces 20000] [--texture 1024] [--validator FOLDER] [--save DIR]
 
 Each asset is exported as GLB and PLY. The GLB is read again, checked on vertices merged by position, and rendered
 unlit from eight sides (elevation 15 degrees, distance 2.5, field of view 40) beside the field. The output is one JSON
 object with a list `assets` and the `totals`. For each asset:
 
     closed, two_manifold      of the GLB
-    faults                    counts by `hifa.export.check.MeshFaults`: doubled and folded faces, bad normals and others
+    faults                    counts by `hifa.export.check.MeshFaults`, such as doubled faces and bad normals
     validator_errors          of Khronos' validator (`npm i gltf-validator`; its folder as `--validator` or in the
                               variable HIFA_GLTF_VALIDATOR); null without `--validator`
     iou, iou_min              of the silhouettes: mean and least over the sides; the field's is an opacity over 1/2
-    color_difference          mean absolute difference, of 255, where both are opaque
+    color_difference          mean absolute difference, of 255, where both silhouettes are
     faces, charts, megabytes  of the GLB
     seconds                   of each stage, and in all
 """
@@ -42,7 +42,7 @@ SIDES = range(0, 360, 45)
 SIZE = 256
 STAGES = {
     "grid": "density_grid", "solid": "solid_level", "surface": "_surface", "smoothing": "smoothed",
-    "decimation": "decimated", "check": "find_faults", "seen": "_seen_points", "vertex_colors": "seen_colour",
+    "decimation": "decimated", "check": "find_faults", "seen": "_seen_points", "vertex_colors": "pictured_colour",
     "unwrap": "unwrap", "texture_and_unwrap": "bake_texture", "glb": "write_glb", "ply": "write_ply",
 }  # fmt: skip
 
@@ -61,8 +61,8 @@ def likeness(glb: Path, asset: HiFAAsset, save: Path | None = None) -> dict[str,
         expected = picture.colour.cpu().numpy() / np.maximum(opacity, 0.5)[..., None]
         color, mask = render_mesh(glb, camera_to_world(side(azimuth)).double().numpy(), SIZE)
         ious.append((mask & (opacity > 0.5)).sum() / max((mask | (opacity > 0.5)).sum(), 1))
-        both = mask & (opacity > 0.5)
-        differences.append(np.abs(color - expected.clip(0, 1))[both].mean() * 255)
+        difference = np.abs(color - expected.clip(0, 1)).mean(-1) * 255
+        differences.append(difference[mask & (opacity > 0.5)].mean())
         rows.append(
             np.concatenate(
                 [np.where((opacity > 0.5)[..., None], expected, 0.8), np.where(mask[..., None], color, 0.8)]

@@ -28,11 +28,11 @@ from .surface import (
     vertex_normals,
     without_floaters,
 )
+from .views import DEPTHS, pictured_colour
 
 
 REPAIRS = 4  # attempts to extract a two-manifold surface
-# Where the color of the surface is looked for, cells below it: as deep as holes are closed.
-SEEN_DEPTHS = np.concatenate([np.arange(-1, 2, 0.5), np.arange(2, 10.5)]).astype(np.float32)
+NEAR = 0.1  # of half the side of the cube: how far a part may hover beside the body
 
 
 class EmptyFieldError(ValueError):
@@ -112,7 +112,7 @@ def extract_mesh(
     if faults:
         warnings.warn(f"The mesh could not be repaired and has {faults}.", MeshWarning, stacklevel=2)
     seen = _seen_points(density, vertices, normals, 2 * bound / resolution, bound)
-    colours = seen_colour(colour, seen, normals)
+    colours = pictured_colour(grid, colour, vertices, normals, bound)
     return Mesh(vertices, faces.astype(np.int32), normals, colours, seen, faults)
 
 
@@ -133,8 +133,8 @@ def _surface(
         corners = corners.reshape(-1, 3).clip(0, cells)
         level[tuple(corners.T)] = np.maximum(level[tuple(corners.T)], 0.1)
     if threshold is not None:
-        return without_floaters(on_threshold(index, padded, density, threshold, bound), faces)
-    vertices, faces = without_floaters(to_world(index, cells, bound), faces)
+        return without_floaters(on_threshold(index, padded, density, threshold, bound), faces, NEAR * bound)
+    vertices, faces = without_floaters(to_world(index, cells, bound), faces, NEAR * bound)
     return on_optical_depth(vertices, faces, density, bound, cells), faces
 
 
@@ -161,12 +161,10 @@ def _check_surface(grid: np.ndarray, level: np.ndarray, threshold: float | None,
 def _seen_points(
     density: Density, vertices: np.ndarray, normals: np.ndarray, spacing: float, bound: float
 ) -> np.ndarray:
-    """Where a ray against the normal has met half of the opacity along `SEEN_DEPTHS`."""
-    depths = SEEN_DEPTHS * np.float32(spacing)  # (n,) along the ray, 0 on the surface
-    points = vertices[:, None] - depths[:, None] * normals[:, None]  # (V, n, 3)
-    values = in_chunks(density, points.clip(-bound, bound).reshape(-1, 3)).reshape(len(vertices), -1)
-    passed = np.cumsum((values[:, 1:] + values[:, :-1]) / 2 * np.diff(depths), axis=1)
-    absorbed = np.pad(1 - np.exp(-passed), ((0, 0), (1, 0)))  # (V, n), rising from 0
+    """Where a ray against the normal has met half of the opacity along `views.DEPTHS`."""
+    depths = DEPTHS * np.float32(spacing)  # (n,) along the ray, 0 on the surface
+    passed = _passed(density, vertices, -normals, depths, bound)
+    absorbed = 1 - np.exp(-passed)  # (V, n), rising from 0
     half = absorbed[:, -1:] / 2
     after = (absorbed < half).sum(1).clip(1, len(depths) - 1)[:, None]
     below, above = np.take_along_axis(absorbed, after - 1, 1), np.take_along_axis(absorbed, after, 1)
@@ -175,18 +173,11 @@ def _seen_points(
     return (vertices - depth * normals).clip(-bound, bound).astype(np.float32)
 
 
-def seen_colour(colour: Colour, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """Colour `(n, 3)` of surface points: the mean over cameras straight above and 45 degrees off on three sides."""
-    views = [-normals] + [_tilted(normals, turn) for turn in (0.0, 120.0, 240.0)]
-    return np.mean([in_chunks(colour, points, view) for view in views], axis=0).clip(0, 1).astype(np.float32)
-
-
-def _tilted(normals: np.ndarray, turn_deg: float) -> np.ndarray:
-    """Directions `(n, 3)` towards the surface from 45 degrees off the normal, at an angle `turn_deg` about it."""
-    # Any vector that is not parallel to the normal: the unit axis on which the normal is smallest.
-    helper = np.eye(3, dtype=np.float32)[np.abs(normals).argmin(1)]
-    u = np.cross(normals, helper)
-    u /= np.maximum(np.linalg.norm(u, axis=1, keepdims=True), 1e-30)
-    v = np.cross(normals, u)
-    turn = np.radians(turn_deg)
-    return -((normals + np.cos(turn) * u + np.sin(turn) * v) / np.sqrt(2)).astype(np.float32)
+def _passed(
+    density: Density, points: np.ndarray, directions: np.ndarray, depths: np.ndarray, bound: float
+) -> np.ndarray:
+    """Optical depths `(V, n)` that rays through `points` have passed at `depths` `(n,)` beyond them."""
+    along = points[:, None] + depths[:, None] * directions[:, None]
+    values = in_chunks(density, along.clip(-bound, bound).reshape(-1, 3)).reshape(len(points), -1)
+    values *= (np.abs(along) <= bound).all(-1)
+    return np.pad(np.cumsum((values[:, 1:] + values[:, :-1]) / 2 * np.diff(depths), axis=1), ((0, 0), (1, 0)))

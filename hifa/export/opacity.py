@@ -13,7 +13,7 @@ from scipy import ndimage
 
 DIMMED = 0.07  # optical depth from outside at which the surface is drawn
 OPAQUE = 0.6  # least optical depth of a line through the solid; pictures are half opaque at log 2
-CLOSING = 0.1  # radius of the ball that closes holes, of half the side of the cube
+CLOSING = 0.08  # radius of the ball that closes holes, of half the side of the cube
 CLEAR_DEPTH, DARK_DEPTH = 0.02, 2.0  # optical depths between which a surface may be drawn
 MOST_PER_CELL = 8.0  # optical depth of a cell: more cannot be told from it, and sums stay exact
 

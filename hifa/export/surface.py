@@ -2,6 +2,7 @@
 
 import numpy as np
 from scipy import sparse
+from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 
 from .check import folded_vertices
@@ -10,6 +11,7 @@ from .opacity import DIMMED
 
 
 FLOATER_SHARE = 0.02  # of the largest piece's volume: smaller pieces are dropped
+PART_SHARE = 0.0005  # of the largest piece's volume: smaller pieces are dropped wherever they are
 REACH = np.arange(-1.5, 2.01, 0.25, dtype=np.float32)  # cells along the normal in which the surface is located
 HARD = (2.0, 4.0)  # optical depths along `REACH` at which a surface begins to be hard, and is
 
@@ -104,14 +106,24 @@ def unfolded(vertices: np.ndarray, faces: np.ndarray, rounds: int = 20) -> np.nd
     return vertices
 
 
-def without_floaters(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Keep the pieces with at least `FLOATER_SHARE` of the largest volume; a hollow has a negative one."""
+def without_floaters(vertices: np.ndarray, faces: np.ndarray, near: float) -> tuple[np.ndarray, np.ndarray]:
+    """Keep the pieces with at least `FLOATER_SHARE` of the largest volume, and smaller parts that hover beside them.
+
+    A hollow has a negative volume and is dropped. A part has `PART_SHARE` of the largest volume and lies within `near`
+    of a piece that is kept.
+    """
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
     graph = sparse.coo_matrix((np.ones(len(edges), bool), tuple(edges.T)), shape=(len(vertices),) * 2)
     count, piece = sparse.csgraph.connected_components(graph, directed=False)
     a, b, c = (vertices[faces[:, k]] for k in range(3))
     volume = np.bincount(piece[faces[:, 0]], (a * np.cross(b, c)).sum(1) / 6, minlength=count)
-    return used_only(vertices, faces[(volume >= FLOATER_SHARE * volume.max())[piece[faces[:, 0]]]])
+    kept = volume >= FLOATER_SHARE * volume.max()
+    parts = np.flatnonzero(~kept & (volume >= PART_SHARE * volume.max()))
+    if len(parts):
+        body = cKDTree(vertices[kept[piece]])
+        for part in parts:
+            kept[part] = body.query(vertices[piece == part], distance_upper_bound=near)[0].min() < near
+    return used_only(vertices, faces[kept[piece[faces[:, 0]]]])
 
 
 def used_only(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
