@@ -67,7 +67,7 @@ class BallPipeline(HiFAPipeline):
     def default_config(self, views: bool = False, prompt: bool = True, image: bool = False):
         return HiFAConfig.fast(
             num_inference_steps=400, start_render_size=16, render_size=16, n_coarse=16, n_fine=8, grid_lr=0.0,
-            network_lr=0.0, given_rays=64, given_size=16, blob_density=self.blob_density,
+            network_lr=0.0, given_rays=64, given_size=16, blob_density=self.blob_density, lambda_normal=0.0,
         )  # fmt: skip
 
 
@@ -77,7 +77,7 @@ class LearningPipeline(BallPipeline):
     def default_config(self, views: bool = False, prompt: bool = True, image: bool = False):
         return HiFAConfig.fast(
             num_inference_steps=400, start_render_size=16, render_size=16, n_coarse=16, n_fine=8, given_rays=64,
-            given_size=16, log2_entries=8, levels=4,
+            given_size=16, log2_entries=8, levels=4, lambda_normal=0.0,
         )  # fmt: skip
 
 

@@ -171,7 +171,7 @@ def test_finished_jobs_are_skipped_and_foreign_folders_refused(tiny_prior, tiny_
         with pytest.raises(ValueError, match=f"was made with {words}"):
             work(pipe, replace(job, **changes), folder, None, arguments)
     with pytest.raises(ValueError, match="was made with guidance_scale=4.0, not 5.0"):
-        work(pipe, job, folder, HiFAConfig.fast(guidance_scale=5.0), arguments)
+        work(pipe, job, folder, HiFAConfig.fast(guidance_scale=5.0, lambda_normal=0.0), arguments)
     with pytest.raises(ValueError, match="was made with prior="):
         work(HiFAPipeline.from_pretrained(tiny_v_prior), job, folder, None, arguments)
 

@@ -154,6 +154,10 @@ def test_bad_pictures_are_told_before_a_model_is_loaded(tmp_path, capsys, monkey
         (("a red ball", "--device", "foo"), "--device foo cannot be used here"),
         (("a red ball", "--device", "cuda:99"), "--device cuda:99 cannot be used here"),
         (("a red ball", "--device", "meta"), "--device meta cannot be used here"),
+        (
+            ("a red ball", "--preset", "paper", "--normal-model", "x"),
+            "--normal-model has no effect with --preset paper",
+        ),
         (("a photo of",), "names no object"),
         (("--resume", "typo"), "'typo' holds no HiFA run"),
     ],

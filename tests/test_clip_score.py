@@ -39,7 +39,7 @@ def small(monkeypatch):
     """The preset `fast`, tiny."""
     settings = dict(
         render_size=16, start_render_size=16, n_coarse=8, n_fine=6, density_grid=8, levels=3, log2_entries=8,
-        finest_resolution=16, hidden_dim=8,
+        finest_resolution=16, hidden_dim=8, lambda_normal=0.0,
     )  # fmt: skip
     fast = HiFAConfig.fast
     monkeypatch.setattr(HiFAConfig, "fast", lambda **changes: fast(**(settings | changes)))

@@ -305,4 +305,4 @@ def test_unknown_word_error_helps(pipe):
 
 
 def test_default_settings_follow_the_size_of_the_prior(pipe):
-    assert pipe.image_size <= 64 and pipe.default_config() == HiFAConfig.fast()
+    assert pipe.image_size <= 64 and pipe.default_config() == HiFAConfig.fast(lambda_normal=0.0)

@@ -322,23 +322,31 @@ def test_bad_input_is_refused_before_work(pipe, inputs, error, words):
         pipe(**inputs)
 
 
+def without_normals(config: HiFAConfig) -> HiFAConfig:
+    """A preset as a prior without a model of normals gets it."""
+    return replace(config, lambda_normal=0.0, lambda_image_normal=0.0)
+
+
 def test_default_settings_follow_the_views(pipe):
-    assert pipe.default_config(views=True, prompt=False) == HiFAConfig.reconstruction()
-    assert pipe.default_config(views=True) == HiFAConfig.guided()
-    assert start(pipe, None, config=None).config == HiFAConfig.reconstruction(finest_resolution=VIEWS[0].width)
+    assert pipe.default_config(views=True, prompt=False) == without_normals(HiFAConfig.reconstruction())
+    assert pipe.default_config(views=True) == without_normals(HiFAConfig.guided())
+    own_cells = HiFAConfig.reconstruction(finest_resolution=VIEWS[0].width)
+    assert start(pipe, None, config=None).config == without_normals(own_cells)
     assert start(pipe, None, config=None, finest_resolution=99).config.finest_resolution == 99
-    assert pipe.default_config(views=True, prompt=False, image=True) == HiFAConfig.hallucinated()
+    assert pipe.default_config(views=True, prompt=False, image=True) == without_normals(HiFAConfig.hallucinated())
     made = start(pipe, None, config=None, hallucinated=True, num_inference_steps=1)
-    assert made.config == HiFAConfig.hallucinated(num_inference_steps=1, finest_resolution=VIEWS[0].width)
+    own_cells = HiFAConfig.hallucinated(num_inference_steps=1, finest_resolution=VIEWS[0].width)
+    assert made.config == without_normals(own_cells)
     assert HiFAConfig.reconstruction().lambda_tv == 0 < HiFAConfig.hallucinated().lambda_tv
     assert HiFAConfig.reconstruction(given_size=128).finest_resolution == 128
-    assert start(pipe, config=None, image_guidance_end=0.5).config == HiFAConfig.guided(image_guidance_end=0.5)
+    half = HiFAConfig.guided(image_guidance_end=0.5)
+    assert start(pipe, config=None, image_guidance_end=0.5).config == without_normals(half)
 
 
 @pytest.mark.parametrize(
     "family, alone, beside",
     [
-        ("toybox", HiFAConfig.fast(), HiFAConfig.guided()),
+        ("toybox", HiFAConfig.fast(lambda_normal=0.0), HiFAConfig.guided(lambda_normal=0.0)),
         ("large", HiFAConfig.preview(), HiFAConfig.guided_preview()),
         ("pixels", HiFAConfig.preview(**AT_64), HiFAConfig.guided_preview(**AT_64)),
     ],
@@ -350,8 +358,8 @@ def test_default_settings_of_every_family(pipe, monkeypatch, family, alone, besi
         monkeypatch.setattr(pipe, "vae", None)
     assert pipe.default_config() == pipe.default_config(image=True) == alone
     assert pipe.default_config(views=True) == pipe.default_config(views=True, image=True) == beside
-    assert pipe.default_config(views=True, prompt=False) == HiFAConfig.reconstruction()
-    assert pipe.default_config(views=True, prompt=False, image=True) == HiFAConfig.hallucinated()
+    assert pipe.default_config(views=True, prompt=False) == without_normals(HiFAConfig.reconstruction())
+    assert pipe.default_config(views=True, prompt=False, image=True) == without_normals(HiFAConfig.hallucinated())
 
 
 @pytest.mark.parametrize("config", [HiFAConfig.guided(), HiFAConfig.guided_preview()])

@@ -121,7 +121,7 @@ def surface_losses(model: UNet2DModel, batch: tuple[Tensor, ...]) -> dict[str, T
     cosine = (seen.normals * normals).sum(1).clamp(-1 + 1e-6, 1 - 1e-6)
     # Where there is no object there is no normal: any direction is as good, and kappa has to be low.
     angle = torch.where(inside, torch.acos(cosine), torch.pi / 2)
-    # The likelihood alone would neglect the pixels that it doubts: the angle counts by itself, and kappa learns from it.
+    # The likelihood alone neglects the pixels that it doubts. So the angle counts by itself, and kappa learns from it.
     nll = angular_von_mises_fisher_loss(angle.detach(), seen.kappa)
     normal = ((nll + angle) * (0.1 + 0.9 * inside)).mean()
     relief = relief_loss(seen.disparity, disparity, mask)
