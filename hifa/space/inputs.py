@@ -10,6 +10,7 @@ import PIL.Image
 
 from ..given_views import read_views
 from ..pictures import PictureError, PreparedPicture, open_file, open_picture, prepare_picture
+from .uploads import uploaded
 
 
 MAX_UPLOAD = "25mb"
@@ -21,13 +22,14 @@ MAX_SHEET_SIDE = 512
 
 
 class PhotoInput(gr.Image):
-    """A picture that arrives as the file it is: what is wrong with it is said in our words, not in Pillow's."""
+    """A picture that arrives as the file it is: what is wrong with it is said in our words, not in Pillow's. The only
+    component of the app that takes paths from a client, and it takes those of uploads."""
 
     def get_block_name(self) -> str:
         return "image"  # what the browser has a part for
 
     def preprocess(self, payload: Any) -> str | None:
-        return None if payload is None else payload.path
+        return None if payload is None or payload.path is None else uploaded(payload.path)
 
 
 def read_photo(path: str | None, object_share: float) -> PreparedPicture:
