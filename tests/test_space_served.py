@@ -12,7 +12,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 import app
-from hifa.space.served import VARIABLE, Served, serve_from
+from hifa.space.served import VARIABLE, Served, folder_for, serve_from
 from hifa.space.store import Request, RunStore
 
 from .space_setup import free_port, tiny_pipeline, tiny_shelf
@@ -76,6 +76,7 @@ def test_each_server_has_a_folder_of_its_own_unless_somebody_chose_one(elsewhere
     serve_from(tmp_path)
     assert get_upload_folder() == str(elsewhere)
     monkeypatch.delenv(VARIABLE)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     serve_from(tmp_path)
     assert get_upload_folder() == str(RunStore(tmp_path).served.path) != str(RunStore(tmp_path / "other").served.path)
 
@@ -98,3 +99,60 @@ def test_an_upload_is_given_back_as_a_download_alone(elsewhere, tiny_prior, tmp_
         assert "html" not in answer.headers["content-type"]
     finally:
         demo.close()
+
+
+@pytest.fixture
+def shared(tmp_path, elsewhere, monkeypatch):
+    """The temporary directory of several users, and nobody has chosen a place."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.delenv(VARIABLE)
+    (tmp_path / "temporary").mkdir()
+    return tmp_path / "temporary"
+
+
+def mode(path: Path) -> int:
+    return path.lstat().st_mode & 0o7777
+
+
+def test_nobody_else_can_look_into_the_folder(shared, tmp_path, monkeypatch):
+    serve_from(tmp_path)
+    folder = Path(get_upload_folder())
+    assert folder == folder_for(tmp_path) and mode(folder) == 0o700
+    folder.chmod(0o755)  # as an earlier version left it
+    monkeypatch.delenv(VARIABLE)
+    serve_from(tmp_path)
+    assert Path(get_upload_folder()) == folder and mode(folder) == 0o700
+
+
+@pytest.mark.parametrize("squatter", ["link", "dangling", "file", "folder"])
+def test_a_neighbour_who_makes_the_folder_first_gets_nothing(shared, tmp_path, monkeypatch, squatter):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "letter.txt").write_text("mine")
+    taken = folder_for(tmp_path)
+    if squatter in ("link", "dangling"):
+        taken.symlink_to(home if squatter == "link" else tmp_path / "nowhere")
+    elif squatter == "file":
+        taken.touch()
+    else:  # of another user
+        taken.mkdir(mode=0o777)
+        monkeypatch.setattr(os, "getuid", lambda: taken.stat().st_uid + 1)
+    serve_from(tmp_path)
+    folder = Path(get_upload_folder())
+    assert folder != taken and folder.parent == shared and not folder.is_symlink() and mode(folder) == 0o700
+    assert RunStore(tmp_path).served.path == folder, "and it is the one that is kept small"
+    # What was taken is not swept either, by whoever did not ask for another place.
+    monkeypatch.delenv(VARIABLE)
+    store = RunStore(tmp_path)
+    store.served.max_bytes, store.served.young = 0, 0.0
+    assert store.served.path == taken and store.served.sweep() == [] and (home / "letter.txt").exists()
+
+
+def test_links_in_the_folder_are_not_followed(tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter.txt").write_text("mine")
+    folder = tmp_path / "served"
+    folder.mkdir()
+    (folder / "home").symlink_to(tmp_path / "home")
+    (folder / "letter.txt").symlink_to(tmp_path / "home" / "letter.txt")
+    assert Served(folder, max_bytes=0, young=0.0).sweep() == [] and (tmp_path / "home" / "letter.txt").exists()
