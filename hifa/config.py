@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_origin
 
+from .field.ranges import FIELD_RANGES, check_resolutions
 from .schedule import ANNEALINGS
 
 
@@ -125,11 +126,7 @@ class HiFAConfig:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
         if len(self.kernel) % 2 == 0 or min(self.kernel) < 0 or sum(self.kernel) <= 0:
             raise ValueError(f"kernel needs an odd number of non-negative values, not all 0; got {self.kernel}.")
-        if self.finest_resolution < self.base_resolution:
-            raise ValueError(
-                f"finest_resolution must be at least base_resolution={self.base_resolution}, "
-                f"got {self.finest_resolution}."
-            )
+        check_resolutions(self.base_resolution, self.finest_resolution)
         # The camera has to stay outside of the object's cube, or rays start inside of it.
         if self.camera_radius[0] <= self.bound:
             raise ValueError(f"camera_radius must exceed bound={self.bound}, got {self.camera_radius}.")
@@ -328,7 +325,5 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("render_size", 8, 4096), ("start_render_size", 8, 4096), ("growth_end", 0, 1),
     ("n_coarse", 2, 4096), ("n_fine", 2, 4096), ("density_grid", 0, 512), ("grid_period", 1, 10_000),
     ("min_opacity", 0, 1), ("rays_per_chunk", 1, 2**24), ("random_background", 0, 1),
-    ("bound", 0.01, 100), ("levels", 1, 32), ("base_resolution", 1, 4096), ("finest_resolution", 1, 2**16),
-    ("log2_entries", 4, 24), ("hidden_dim", 1, 1024), ("view_bands", 1, 4), ("blob_density", 0, 1000),
-    ("blob_radius", 0.01, 100),
+    *FIELD_RANGES,
 )  # fmt: skip

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from hifa import HiFAConfig
 from hifa.field import RadianceField
+from hifa.field.ranges import FIELD_RANGES
 from hifa.field.spherical_harmonics import MAX_BANDS, spherical_harmonics
 
 
@@ -86,7 +88,7 @@ def test_one_band_means_no_view_dependence():
 
 @pytest.mark.parametrize("bands", [0, 5])
 def test_bands_out_of_range_are_refused(bands):
-    with pytest.raises(ValueError, match=f"view_bands must be 1 to 4, got {bands}"):
+    with pytest.raises(ValueError, match=f"view_bands must be between 1 and 4, got {bands}"):
         RadianceField(**SMALL, view_bands=bands)
 
 
@@ -140,3 +142,30 @@ def test_gradient_of_a_huge_density_is_bounded():
     density = moderate.density(torch.zeros(1, 3))
     density.sum().backward()
     assert moderate.density_net[-1].bias.grad[0].item() == pytest.approx(density.item())
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("finest_resolution", 2**22 - 1), ("finest_resolution", 2**63), ("base_resolution", 0), ("levels", 33),
+        ("log2_entries", 40), ("hidden_dim", 10**9), ("hidden_layers", -1), ("bound", float("nan")), ("bound", 0.0),
+        ("blob_radius", float("inf")), ("levels", "3"), ("levels", 2.0), ("view_bands", True), ("seed", 2**64),
+    ],
+)  # fmt: skip
+def test_arguments_out_of_range_are_refused_before_anything_is_built(name, value):
+    """Resolutions of millions overflowed in the loops, which ended the process when it was rendered."""
+    with pytest.raises(ValueError, match=f"^{name} must be "):
+        RadianceField(**SMALL | {name: value})
+    with torch.device("meta"), pytest.raises(ValueError, match=f"^{name} must be "):
+        RadianceField.from_config({**SMALL, name: value})
+
+
+def test_settings_and_field_have_the_same_ranges():
+    for name, low, high in FIELD_RANGES:
+        for value in (low - 1, high + 1):
+            with pytest.raises(ValueError, match=f"{name} must be between {low} and {high}"):
+                HiFAConfig(**{name: value})
+            with pytest.raises(ValueError, match=f"{name} must be between {low} and {high}"):
+                RadianceField(**{name: value})
+    with pytest.raises(ValueError, match="finest_resolution must be at least base_resolution=16, got 8"):
+        RadianceField(base_resolution=16, finest_resolution=8)

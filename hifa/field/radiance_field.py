@@ -6,6 +6,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from .hash_grid import HashGrid
+from .ranges import check_field
 from .spherical_harmonics import MAX_BANDS, spherical_harmonics
 
 
@@ -22,6 +23,9 @@ class RadianceField(ModelMixin, ConfigMixin):
         blob_density: Height of the initial density blob, before the activation.
         blob_radius: Radius at which that blob has fallen by 1 - 1/sqrt(e) (about 39 %), world units.
         seed: Initial parameters are a function of this and the other arguments.
+
+    Raises:
+        ValueError: If an argument is out of range, see `ranges`; the message names it.
     """
 
     @register_to_config
@@ -40,8 +44,7 @@ class RadianceField(ModelMixin, ConfigMixin):
         seed: int = 0,
     ):
         super().__init__()
-        if not 1 <= view_bands <= MAX_BANDS:
-            raise ValueError(f"view_bands must be 1 to {MAX_BANDS}, got {view_bands}.")
+        check_field(dict(self.config))  # before anything is built: saved fields come from anywhere
         self.bound = bound
         self.grid = HashGrid(levels, base_resolution, finest_resolution, log2_entries)
         n_features = 15
