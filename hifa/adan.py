@@ -16,6 +16,8 @@ class Adan(torch.optim.Optimizer):
         weight_decay: lambda.
     """
 
+    moments = ("exp_avg", "exp_avg_diff", "exp_avg_sq", "previous")  # what it keeps for each value of a parameter
+
     def __init__(
         self,
         params,

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import PIL.Image
 import torch
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError
 from torch import Tensor
 
 from .cameras import Camera, orbit
 from .field import RadianceField
+from .layout import check_layout, module_layout, read_layout
 from .rendering.image import Picture
 from .rendering.viewing import Viewer
 from .state import NotFiniteError, check_finite, write_text_atomically
@@ -197,8 +200,8 @@ class HiFAAsset:
             raise AssetError(f"{str(folder)!r} holds no HiFA asset (no {FACTS}). Give the folder of save_pretrained.")
         try:
             facts = json.loads((folder / FACTS).read_text())
-            return cls(RadianceField.from_pretrained(folder), facts)
-        except (OSError, ValueError, RuntimeError) as error:
+            return cls(_read_field(folder), facts)
+        except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
             raise AssetError(f"The asset in {str(folder)!r} is damaged ({error}).") from error
 
     def push_to_hub(
@@ -254,6 +257,16 @@ class HiFAAsset:
             if name == "front":  # one view, two pictures
                 depth = depth_to_rgb(picture.depth.cpu().numpy(), picture.opacity.cpu().numpy())
         save_image(folder / "depth.png", depth)
+
+
+def _read_field(folder: Path) -> RadianceField:
+    """The field of an asset, if its file has exactly the tensors that its settings call for."""
+    with torch.device("meta"):
+        field = RadianceField.from_config(RadianceField.load_config(folder))
+    check_layout(read_layout(folder / SAFETENSORS_WEIGHTS_NAME), module_layout(field))
+    field = RadianceField.from_pretrained(folder, use_safetensors=True)
+    check_finite(field.state_dict())
+    return field
 
 
 def _download(repo_id: str, **kwargs: Any) -> Path:

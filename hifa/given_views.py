@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .cameras import Camera, Rays, camera_to_world, focal_length, pixel_rays
+from .layout import Layout, Spec
 from .multiview.cameras import ViewRing
 from .multiview.foreground import foreground
 
@@ -94,6 +95,15 @@ class GivenViews:
         """Back from `tensors`."""
         cameras = tuple(Camera(*row) for row in tensors["cameras"].tolist())
         return cls(tensors["colour"], tensors["mask"], cameras)
+
+    @staticmethod
+    def layout() -> Layout:
+        """Of `tensors`; that the numbers of views and pixels agree is checked when views are made of them."""
+        return {
+            "colour": Spec((None, None, None, 3), torch.uint8),
+            "mask": Spec((None, None, None), torch.uint8),
+            "cameras": Spec((None, 4), torch.float64),
+        }
 
     def picture(self, view: int) -> tuple[Tensor, Tensor]:
         """Colour `(H, H, 3)` and mask `(H, H)` of a view in [0, 1]."""

@@ -4,21 +4,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from .adan import Adan
 from .asset import HiFAAsset
-from .cameras import Camera
+from .cameras import VIEWS, Camera
 from .config import HiFAConfig
 from .field import RadianceField
 from .given_views import GivenViews
 from .initial import PREVIEW_SIZE, front_camera, initial_field, initial_grid, preview, ray_sampling
-from .priors.variational import VariationalState
+from .layout import (
+    MOMENTS,
+    Layout,
+    Spec,
+    check_layout,
+    layout_of,
+    module_layout,
+    optimizer_layout,
+    prefixed,
+    read_layout,
+    unprefixed,
+)
+from .priors.variational import VariationalState, saved_layout
 from .rendering.density_grid import DensityGrid
 from .rendering.rays import RaySampling
-from .saved import FILE, RunError, is_saved_in
+from .saved import FILE, RunError, is_saved_in, read_facts
 from .state import (
     NotFiniteError,
+    check_finite,
     load_optimizer_tensors,
     optimizer_tensors,
     read,
@@ -172,7 +186,7 @@ class HiFARun:
         if not is_saved_in(folder):
             raise RunError(f"{str(folder)!r} holds no HiFA run (no {FILE}). Give the folder that a run was saved to.")
         try:
-            tensors, facts = read(path)
+            facts = read_facts(folder)
         except Exception as error:  # safetensors raises its own class, json another: all mean a damaged file
             raise RunError(
                 f"{str(path)!r} is damaged or not a HiFA run ({type(error).__name__}). Start a new run."
@@ -180,8 +194,12 @@ class HiFARun:
         if facts.get("format") != FORMAT:
             raise RunError(f"{str(path)!r} has format {facts.get('format')!r}, but this version reads {FORMAT!r}.")
         try:
+            # By the header alone: what another file would fill memory with is not even read.
+            check_layout(found := read_layout(path), run_layout(facts, found))
+            tensors, facts = read(path)
+            check_finite(tensors)
             return cls._restore(tensors, facts, torch.device(device))
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (KeyError, RuntimeError, TypeError, ValueError, OSError, SafetensorError) as error:
             raise RunError(
                 f"{str(path)!r} lacks parts of a run or has wrong ones ({error}). Start a new run."
             ) from error
@@ -245,3 +263,40 @@ class HiFARun:
             prompt, negative_prompt, config, seed, prior, prompt_embeds, radiance_field, optimizer, grid, generator,
             None if views is None else views.to(device), note, pooled_prompt_embeds,
         )  # fmt: skip
+
+
+def run_layout(facts: dict, found: Layout) -> Layout:
+    """What the file of a run must have, by its settings.
+
+    Args:
+        facts: Of the file.
+        found: What it has, which decides of some parts whether and how large they are.
+
+    Raises:
+        KeyError, TypeError, ValueError: For bad facts.
+    """
+    config = HiFAConfig(**facts["config"])
+    with torch.device("meta"):
+        radiance_field = initial_field(config, 0)
+    field_layout = module_layout(radiance_field)
+    groups = radiance_field.parameter_groups(config.grid_lr, config.network_lr)
+    parameters = list(layout_of(dict(enumerate(value for group in groups for value in group["params"]))).values())
+    moments = Adan.moments if config.optimizer == "adan" else MOMENTS
+    optimizer = optimizer_layout(parameters, unprefixed("optimizer", found), moments)
+    expected = prefixed("field", field_layout) | prefixed("optimizer", optimizer)
+    expected |= layout_of({"generator": torch.Generator().get_state()})
+    if config.density_grid:
+        expected["grid"] = Spec((config.density_grid,) * 3)
+    if facts["prior"] is not None:
+        expected["prompt_embeds"] = Spec((2 + len(VIEWS), None, None))
+    if "pooled_prompt_embeds" in found:
+        expected["pooled_prompt_embeds"] = Spec((2 + len(VIEWS), None))
+    if unprefixed("views", found):
+        expected |= prefixed("views", GivenViews.layout())
+    if facts["prior"] is not None and config.distillation == "vsd":
+        learnt = unprefixed("variational", found)
+        expected |= prefixed("variational", saved_layout(learnt, config.lora_rank))
+        parameters = [learnt[name] for name in sorted(learnt)]
+        state = optimizer_layout(parameters, unprefixed("variational_optimizer", found))
+        expected |= prefixed("variational_optimizer", state)
+    return expected

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .atomic import atomically
+from .layout import MOMENTS, Spec, check_layout, layout_of, optimizer_layout
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -20,7 +21,17 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tenso
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave; the parameters must be the same, in the same order."""
+    """Put back what `optimizer_tensors` gave; the parameters must be the same, in the same order.
+
+    Raises:
+        LayoutError: If a tensor has not the shape and type that the optimizer keeps for its parameter.
+    """
+    parameters = [value for group in optimizer.param_groups for value in group["params"]]
+    moments = getattr(optimizer, "moments", MOMENTS)
+    check_layout(
+        layout_of(tensors),
+        optimizer_layout((Spec(tuple(value.shape), value.dtype) for value in parameters), tensors, moments),
+    )
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)

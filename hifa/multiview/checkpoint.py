@@ -71,4 +71,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         return content
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise ValueError(f"{str(path)!r} has no 'state_dict'; it is not syncdreamer-pretrain.ckpt.")
-    return content["state_dict"]
+    tensors = content["state_dict"]
+    others = [str(name) for name, value in tensors.items() if not isinstance(value, Tensor) or value.is_sparse]
+    if others:
+        raise ValueError(f"{str(path)!r} has more than plain tensors: {', '.join(others[:3])}. Nothing in it was run.")
+    return tensors

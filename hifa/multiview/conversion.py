@@ -5,7 +5,7 @@ directions read the same table, so that one undoes the other.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -223,13 +223,22 @@ def sources(models: dict[str, nn.Module]) -> dict[str, dict[str, Source]]:
 
 def _take(tensor: Tensor, source: Source, shape: torch.Size) -> Tensor:
     """The parameter that a published tensor holds. 1x1 convolutions and linear layers differ in their shape only."""
+    wanted = tuple(reversed(shape)) if source.transposed else tuple(shape)
+    wanted = wanted if source.part is None else (3 * wanted[0], *wanted[1:])
+    if _without_ones(tensor.shape) != _without_ones(wanted) or not tensor.is_floating_point():
+        raise ValueError(
+            f"{source.key} has shape {tuple(tensor.shape)} and type {tensor.dtype}; the model needs numbers with a "
+            f"fraction of shape {wanted}."
+        )
     if source.part is not None:
         tensor = tensor.chunk(3)[source.part].clone()  # no shared memory, which safetensors could not save
     if source.transposed:
         tensor = tensor.T.contiguous()
-    if tensor.numel() != shape.numel() or tensor.shape[:1] != shape[:1]:
-        raise ValueError(f"{source.key} has shape {tuple(tensor.shape)}; the model needs {tuple(shape)}.")
     return tensor.reshape(shape)
+
+
+def _without_ones(shape: Sequence[int]) -> list[int]:
+    return [size for size in shape if size != 1]
 
 
 def _check_keys(published: dict[str, Tensor], table: dict[str, dict[str, Source]]) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ..cameras import Camera, camera_to_world
 from ..guard import gradient_norm
+from ..layout import Layout, Spec
 from .guidance import Guidance
 from .prior import DiffusionPrior
 
@@ -169,6 +170,26 @@ def parameter_shapes(unet: UNet2DConditionModel, rank: int) -> dict[str, tuple[i
     width = unet.time_embedding.linear_2.out_features
     shapes |= {"camera.0.weight": (width, POSE_NUMBERS), "camera.0.bias": (width,)}
     return shapes | {"camera.1.weight": (width, width), "camera.1.bias": (width,)}
+
+
+def saved_layout(found: Layout, rank: int) -> Layout:
+    """What a saved `VariationalState` must have, as far as that is known without the UNet: `lora_layers` compares the
+    rest with it.
+
+    Args:
+        found: What the file has; the widths are its own.
+    """
+    width = found["camera.0.bias"].shape[0] if len(found.get("camera.0.bias", Spec(())).shape) == 1 else None
+    expected = {
+        "camera.0.weight": Spec((width, POSE_NUMBERS)), "camera.0.bias": Spec((width,)),
+        "camera.1.weight": Spec((width, width)), "camera.1.bias": Spec((width,)),
+    }  # fmt: skip
+    for name in found:
+        for end, twin, shape in ((".lora_A", ".lora_B", (rank, None)), (".lora_B", ".lora_A", (None, rank))):
+            if name.endswith(end):
+                expected[name] = Spec(shape)
+                expected.setdefault(name.removesuffix(end) + twin, Spec(shape[::-1]))
+    return expected
 
 
 def check_adaptable(unet: UNet2DConditionModel) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..guard import is_safe
+from ..layout import check_layout, layout_of, module_layout
 from ..state import load_optimizer_tensors, optimizer_tensors, read, with_prefix, without_prefix, write_atomically
 
 
@@ -51,16 +53,23 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, module: nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> int:
-    """Restore everything; returns the number of finished steps, 0 without a checkpoint."""
+    """Restore everything; returns the number of finished steps, 0 without a checkpoint.
+
+    Raises:
+        LayoutError: If it is the checkpoint of another module.
+    """
     if not path.exists():
         return 0
     tensors, facts = read(path)
+    for part in ("module", "average"):
+        check_layout(layout_of(without_prefix(part, tensors)), module_layout(module))
     module.load_state_dict(without_prefix("module", tensors))
     average.values = without_prefix("average", tensors)
     load_optimizer_tensors(optimizer, without_prefix("optimizer", tensors))
     return facts["step"]
 
 
+MAX_SKIPPED = 10  # steps in a row whose gradients are not finite
 REPORT_EVERY = 100  # steps; a checkpoint is written as often
 
 
@@ -98,14 +107,22 @@ def optimise(
     average = Average(module, recipe.average_decay)
     optimizer = torch.optim.AdamW(module.parameters(), betas=(0.9, 0.99), weight_decay=recipe.weight_decay)
     start, clock, seen = load_checkpoint(checkpoint, module, average, optimizer), time.time(), []
+    skipped = 0
     for step in range(start, recipe.steps):
         optimizer.param_groups[0]["lr"] = learning_rate(step, recipe.steps, recipe.peak)
         losses = losses_at(step)
         optimizer.zero_grad()
         next(iter(losses.values())).backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
-        average.update(module, step)
+        norm = torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        if is_safe(norm.item()):  # the weights would not be numbers any more, nor would the checkpoint
+            optimizer.step()
+            average.update(module, step)
+            skipped = 0
+        elif (skipped := skipped + 1) == MAX_SKIPPED:
+            raise ValueError(
+                f"The training diverged: {MAX_SKIPPED} gradients in a row were not finite, up to step {step + 1}. "
+                "The last checkpoint is kept; train with a lower learning rate."
+            )
         seen.append([loss.item() for loss in losses.values()])
         done = step + 1
         if done % REPORT_EVERY == 0 or done == recipe.steps:
