@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..losses import expected_angle
+from .surface_unet import SurfaceUNet
 
 
 EMBEDDED = Path(__file__).parents[1] / "toybox" / "surface_weights"
@@ -49,18 +49,17 @@ class EmbeddedSurfacePrior(SurfacePrior):
     """The small model that was trained on Toybox renders and on the prior's estimates of them.
 
     Args:
-        model: A `UNet2DModel` that reads cells of 2x2 pixels and answers with five channels a pixel: normal,
-            concentration and disparity.
+        model: In evaluation mode, without gradients.
     """
 
-    def __init__(self, model: UNet2DModel):
+    def __init__(self, model: SurfaceUNet):
         self.model = model
 
     @torch.no_grad()
     def estimate(self, picture: Tensor, size: int, timestep: int = 0) -> SurfaceEstimate:
         if self.model.device != picture.device:
             self.model.to(picture.device)
-        x = resized(picture.float(), 2 * self.model.config.sample_size)
+        x = resized(picture.float(), self.model.config.sample_size)
         seen = read_surface(self.model, x, torch.full((1,), timestep, device=x.device))
         confidence = confidence_of(seen.kappa)
         normals = F.normalize(resized(seen.normals, size)[0].movedim(0, -1), dim=-1)
@@ -84,15 +83,14 @@ class SurfaceReading:
     disparity: Tensor
 
 
-def read_surface(model: UNet2DModel, pictures: Tensor, timesteps: Tensor) -> SurfaceReading:
+def read_surface(model: SurfaceUNet, pictures: Tensor, timesteps: Tensor) -> SurfaceReading:
     """Run the embedded model, differentiably.
 
     Args:
         pictures: `(B, 3, H, W)` in [0, 1].
         timesteps: `(B,)`, see `SurfacePrior.estimate`.
     """
-    cells = F.pixel_unshuffle(2 * pictures - 1, 2)
-    outputs = F.pixel_shuffle(model(cells, timesteps, return_dict=False)[0], 2)
+    outputs = model(pictures, timesteps)
     # elu + 1 is positive everywhere; the rest keeps its logarithm finite.
     return SurfaceReading(F.normalize(outputs[:, :3], dim=1), F.elu(outputs[:, 3]) + 1.01, outputs[:, 4])
 
@@ -111,5 +109,5 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 def load_embedded() -> EmbeddedSurfacePrior:
     """Load the model that is part of the package, in float32."""
-    model = UNet2DModel.from_pretrained(EMBEDDED, torch_dtype=torch.float32).eval().requires_grad_(False)
+    model = SurfaceUNet.from_pretrained(EMBEDDED, dtype=torch.float32).eval().requires_grad_(False)
     return EmbeddedSurfacePrior(model.to(memory_format=torch.channels_last))

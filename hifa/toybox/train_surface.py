@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..losses import angular_von_mises_fisher_loss, disparity_loss
 from ..priors.surface import confidence_of, read_surface
+from ..priors.surface_unet import SurfaceUNet
 from .surface_dataset import (
     SIZE,
     Estimates,
@@ -37,34 +37,20 @@ from .training import Recipe, batch_rng, optimise
 
 WHITE_SHARE, BLUR, NOISE = 0.3, 1.6, 0.06  # backgrounds; the most blur (pixels) and noise on a render
 DISPARITY_WEIGHT, RELIEF_WEIGHT = 0.2, 10.0  # RELIEF: of the error that is left when an object's mean is right
+ESTIMATES = 0.375  # share of a batch
 TEST_SEED, TEST_SCENES = 24_000_000, 100
-
-
-def build_surface_model() -> UNet2DModel:
-    """The untrained model: 2x2 pixels to a cell, three levels from 32x32 down, attention in the middle."""
-    return UNet2DModel(
-        sample_size=SIZE // 2,
-        in_channels=12,
-        out_channels=20,
-        block_out_channels=(48, 80, 120),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D",) * 3,
-        up_block_types=("UpBlock2D",) * 3,
-        norm_num_groups=8,
-        attention_head_dim=30,
-    )
 
 
 def draw_batch(
     surfaces: Surfaces, estimates: Estimates | None, rng: np.random.Generator, batch: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Draw pictures, half of them renders and half estimates of the prior, and what is true of them.
+    """Draw pictures, renders and estimates of the prior, and what is true of them.
 
     Returns:
         Pictures `(B, 3, 64, 64)` in [0, 1], timesteps `(B,)`, normals `(B, 3, 64, 64)`, disparity and mask
         `(B, 64, 64)`.
     """
-    plain = batch if estimates is None else batch // 2
+    plain = batch if estimates is None else batch - int(ESTIMATES * batch)
     chosen = rng.integers(len(surfaces), size=batch)
     if estimates is not None:
         chosen[plain:] = rng.integers(len(estimates.color), size=batch - plain)
@@ -113,7 +99,7 @@ def relief_loss(predicted: Tensor, disparity: Tensor, mask: Tensor) -> Tensor:
     return (error.abs() + RELIEF_WEIGHT * mask * (error - offset).abs()).mean()
 
 
-def surface_losses(model: UNet2DModel, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
+def surface_losses(model: SurfaceUNet, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
     """The training loss and its parts, and the mean angle between normals in degrees."""
     pictures, timesteps, normals, disparity, mask = batch
     seen = read_surface(model, pictures, timesteps)
@@ -126,7 +112,7 @@ def surface_losses(model: UNet2DModel, batch: tuple[Tensor, ...]) -> dict[str, T
     normal = ((nll + angle) * (0.1 + 0.9 * inside)).mean()
     relief = relief_loss(seen.disparity, disparity, mask)
     degrees = torch.rad2deg(angle[inside].detach().mean())
-    plain = torch.rad2deg(angle[: len(angle) // 2][inside[: len(angle) // 2]].detach().mean())
+    plain = torch.rad2deg(angle[timesteps == 0][inside[timesteps == 0]].detach().mean())
     return {
         "loss": normal + DISPARITY_WEIGHT * relief, "normal": normal.detach(), "relief": relief.detach(),
         "degrees": degrees, "renders": plain,
@@ -134,7 +120,7 @@ def surface_losses(model: UNet2DModel, batch: tuple[Tensor, ...]) -> dict[str, T
 
 
 @torch.no_grad()
-def evaluate(model: UNet2DModel, seed: int, scenes: int) -> dict[str, float]:
+def evaluate(model: SurfaceUNet, seed: int, scenes: int) -> dict[str, float]:
     """Measure errors on scenes that were never trained on.
 
     Returns:
@@ -180,7 +166,7 @@ def train(arguments: argparse.Namespace) -> None:
     estimates = load_estimates(folder / "estimates.npz", surfaces, arguments.estimates, arguments.seed)
     with torch.random.fork_rng():
         torch.manual_seed(arguments.seed)
-        model = build_surface_model().to(memory_format=torch.channels_last)
+        model = SurfaceUNet(SIZE).to(memory_format=torch.channels_last)
 
     def losses_at(step: int) -> dict[str, Tensor]:
         return surface_losses(model, draw_batch(surfaces, estimates, batch_rng(arguments.seed, step), arguments.batch))
@@ -192,8 +178,8 @@ def train(arguments: argparse.Namespace) -> None:
     export(arguments.export, model)
 
 
-def export(folder: Path, model: UNet2DModel) -> None:
-    """What `UNet2DModel.from_pretrained` reads, in float16."""
+def export(folder: Path, model: SurfaceUNet) -> None:
+    """What `SurfaceUNet.from_pretrained` reads, in float16."""
     model.eval().half().save_pretrained(folder, max_shard_size="9MB")
 
 
@@ -204,9 +190,9 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=4000)
     parser.add_argument("--views", type=int, default=4, help="renders of each scene")
     parser.add_argument("--estimates", type=int, default=8_000, help="estimates of the prior that are trained on")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--peak", type=float, default=1.5e-3, help="learning rate")
+    parser.add_argument("--peak", type=float, default=2e-3, help="learning rate")
     parser.add_argument("--test-scenes", type=int, default=TEST_SCENES, help="scenes that errors are measured on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--evaluate", type=Path, metavar="DIR", help="measure the model in DIR, and train nothing")
@@ -214,7 +200,7 @@ def main() -> None:
     if arguments.evaluate is None:
         train(arguments)
         return
-    model = UNet2DModel.from_pretrained(arguments.evaluate, torch_dtype=torch.float32).eval()
+    model = SurfaceUNet.from_pretrained(arguments.evaluate, dtype=torch.float32).eval()
     print(json.dumps(evaluate(model, arguments.seed, arguments.test_scenes)))
 
 

@@ -1,0 +1,67 @@
+"""A small convolutional U-Net (Ronneberger et al. 2015) that reads surfaces in pictures at their full resolution."""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch normalization and a shortcut."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.first, self.second = convolution(width, width), convolution(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.second(F.relu(self.first(x))))
+
+
+def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """A 3x3 convolution with batch normalization, which keeps how bright a picture is, unlike normalization by image:
+    shading tells normals."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs))
+
+
+class SurfaceUNet(ModelMixin, ConfigMixin):
+    """Five numbers a pixel from a picture and the timestep that it is an estimate from.
+
+    Args:
+        sample_size: Height and width of the pictures that it was trained on; they are divisible by 2 for each width
+            but the first.
+        widths: Channels at each level, from full resolution down.
+    """
+
+    @register_to_config
+    def __init__(self, sample_size: int = 64, widths: Sequence[int] = (24, 48, 96, 160)):
+        super().__init__()
+        self.stem = convolution(4, widths[0])
+        self.down = nn.ModuleList(convolution(a, b, stride=2) for a, b in zip(widths, widths[1:], strict=False))
+        self.encode = nn.ModuleList(ResidualBlock(width) for width in widths)
+        self.merge = nn.ModuleList(convolution(a + b, a) for a, b in zip(widths, widths[1:], strict=False))
+        self.decode = nn.ModuleList(ResidualBlock(width) for width in widths[:-1])
+        self.head = nn.Conv2d(widths[0], 5, 1)
+
+    def forward(self, pictures: Tensor, timesteps: Tensor) -> Tensor:
+        """Read pictures.
+
+        Args:
+            pictures: `(B, 3, H, W)` in [0, 1].
+            timesteps: `(B,)` in [0, 1000); 0 for plain pictures.
+
+        Returns:
+            `(B, 5, H, W)`: a normal that has yet to be normalized, what its concentration is made of, and disparity.
+        """
+        time = (timesteps.to(pictures.dtype) / 1000)[:, None, None, None].expand(-1, 1, *pictures.shape[-2:])
+        x = self.encode[0](F.relu(self.stem(torch.cat([2 * pictures - 1, time], 1))))
+        skips = []
+        for down, block in zip(self.down, self.encode[1:], strict=True):
+            skips.append(x)
+            x = block(F.relu(down(x)))
+        for skip, merge, block in reversed(list(zip(skips, self.merge, self.decode, strict=True))):
+            x = torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), skip], 1)
+            x = block(F.relu(merge(x)))
+        return self.head(x)
