@@ -182,8 +182,9 @@ class HiFAConfig:
         cells are as large as a pixel; smaller ones would only hold noise. Backgrounds reach a little beyond those of
         the training, so that gray parts cannot hide in them. Which way an object faces is decided within the first
         sixth of the run, by the words for front and back: they get twice the weight, and no side is seen until then.
-        Estimates are made in one step: for the same evaluations more steps of optimisation did no worse than several
-        denoising steps in each, and perhaps better (benchmarks/RESULTS.md).
+        Normals of the estimates shape the surface, and a little of the curvature term smooths what they leave (weights
+        chosen by `benchmarks.geometry --tuning`). Estimates are made in one step: for the same evaluations more steps of
+        optimisation did no worse than several denoising steps in each, and perhaps better (benchmarks/RESULTS.md).
         """
         settings: dict[str, Any] = dict(
             num_inference_steps=480, grid_lr=0.2, network_lr=1e-2, front_back_end=0.15,
@@ -192,8 +193,9 @@ class HiFAConfig:
             growth_end=0.6, n_coarse=48, n_fine=16, density_grid=48, grid_period=16, rays_per_chunk=2**13,
             camera_radius=(2.4, 2.6), camera_fov_deg=(40.0, 40.0), camera_elevation_deg=(-10.0, 75.0),
             random_background=1.0, background_range=(0.2, 0.7), lambda_entropy=0.2, lambda_opacity=0.045,
-            lambda_normal=1.0, levels=8, base_resolution=8, finest_resolution=64, log2_entries=15, hidden_dim=32,
-            view_bands=1, blob_density=5.0, blob_radius=0.35,
+            lambda_normal=1.0, lambda_curvature=0.15,
+            levels=8, base_resolution=8, finest_resolution=64, log2_entries=15, hidden_dim=32, view_bands=1,
+            blob_density=5.0, blob_radius=0.35,
         )  # fmt: skip
         return cls(**(settings | changes))
 
@@ -207,7 +209,8 @@ class HiFAConfig:
         """
         settings: dict[str, Any] = dict(
             num_inference_steps=500, grid_lr=0.3, network_lr=1e-2, lr_end=0.05,
-            lambda_zvar=100.0, lambda_entropy=0.0, lambda_opacity=0.0, lambda_normal=0.0, blob_density=3.0,
+            lambda_zvar=100.0, lambda_entropy=0.0, lambda_opacity=0.0, lambda_normal=0.0, lambda_curvature=0.0,
+            blob_density=3.0,
             n_coarse=64, n_fine=32, density_grid=64, grid_period=32, min_opacity=0.001,
             levels=8, base_resolution=16, finest_resolution=max(16, changes.get("given_size", cls.given_size)),
             log2_entries=17, hidden_dim=64,

@@ -19,6 +19,7 @@ from hifa.saved import RunError, is_saved_in
 TINY = HiFAConfig.fast(
     num_inference_steps=3, render_size=16, start_render_size=8, n_coarse=8, n_fine=6, density_grid=8, grid_period=2,
     levels=3, log2_entries=8, finest_resolution=16, hidden_dim=8, lambda_normal=0.0,
+    lambda_curvature=0.0,
 )  # fmt: skip
 
 

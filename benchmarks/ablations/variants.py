@@ -48,9 +48,9 @@ DEEP = {"t_min": 0.02}
 
 
 def hifa_config(steps: int = STEPS) -> HiFAConfig:
-    """The method of the paper, which has no guidance by normals, with the other default settings of the embedded prior
-    in fewer steps."""
-    return HiFAConfig.fast(num_inference_steps=steps, lambda_normal=0.0)
+    """The method of the paper, which has no terms for normals and curvature, with the other default settings of the
+    embedded prior in fewer steps."""
+    return HiFAConfig.fast(num_inference_steps=steps, lambda_normal=0.0, lambda_curvature=0.0)
 
 
 def variants(scheduler: DDIMScheduler, steps: int = STEPS) -> list[Variant]:

@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=4000)
     parser.add_argument("--views", type=int, default=4, help="renders of each scene")
     parser.add_argument("--estimates", type=int, default=8_000, help="estimates of the prior that are trained on")
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--peak", type=float, default=2e-3, help="learning rate")
     parser.add_argument("--test-scenes", type=int, default=TEST_SCENES, help="scenes that errors are measured on")
