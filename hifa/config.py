@@ -183,8 +183,8 @@ class HiFAConfig:
         the training, so that gray parts cannot hide in them. Which way an object faces is decided within the first
         sixth of the run, by the words for front and back: they get twice the weight, and no side is seen until then.
         Normals of the estimates shape the surface, and a little of the curvature term smooths what they leave (weights
-        chosen by `benchmarks.geometry --tuning`). Estimates are made in one step: for the same evaluations more steps of
-        optimisation did no worse than several denoising steps in each, and perhaps better (benchmarks/RESULTS.md).
+        chosen by `benchmarks.geometry --tuning`). Estimates are made in one step: for the same evaluations more steps
+        of optimisation did no worse than several denoising steps in each, and perhaps better (benchmarks/RESULTS.md).
         """
         settings: dict[str, Any] = dict(
             num_inference_steps=480, grid_lr=0.2, network_lr=1e-2, front_back_end=0.15,
