@@ -42,7 +42,7 @@ from .surface_guidance import SurfaceModels, ViewNormals
 
 # Added to the settings of a published prior once a model of normals is loaded. The weight has the proportion to its
 # guidance that the embedded prior's has: 400 times, for w and the latents are larger. It was never tuned on a GPU.
-PUBLISHED_NORMALS = {"lambda_normal": 400.0, "normal_period": 4}
+PUBLISHED_NORMALS = {"lambda_normal": 800.0, "normal_period": 4}
 TOYBOX = Path(__file__).parent / "toybox" / "weights"
 
 
