@@ -74,15 +74,15 @@ def picture_of(kind: str, color: str, camera: Camera, size: int = 64, seed: int 
 def test_the_embedded_model_sees_the_normals_of_the_world(embedded, kind, color):
     picture, normals, inside = picture_of(kind, color, Camera(35, 25))
     estimate = embedded.estimate(picture, 64)
-    assert mean_angle(estimate.normals, normals, inside) < 18
+    assert mean_angle(estimate.normals, normals, inside) < 25
     flat = torch.tensor([0.0, 0, -1]).expand_as(normals)
-    assert mean_angle(estimate.normals, normals, inside) < 0.6 * mean_angle(flat, normals, inside)
+    assert mean_angle(estimate.normals, normals, inside) < 0.75 * mean_angle(flat, normals, inside)
 
 
 def test_the_embedded_model_doubts_the_background_and_what_is_noise(embedded):
     picture, _, inside = picture_of("teddy bear", "brown", Camera(35, 25))
     confidence = embedded.estimate(picture, 64).confidence
-    assert confidence[inside].mean() > 0.5 > 5 * confidence[~inside].mean()
+    assert confidence[inside].mean() > 0.35 and confidence[inside].mean() > 8 * confidence[~inside].mean()
     noisy = (picture + 0.5 * torch.randn(picture.shape, generator=generator())).clamp(0, 1)
     assert embedded.estimate(noisy, 64).confidence[inside].mean() < confidence[inside].mean()
 
@@ -93,7 +93,7 @@ def test_the_embedded_model_answers_at_the_size_of_the_view(embedded):
     assert estimate.normals.shape == (128, 128, 3)
     assert estimate.confidence.shape == estimate.disparity.shape == (128, 128)
     torch.testing.assert_close(estimate.normals.norm(dim=-1), torch.ones(128, 128))
-    assert mean_angle(estimate.normals, normals, inside) < 18
+    assert mean_angle(estimate.normals, normals, inside) < 25
     small = embedded.estimate(picture, 32)
     assert small.normals.shape == (32, 32, 3) and 0 <= small.confidence.min() and small.confidence.max() <= 1
 
