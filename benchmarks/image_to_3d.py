@@ -107,7 +107,7 @@ def reconstruct(views: GivenViews, config: HiFAConfig, clock_rendering: bool = F
         if clocked and before:
             bare += bare_rendering(run, state)
         start = time.perf_counter()
-        step = optimisation_step(run, None, None)
+        step = optimisation_step(run, None)
         seconds += (took := time.perf_counter() - start)
         if clocked:
             timed += took

@@ -82,10 +82,11 @@ def measure(pipe: HiFAPipeline, steps: int | None) -> tuple[list[float], list[li
     for _ in pipe.advance(pipe.start(PROMPT, seed=1), steps=3):  # warm-up: numba compiles, torch picks its kernels
         pass
     run = pipe.start(PROMPT, seed=0, num_inference_steps=steps)
+    surfaces = pipe.surface_models(run.config)
     while not run.finished:
         recorder.calls, recorder.active = [], True
         start = time.perf_counter()
-        optimisation_step(run, prior)
+        optimisation_step(run, prior, surfaces)
         step_seconds.append(time.perf_counter() - start)
         recorder.active = False
         bare_seconds.append(bare_guidance(prior, recorder.calls, image))
