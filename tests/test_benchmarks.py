@@ -164,7 +164,7 @@ def test_text_to_3d_end_to_end_and_again(pipe, tmp_path, capsys):
     folder = tmp_path / "out" / rows[0]["prompt"].replace(" ", "-")
     loaded = text_to_3d.HiFAPipeline.from_pretrained(tmp_path / "prior")
     prompt, prior, made = text_to_3d.choose_prompts()[0], result["prior_weights"], folder.stat().st_ino
-    text_to_3d.make_asset(loaded, prior, prompt, folder, steps=1)
+    text_to_3d.make_asset(loaded, prior, prompt, folder, num_inference_steps=1)
     assert folder.stat().st_ino == made
-    text_to_3d.make_asset(loaded, "another prior", prompt, folder, steps=1)
+    text_to_3d.make_asset(loaded, "another prior", prompt, folder, num_inference_steps=1)
     assert text_to_3d.HiFAAsset.from_pretrained(folder).facts["prior_weights"] == "another prior"

@@ -244,6 +244,12 @@ def test_glbs_are_well_formed_when_they_are_read_back(tmp_path):
         assert not find_faults(mesh.vertices, mesh.faces, mesh.vertex_normals)
 
 
+def test_fog_is_no_surface():
+    """Along the cube's side its optical depth is 0.74, more than a half opaque picture has."""
+    with pytest.raises(EmptyFieldError, match="field is empty"):
+        extract_mesh(lambda points: torch.full((len(points),), 0.37), grey, 1.0, resolution=64)
+
+
 def test_soft_spots_and_thin_plates_are_kept():
     mesh = extract_mesh(shell_with_a_soft_spot, grey, 1.0, resolution=64)
     assert np.linalg.norm(mesh.vertices, axis=1).min() > 0.42, "the hollow behind the spot must not open"

@@ -9,6 +9,7 @@ Both are given float32 tensors on the CPU, without a graph, at most `grid.CHUNK`
 their own device. World axes: z up, front along +x, the object inside [-bound, bound]^3.
 """
 
+import math
 import warnings
 from dataclasses import dataclass, field
 
@@ -140,7 +141,9 @@ def _surface(
 
 def _check_surface(grid: np.ndarray, level: np.ndarray, threshold: float | None, bound: float) -> None:
     drawn = "where pictures of the field are opaque" if threshold is None else f"at {threshold:.3g}"
-    if level.max() <= 0:
+    # Even fog is opaque along a line that is long enough. A surface dims light within half the side of the cube.
+    fog = threshold is None and grid.max() * bound < math.log(2)
+    if level.max() <= 0 or fog:
         raise EmptyFieldError(
             f"The field is empty: its largest density inside [-{bound:g}, {bound:g}]^3 is {grid.max():.3g} and the "
             f"surface is drawn {drawn}. Optimise for more steps, or pass a lower threshold."
