@@ -232,7 +232,7 @@ def _check_without_prior(config: HiFAConfig, note: str) -> None:
             f"image_guidance_end={config.image_guidance_end} leaves the rest of the run to the prompt, and there "
             f"is none that the prior can read. {note or 'Give a prompt, or image_guidance_end=1.'}"
         )
-    for name in ("lambda_disparity", "lambda_normal", "lambda_image_latent"):
+    for name in ("lambda_disparity", "lambda_image_latent"):
         if getattr(config, name):
             raise ValueError(
                 f"{name}={getattr(config, name)} needs the prior, and there is no prompt that it can read. "

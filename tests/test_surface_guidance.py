@@ -188,3 +188,12 @@ def test_a_weight_without_a_model_is_refused_before_work(tiny_prior):
     for name in ("lambda_normal", "lambda_image_normal"):
         with pytest.raises(ValueError, match=f"{name} needs a model of normals"):
             pipe.start("a red ball", config=replace(TINY, **{name: 1.0}))
+
+
+def test_a_preset_with_normals_reconstructs_views_without_a_prompt():
+    """Nothing is distilled then, and nothing is refused."""
+    pipe = HiFAPipeline.from_pretrained()
+    config = replace(TINY, lambda_normal=1.0, given_rays=32)
+    run = pipe.start(None, views=ball_views(), config=config, generator=generator())
+    losses = next(pipe.advance(run)).losses
+    assert "given_image" in losses and "normal" not in losses
