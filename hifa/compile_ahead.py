@@ -11,8 +11,14 @@ from pathlib import Path
 
 
 PACKAGE = Path(__file__).parent
-# Each with the loop that it compiles last. As they are needed: the first preview has no grid.
-MODULES = {"field.hash_grid_cpu": "encode_backward", "rendering.density_grid_cpu": "place"}
+# Each with the loop that it compiles last, in the order in which they are needed: the first preview has no grid.
+MODULES = {
+    "field.hash_grid_cpu": "encode_backward",
+    "rendering.density_grid_cpu": "place",
+    "export.opacity_cpu": "sweep",
+    "export.decimate_cpu": "collapse",
+    "export.texture_cpu": "rasterize",
+}
 # By their paths: to import a module by its name would import the whole package, which is what takes so long. With
 # their names, because numba keeps those beside the code.
 PROGRAM = """

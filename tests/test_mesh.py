@@ -304,6 +304,12 @@ def test_what_cannot_be_repaired_is_told(monkeypatch):
     assert mesh.faults.open_edges == 3
 
 
+def test_a_mesh_that_cannot_have_so_few_triangles_says_so():
+    with pytest.warns(MeshWarning, match="more than max_faces=2: fewer would change its topology"):
+        mesh = extract_mesh(ball(0.5), grey, 1.0, resolution=16, max_faces=2)
+    assert 2 < len(mesh.faces) <= 20 and mesh.faults.two_manifold
+
+
 def test_decimation_keeps_the_shape():
     sphere = trimesh.creation.icosphere(4)
     vertices, faces = decimated(sphere.vertices, sphere.faces, 500)

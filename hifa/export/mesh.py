@@ -41,7 +41,7 @@ class EmptyFieldError(ValueError):
 
 
 class MeshWarning(UserWarning):
-    """A mesh has faults that could not be repaired; `Mesh.faults` counts them."""
+    """A mesh is not what was asked for: it has faults, which `Mesh.faults` counts, or too many triangles."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ def extract_mesh(
         ValueError: If the field is not finite.
 
     Warns:
-        MeshWarning: If the mesh has faults that could not be repaired. They are in its `faults`.
+        MeshWarning: If the mesh has faults that could not be repaired, which are in its `faults`, or if it has more
+            triangles than `max_faces` because fewer would change its topology.
     """
     grid = density_grid(density, bound, resolution, threshold)
     if threshold is None:
@@ -107,6 +108,9 @@ def extract_mesh(
     vertices = unfolded(smoothed(vertices, faces, smooth), faces) if smooth else vertices
     if max_faces is not None and len(faces) > max_faces:
         vertices, faces = decimated(vertices, faces, max_faces)
+        if len(faces) > max_faces:
+            text = f"The mesh has {len(faces)} triangles, more than max_faces={max_faces}: fewer would change its topology."
+            warnings.warn(text, MeshWarning, stacklevel=2)
     vertices = vertices.astype(np.float32)
     normals = vertex_normals(vertices, faces)
     faults = find_faults(vertices, faces, normals)

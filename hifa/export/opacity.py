@@ -6,9 +6,10 @@ so does this module: the optical depth of a path is the density integrated along
 
 import math
 
-import numba
 import numpy as np
 from scipy import ndimage
+
+from .opacity_cpu import sweep
 
 
 DIMMED = 0.07  # optical depth from outside at which the surface is drawn
@@ -67,7 +68,7 @@ def optical_depths(grid: np.ndarray, spacing: float) -> tuple[np.ndarray, np.nda
     least, through = np.full(grid.shape, np.inf, np.float32), np.full(grid.shape, np.inf, np.float32)
     ahead, whole = np.zeros_like(grid), np.zeros_like(grid)
     for x, y, z in _directions():
-        _sweep(grid, x, y, z, np.float32(spacing * math.sqrt(x * x + y * y + z * z)), ahead, whole, least, through)
+        sweep(grid, x, y, z, np.float32(spacing * math.sqrt(x * x + y * y + z * z)), ahead, whole, least, through)
     return least, through
 
 
@@ -77,57 +78,6 @@ def _directions() -> list[tuple[int, int, int]]:
     steps = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     steps = steps[np.gcd.reduce(steps, axis=1) == 1]
     return steps[len(steps) // 2 :].tolist()
-
-
-@numba.njit(cache=True, fastmath=True, nogil=True)
-def _sweep(density, dx, dy, dz, length, ahead, whole, least, through):
-    """Integrate the density along all lines of one direction, and lower `least` and `through` to the results.
-
-    The first component of the direction that is not 0 is positive. The loops over z have no branches and depend on
-    other rows only, unless the direction is z.
-    """
-    nx, ny, nz = density.shape
-    # Halfway along a step of 2 lies no grid point; the mean of its neighbors stands for it.
-    hx, hy, hz = dx // 2, dy // 2, dz // 2
-    double = max(dx, abs(dy), abs(dz)) == 2
-    half, quarter = np.float32(0.5) * length, np.float32(0.25) * length
-    first, last = min(max(dz, 0), nz), max(min(nz, nz + dz), 0)
-    for x in range(nx):
-        for j in range(ny):
-            y = j if dy >= 0 else ny - 1 - j
-            px, py = x - dx, y - dy
-            for z in range(nz):
-                ahead[x, y, z] = half * density[x, y, z]
-            if px < 0 or py < 0 or py >= ny:
-                continue
-            if double:
-                mx, my, kx, ky = px + hx, py + hy, x - hx, y - hy
-                for z in range(first, last):
-                    middle = density[mx, my, z - dz + hz] + density[kx, ky, z - hz]
-                    step = quarter * (density[px, py, z - dz] + density[x, y, z] + middle)
-                    ahead[x, y, z] = ahead[px, py, z - dz] + step
-            else:
-                for z in range(first, last):
-                    ahead[x, y, z] = ahead[px, py, z - dz] + half * (density[px, py, z - dz] + density[x, y, z])
-    first, last = max(-dz, 0), min(nz, nz - dz)
-    for i in range(nx):
-        x = nx - 1 - i
-        for j in range(ny):
-            y = ny - 1 - j if dy >= 0 else j
-            qx, qy = x + dx, y + dy
-            for z in range(nz):
-                whole[x, y, z] = ahead[x, y, z] + half * density[x, y, z]
-            if qx < nx and 0 <= qy < ny:
-                if dx == 0 and dy == 0:
-                    for k in range(first, last):
-                        whole[x, y, last - 1 - k] = whole[x, y, last - 1 - k + dz]
-                else:
-                    for z in range(first, last):
-                        whole[x, y, z] = whole[qx, qy, z + dz]
-            for z in range(nz):
-                through[x, y, z] = min(through[x, y, z], whole[x, y, z])
-                nearer = min(ahead[x, y, z], whole[x, y, z] - ahead[x, y, z])
-                least[x, y, z] = min(least[x, y, z], nearer)
 
 
 def _box_of_matter(grid: np.ndarray, spacing: float) -> tuple[slice, ...] | None:

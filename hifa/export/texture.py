@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from scipy import ndimage
 
 from .grid import Colour, in_chunks
 from .mesh import Mesh
+from .texture_cpu import rasterize
 from .unwrap import unwrap
 from .views import seen_colour
 
@@ -50,7 +50,7 @@ def bake_texture(mesh: Mesh, colour: Colour, size: int = 1024) -> TexturedMesh:
     """
     source, faces, uv = unwrap(mesh.vertices, mesh.faces, mesh.normals, size)
     corners = np.stack([uv[:, 0] * size, (1 - uv[:, 1]) * size], axis=1)  # texels, x right, y down
-    owner, weights = _rasterise(corners.astype(np.float64), faces, size)
+    owner, weights = rasterize(corners.astype(np.float64), faces, size)
     rows, columns = np.nonzero(owner >= 0)
     corner, weight = source[faces[owner[rows, columns]]], weights[rows, columns][..., None]  # (n, 3), (n, 3, 1)
 
@@ -80,42 +80,3 @@ def _detail(mesh: Mesh) -> np.ndarray:
     mean_length = np.bincount(ends[:, 0], lengths, minlength=len(mesh.vertices)) / np.maximum(count, 1)
     short = DETAIL * np.ptp(mesh.vertices, axis=0).max()
     return np.minimum(1, short / np.maximum(mean_length, 1e-12))[:, None] ** 2
-
-
-@numba.njit(cache=True)
-def _rasterise(corners, faces, size):
-    """The triangle of each texel centre `(size, size)`, -1 for none, and its barycentric weights there.
-
-    A texel whose centre lies in no triangle but within half a texel of one belongs to it too, with weights clamped to
-    the triangle: charts narrower than a texel get their colour this way.
-    """
-    owner = np.full((size, size), -1, np.int32)
-    weights = np.zeros((size, size, 3), np.float32)
-    inside = np.zeros((size, size), np.bool_)
-    for face in range(faces.shape[0]):
-        ax, ay = corners[faces[face, 0]]
-        bx, by = corners[faces[face, 1]]
-        cx, cy = corners[faces[face, 2]]
-        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-        if abs(area) < 1e-12:
-            continue
-        left, right = max(int(min(ax, bx, cx) - 1.0), 0), min(int(max(ax, bx, cx) + 1.0), size - 1)
-        top, bottom = max(int(min(ay, by, cy) - 1.0), 0), min(int(max(ay, by, cy) + 1.0), size - 1)
-        # A weight falls by 1 over the triangle's height above that edge; `reach` of it is half a texel.
-        reach_a = 0.5 * np.hypot(cx - bx, cy - by) / abs(area)
-        reach_b = 0.5 * np.hypot(ax - cx, ay - cy) / abs(area)
-        reach_c = 0.5 * np.hypot(bx - ax, by - ay) / abs(area)
-        for row in range(top, bottom + 1):
-            for column in range(left, right + 1):
-                x, y = column + 0.5, row + 0.5
-                wa = ((bx - x) * (cy - y) - (by - y) * (cx - x)) / area
-                wb = ((cx - x) * (ay - y) - (cy - y) * (ax - x)) / area
-                wc = 1.0 - wa - wb
-                within = wa >= 0.0 and wb >= 0.0 and wc >= 0.0
-                if inside[row, column] or not (within or (wa > -reach_a and wb > -reach_b and wc > -reach_c)):
-                    continue
-                wa, wb, wc = max(wa, 0.0), max(wb, 0.0), max(wc, 0.0)
-                total = wa + wb + wc
-                owner[row, column], inside[row, column] = face, within
-                weights[row, column] = np.array((wa / total, wb / total, wc / total))
-    return owner, weights

@@ -38,7 +38,7 @@ class Viewer:
     """
 
     @torch.no_grad()
-    def __init__(self, field: RadianceField, n_cells: int = 48, n_samples: int = 16):
+    def __init__(self, field: RadianceField, n_cells: int = 64, n_samples: int = 12):
         self.field, self.n_cells, self.n_samples = field, n_cells, n_samples
         self.grid = DensityGrid(GRID_RESOLUTION, field.bound).to(field.device)
         self.grid.refresh(field)
