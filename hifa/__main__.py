@@ -15,6 +15,7 @@ from .compile_ahead import compile_ahead
 from .interrupt import Interrupted
 from .names import file_name
 from .options import (
+    MODEL_HELP,
     RANGES,
     add_export_options,
     add_surface_options,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:  # they take seconds to load, and bad arguments are refused be
     from .run import HiFARun
 
 
-PRESETS = ("fast", "preview", "paper", "official", "reconstruction", "hallucinated")
+PRESETS = ("fast", "preview", "paper", "official", "mvdream", "reconstruction", "hallucinated")
 OF_NEW_RUNS = ("preset", "negative_prompt", "steps", "guidance_scale", "seed", "overwrite")  # a saved one has its own
 
 
@@ -47,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("prompt", nargs="?", help="what to make, such as 'a red mushroom'")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="continue the run saved in DIR")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: outputs/<the prompt>")
-    parser.add_argument("--model", metavar="ID_OR_DIR", help="Stable Diffusion id or folder; default: embedded Toybox")
+    parser.add_argument("--model", metavar="ID_OR_DIR", help=MODEL_HELP)
     add_surface_options(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps; default: auto")
     parser.add_argument("--half", action="store_true", help="load the prior in float16 (on a GPU)")

@@ -29,6 +29,7 @@ from . import TOYBOX, HiFAConfig, HiFAPipeline, HiFARun
 from .names import file_name
 from .optimisation import HiFAStep
 from .options import (
+    MODEL_HELP,
     RANGES,
     add_export_options,
     add_surface_options,
@@ -45,7 +46,7 @@ from .saved import is_saved_in, read_facts
 from .state import write_text_atomically
 
 
-PRESETS = ("fast", "preview", "paper", "official")
+PRESETS = ("fast", "preview", "paper", "official", "mvdream")
 DONE, FAILED = "done.json", "failed.txt"
 
 
@@ -211,7 +212,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prompts", type=Path, help="a .jsonl file, or a text file with a prompt a line")
     parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--model", metavar="ID_OR_DIR", help="Stable Diffusion id or folder; default: embedded Toybox")
+    parser.add_argument("--model", metavar="ID_OR_DIR", help=MODEL_HELP)
     add_surface_options(parser)
     parser.add_argument("--half", action="store_true", help="load the prior in float16 (on a GPU)")
     add_variant_option(parser)

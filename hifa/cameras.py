@@ -5,12 +5,16 @@ OpenCV's: x right, y down, z forward. The centre of pixel (row i, column j) lies
 directions have unit length, so z along a ray is a distance.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .view_words import VIEWS, view_of
+
+
+POSE_DIM = 16
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,11 @@ class Rays:
     def __getitem__(self, index) -> "Rays":
         return Rays(self.origins[index], self.directions[index])
 
+    @classmethod
+    def joined(cls, parts: Sequence["Rays"]) -> "Rays":
+        """The rays of several images, one after the other."""
+        return cls(torch.cat([part.origins for part in parts]), torch.cat([part.directions for part in parts]))
+
 
 def camera_to_world(camera: Camera) -> Tensor:
     """Pose `(3, 4)` float32: columns are the camera's right, down and forward axes and its position."""
@@ -57,6 +66,24 @@ def camera_to_world(camera: Camera) -> Tensor:
     right = torch.stack([-sa, ca, torch.zeros_like(sa)])
     down = torch.linalg.cross(-outward, right)
     return torch.stack([right, down, -outward, camera.radius * outward], dim=1).float()
+
+
+def pose_numbers(camera: Camera) -> Tensor:
+    """Pose as MVDream takes it (Shi et al. 2024, section 3.1): `(16,)` float32.
+
+    The rows of a camera-to-world matrix with the camera axes of OpenGL (right, up, backward) and a position of length
+    one: the condition is the direction alone, neither the distance nor the field of view.
+    """
+    right, down, forward, position = camera_to_world(camera).unbind(1)
+    pose = torch.stack([right, -down, -forward, position / position.norm()], dim=1)
+    return torch.cat([pose.flatten(), torch.tensor([0.0, 0.0, 0.0, 1.0])])
+
+
+def ring(camera: Camera, num_views: int) -> tuple[Camera, ...]:
+    """Cameras around the object at equal steps of azimuth from that of `camera` on, which is the first; all else is
+    equal."""
+    step = 360 / num_views
+    return tuple(replace(camera, azimuth_deg=camera.azimuth_deg + index * step) for index in range(num_views))
 
 
 def image_rays(pose: Tensor, fov_deg: float, size: int) -> Rays:

@@ -17,6 +17,7 @@ from diffusers import (
 from torch import Tensor
 from transformers import (
     CLIPTextModelWithProjection,
+    CLIPTokenizer,
     DPTForDepthEstimation,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -27,15 +28,19 @@ from .cameras import VIEWS
 from .config import HiFAConfig
 from .given_views import GivenViews
 from .multiview import SyncDreamerPipeline
+from .multiview.checkpoint import find_checkpoint
+from .multiview.mvdream import MVDREAM, MVDREAM_TOKENIZER, read_mvdream
 from .multiview.pipeline_syncdreamer import TOYBOX as TOYBOX_MULTIVIEW
 from .priors.disparity import DisparityPrior
 from .priors.latent_diffusion import LatentDiffusionPrior
+from .priors.multiview_diffusion import MultiviewDiffusionPrior
 from .priors.normals import MarigoldNormalPrior
 from .priors.pixel_diffusion import PixelDiffusionPrior
 from .priors.prior import DiffusionPrior
 from .priors.sdxl import SDXLPrior, encode_with_both, is_sdxl, overflows_in_half, pooled_dim
 from .priors.super_resolution import SuperResolutionPrior, enlarges
 from .priors.surface import EmbeddedSurfacePrior, SurfacePrior, load_embedded
+from .priors.view_attention import CameraEmbedding
 from .prompts import PromptError, check_embeds, check_prompt, check_reads, max_tokens
 from .surface_guidance import SurfaceModels, ViewNormals
 
@@ -44,6 +49,7 @@ from .surface_guidance import SurfaceModels, ViewNormals
 # guidance that the embedded prior's has: 400 times, for w and the latents are larger. It was never tuned on a GPU.
 PUBLISHED_NORMALS = {"lambda_normal": 800.0, "normal_period": 4}
 TOYBOX = Path(__file__).parent / "toybox" / "weights"
+CHECKPOINTS = (".ckpt", ".pt", ".safetensors")
 
 
 class HiFAComponents(DiffusionPipeline):
@@ -59,6 +65,7 @@ class HiFAComponents(DiffusionPipeline):
             when it is needed.
         text_encoder_2, tokenizer_2: The second ones of SDXL.
         image_noising_scheduler: Of DeepFloyd IF's stage 2.
+        camera_embedding: Of a multi-view prior such as MVDream; beside it the UNet is an ordinary 2D model.
         force_zeros_for_empty_prompt: For SDXL an empty negative prompt is zeros, not the embedding of no words.
 
     Raises:
@@ -68,7 +75,7 @@ class HiFAComponents(DiffusionPipeline):
     model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
     _optional_components = [
         "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "disparity_estimator",
-        "image_noising_scheduler",
+        "image_noising_scheduler", "camera_embedding",
     ]  # fmt: skip
 
     def __init__(
@@ -82,6 +89,7 @@ class HiFAComponents(DiffusionPipeline):
         text_encoder_2: CLIPTextModelWithProjection | None = None,
         tokenizer_2: PreTrainedTokenizerBase | None = None,
         image_noising_scheduler: SchedulerMixin | None = None,
+        camera_embedding: CameraEmbedding | None = None,
         force_zeros_for_empty_prompt: bool = True,
     ):
         super().__init__()
@@ -95,10 +103,11 @@ class HiFAComponents(DiffusionPipeline):
             text_encoder_2=text_encoder_2,
             tokenizer_2=tokenizer_2,
             image_noising_scheduler=image_noising_scheduler,
+            camera_embedding=camera_embedding,
         )
         self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt)
         # The prior is never trained. Gradients pass through the encoder to the image, and must not be kept for it.
-        for model in (vae, text_encoder, text_encoder_2, unet):
+        for model in (vae, text_encoder, text_encoder_2, unet, camera_embedding):
             if model is not None:
                 model.requires_grad_(False)
         check_reads(unet, text_encoder)
@@ -112,8 +121,8 @@ class HiFAComponents(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path = TOYBOX, **kwargs: Any) -> Self:
-        """Load a prior: hub id or folder of Stable Diffusion, SDXL or DeepFloyd IF (stage 1 or 2); the embedded Toybox
-        by default.
+        """Load a prior: hub id or folder of Stable Diffusion, SDXL or DeepFloyd IF (stage 1 or 2), or the published
+        file of MVDream, see `from_single_file`; the embedded Toybox by default.
 
         Args:
             kwargs: As for `DiffusionPipeline.from_pretrained`: `dtype`, `variant`, `token`, ...
@@ -122,6 +131,9 @@ class HiFAComponents(DiffusionPipeline):
             ValueError: If the model is of another kind.
             OSError: If there is no such model.
         """
+        if str(pretrained_model_name_or_path).endswith(CHECKPOINTS):
+            given = {name: value for name, value in kwargs.items() if value is not None}
+            return cls.from_single_file(pretrained_model_name_or_path, **given)
         try:
             return super().from_pretrained(str(pretrained_model_name_or_path), **kwargs)
         except (ValueError, AttributeError) as error:
@@ -129,6 +141,38 @@ class HiFAComponents(DiffusionPipeline):
                 f"{str(pretrained_model_name_or_path)!r} is not a model in the layout of Stable Diffusion (vae, unet, "
                 f"text_encoder, tokenizer, scheduler), SDXL or DeepFloyd IF (the same without vae): {error}"
             ) from error
+
+    @classmethod
+    def from_single_file(
+        cls,
+        path_or_id: str | Path = MVDREAM,
+        tokenizer: str | Path | PreTrainedTokenizerBase = MVDREAM_TOKENIZER,
+        dtype: torch.dtype | None = None,
+        disparity_estimator: DPTForDepthEstimation | None = None,
+        **hub: Any,
+    ) -> Self:
+        """Load the published checkpoint of MVDream. `save_pretrained` makes a folder of it, which loads faster and
+        serves diffusers' `StableDiffusionPipeline` as a 2D model.
+
+        Args:
+            path_or_id: `sd-v2.1-base-4view.pt` as a file, or its place on the Hub, `owner/name/file`.
+            tokenizer: Hub id or folder, with the tokenizer in its subfolder `tokenizer`; the checkpoint has none.
+            dtype: Of the weights.
+            disparity_estimator: As for `HiFAComponents`.
+            hub: For `huggingface_hub.hf_hub_download`, such as `token`.
+
+        Raises:
+            ValueError: If the file is of another model, or a `variant` is given, of which there is none.
+            OSError: If the file or the tokenizer is missing.
+        """
+        if "variant" in hub:
+            raise ValueError(f"{str(path_or_id)!r} is one file without variants, got variant={hub['variant']!r}.")
+        models = read_mvdream(find_checkpoint(path_or_id, **hub))
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            tokenizer = CLIPTokenizer.from_pretrained(str(tokenizer), subfolder="tokenizer", **hub)
+        pipe = cls(**models, tokenizer=tokenizer, disparity_estimator=disparity_estimator)
+        pipe.register_to_config(_name_or_path=str(path_or_id))
+        return pipe if dtype is None else pipe.to(dtype)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """As in diffusers; but an autoencoder of SDXL that overflows in float16 stays in float32."""
@@ -160,8 +204,22 @@ class HiFAComponents(DiffusionPipeline):
             if enlarges(self.unet):
                 return SuperResolutionPrior(self.unet, self.scheduler, self.image_noising_scheduler)
             return PixelDiffusionPrior(self.unet, self.scheduler)
+        if self.camera_embedding is not None:
+            return MultiviewDiffusionPrior(self.vae, self.unet, self.scheduler, self.camera_embedding, image_size)
         kind = SDXLPrior if is_sdxl(self.unet) else LatentDiffusionPrior
         return kind(self.vae, self.unet, self.scheduler, image_size)
+
+    def check_views(self, config: HiFAConfig) -> None:
+        """Check that the prior sees as many views at once as the settings say.
+
+        Raises:
+            ValueError: If it sees single views only.
+        """
+        if config.num_views and self.camera_embedding is None:
+            raise ValueError(
+                f"num_views={config.num_views} needs a multi-view prior such as MVDream; this one sees single views. "
+                "Load HiFAPipeline.from_single_file(), or set num_views=0."
+            )
 
     @property
     def embedded(self) -> bool:
@@ -184,6 +242,7 @@ class HiFAComponents(DiffusionPipeline):
         | larger, as Stable Diffusion | `preview`         | `guided_preview`         | `hallucinated` if a model |
         | of pixels, as DeepFloyd IF  | `preview`, at 64  | `guided_preview`, at 64  | made the views            |
         | that enlarges, IF's stage 2 | `preview`         | `guided_preview`         |                           |
+        | of several views, as MVDream| `multiview_preview` | `guided_preview`       |                           |
 
         Args:
             views: Whether there are given views.
@@ -206,6 +265,8 @@ class HiFAComponents(DiffusionPipeline):
         if not self._larger:
             return HiFAConfig.guided() if views else HiFAConfig.fast()
         preset = HiFAConfig.guided_preview if views else HiFAConfig.preview
+        if self.camera_embedding is not None and not views:
+            return HiFAConfig.multiview_preview()
         if self.vae is None and enlarges(self.unet):  # guidance as in IF's own pipeline
             return preset(guidance_scale=4.0)
         if self.vae is None:  # as large as it sees; guidance as usual for DeepFloyd IF, which saturates less than SD

@@ -42,7 +42,7 @@ class HiFAConfig:
     eta: float = 1.0
     t_max: float = 0.98  # share of the prior's timesteps
     t_min: float = 0.02
-    annealing: str = "sqrt"  # sqrt, linear, cosine or random
+    annealing: str = "sqrt"  # sqrt, linear, cosine, random or narrowing, which is MVDream's
     # The variational score of "vsd"
     lora_rank: int = 4
     lora_lr: float = 1e-4
@@ -87,8 +87,12 @@ class HiFAConfig:
     rays_per_chunk: int = 2**11  # rays that are held with their graph at a time
     # Cameras
     camera_radius: tuple[float, float] = (3.0, 3.5)
+    # Half the height that a camera sees at the origin, world units, in place of camera_radius; (0, 0): not used.
+    camera_framing: tuple[float, float] = (0.0, 0.0)
     camera_fov_deg: tuple[float, float] = (10.0, 30.0)
     camera_elevation_deg: tuple[float, float] = (-15.0, 80.0)
+    num_views: int = 0  # around the object, that a multi-view prior sees at once; 0: single views, told by words
+    num_views_end: float = 1.0  # share of the run after which single views by words follow
     # Share of the run, from its start, that sees front and back alone. "side view" names no direction, so that sides
     # seen early let chance decide which way the object faces, and the words for front and back come too late.
     front_back_end: float = 0.0
@@ -130,6 +134,16 @@ class HiFAConfig:
         # The camera has to stay outside of the object's cube, or rays start inside of it.
         if self.camera_radius[0] <= self.bound:
             raise ValueError(f"camera_radius must exceed bound={self.bound}, got {self.camera_radius}.")
+        nearest = self.camera_framing[0] / math.tan(math.radians(self.camera_fov_deg[1] / 2))
+        if self.framed and nearest <= self.bound:
+            raise ValueError(
+                f"camera_framing={self.camera_framing} puts cameras {nearest:.2f} from the origin; they must stay "
+                f"outside of bound={self.bound}. Choose a larger framing or a smaller camera_fov_deg."
+            )
+        if self.num_views and self.distillation == "vsd":
+            raise ValueError(
+                f"num_views={self.num_views} and distillation='vsd' cannot be combined: give one of them."
+            )
 
     @classmethod
     def paper(cls, **changes: Any) -> "HiFAConfig":
@@ -170,6 +184,33 @@ class HiFAConfig:
             guidance_scale=50.0, denoising_stride=0.5, eta=0.0, network_lr=5e-3, regulariser_warmup=0.5,
         )  # fmt: skip
         return cls(**(settings | changes))
+
+    @classmethod
+    def mvdream(cls, **changes: Any) -> "HiFAConfig":
+        """Settings of MVDream (Shi et al. 2024) as its public code has them, without soft shading: four views a step,
+        guidance 50 with a rescale of 0.5, timesteps from narrowing bounds, the residual in latent space alone, and
+        no regularizers.
+
+        Its first half has twice as many views, 512 samples a ray and a background that is drawn from all colors.
+        """
+        settings: dict[str, Any] = dict(
+            num_views=4, guidance_scale=50.0, guidance_rescale=0.5, annealing="narrowing", denoising_stride=1.0,
+            eta=0.0, sds_weight=1.0, lambda_rgb=0.0, lambda_zvar=0.0, lambda_opacity=0.0, lambda_entropy=0.0,
+            render_size=256, start_render_size=64, growth_end=0.5, n_coarse=64, n_fine=64, density_grid=96,
+            camera_framing=(0.8, 1.0), camera_fov_deg=(15.0, 60.0), camera_elevation_deg=(0.0, 30.0),
+            finest_resolution=4096, log2_entries=19, blob_density=10.0, blob_radius=0.5, rays_per_chunk=2**14,
+        )  # fmt: skip
+        return cls(**(settings | changes))
+
+    @classmethod
+    def multiview_preview(cls, **changes: Any) -> "HiFAConfig":
+        """`preview` with a multi-view prior: HiFA's annealing, losses and several denoising steps on four views a step
+        of MVDream's cameras."""
+        settings: dict[str, Any] = dict(
+            num_views=4, guidance_rescale=0.5, camera_framing=(0.8, 1.0), camera_fov_deg=(15.0, 60.0),
+            camera_elevation_deg=(0.0, 30.0), rays_per_chunk=2**14,
+        )  # fmt: skip
+        return cls.preview(**(settings | changes))
 
     @classmethod
     def fast(cls, **changes: Any) -> "HiFAConfig":
@@ -248,6 +289,15 @@ class HiFAConfig:
         warmup = self.lr_warmup * self.num_inference_steps
         return share * (step + 1) / warmup if step + 1 < warmup else share
 
+    @property
+    def framed(self) -> bool:
+        """Whether the distance of the cameras follows from their field of view."""
+        return self.camera_framing[1] > 0
+
+    def num_views_at(self, step: int) -> int:
+        """Views that the prior is told by their cameras at a step; 0 for a single one that it is told by words."""
+        return self.num_views if step < self.num_views_end * self.num_inference_steps else 0
+
     def warmup(self, step: int) -> float:
         """Share of their weight that the regularizers have at a step: rising linearly over `regulariser_warmup`."""
         progress = step / self.num_inference_steps
@@ -301,6 +351,7 @@ _CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 _PAIRS: tuple[tuple[str, float, float], ...] = (
     ("camera_radius", 0, 1e6),
+    ("camera_framing", 0, 1e6),
     ("camera_fov_deg", 1, 170),
     ("camera_elevation_deg", -90, 90),
     ("background_range", 0, 1),
@@ -324,7 +375,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("image_guidance_end", 1e-6, 1), ("lambda_image", 0, 1e6), ("image_outside", 0, 1), ("lambda_mask", 0, 1e6),
     ("lambda_tv", 0, 1e6), ("lambda_image_latent", 0, 1e6), ("lambda_image_normal", 0, 1e6),
     ("given_rays", 1, 2**24), ("given_size", 8, 4096),
-    ("front_back_end", 0, 1),
+    ("num_views", 0, 64), ("num_views_end", 0, 1), ("front_back_end", 0, 1),
     ("render_size", 8, 4096), ("start_render_size", 8, 4096), ("growth_end", 0, 1),
     ("n_coarse", 2, 4096), ("n_fine", 2, 4096), ("density_grid", 0, 512), ("grid_period", 1, 10_000),
     ("min_opacity", 0, 1), ("rays_per_chunk", 1, 2**24), ("random_background", 0, 1),

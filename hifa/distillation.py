@@ -1,4 +1,4 @@
-"""Distillation of one view: where the prior wants it to go, by HiFA and by the methods it is compared with."""
+"""Distillation of rendered views: where the prior wants them to go, by HiFA and by the methods it is compared with."""
 
 from dataclasses import dataclass, replace
 
@@ -9,7 +9,7 @@ from .cameras import Camera
 from .config import HiFAConfig
 from .losses import sds_plus_loss
 from .priors.denoising import to_sample
-from .priors.guidance import Guidance, classifier_free, perp_neg
+from .priors.guidance import Guidance, by_cameras, classifier_free, perp_neg
 from .priors.prior import DiffusionPrior
 from .priors.variational import VariationalScore
 from .run import HiFARun
@@ -17,13 +17,13 @@ from .run import HiFARun
 
 @dataclass(frozen=True)
 class Target:
-    """What a view is pulled to, in the form of equation 4.
+    """What the views of a step are pulled to, in the form of equation 4.
 
     Args:
         weight: Of the squared residuals.
-        z: `(1, C, h, w)` where z should be.
-        x: `(1, 3, H, W)` where x should be; `None` without a term in image space.
-        estimate: `(1, 3, H, W)` in [0, 1], the prior's clean estimate of the view; `None` if nobody asked for it.
+        z: `(V, C, h, w)` where z should be.
+        x: `(V, 3, H, W)` where x should be; `None` without a term in image space.
+        estimate: `(V, 3, H, W)` in [0, 1], the prior's clean estimates of the views; `None` if nobody asked for them.
     """
 
     weight: float
@@ -33,37 +33,48 @@ class Target:
 
 
 @dataclass(frozen=True)
-class View:
-    """A rendered view that is distilled.
+class Views:
+    """The rendered views that are distilled in a step: one, or the V that a multi-view prior sees at once.
 
     Args:
-        x: `(1, 3, H, W)` in [0, 1], of the prior's size.
-        z: `(1, C, h, w)` its latent E(x).
+        x: `(V, 3, H, W)` in [0, 1], of the prior's size.
+        z: `(V, C, h, w)` their latents E(x).
         t: Timestep.
-        camera: That sees it.
+        cameras: That see them, V.
+        by_cameras: Whether the prior is told the cameras; else the words of the only view.
     """
 
     x: Tensor
     z: Tensor
     t: int
-    camera: Camera
+    cameras: tuple[Camera, ...]
+    by_cameras: bool = False
 
 
-def distillation_loss(config: HiFAConfig, view: View, target: Target) -> Tensor:
-    """L_SDS+ (equation 4) of a view, or that of the method that the settings name in its place."""
-    return sds_plus_loss(
-        view.z,
+def distillation_loss(config: HiFAConfig, views: Views, target: Target) -> Tensor:
+    """L_SDS+ (equation 4), the mean over the views, or that of the method that the settings name in its place."""
+    loss = sds_plus_loss(
+        views.z,
         target.z,
-        view.x,
+        views.x,
         target.x,
         weight=target.weight,
         lambda_latent=config.lambda_latent,
         lambda_rgb=config.lambda_rgb,
     )
+    return loss / len(views.cameras)
+
+
+def guidance_of(run: HiFARun, views: Views) -> Guidance:
+    """The guidance of a step: by cameras, or by the words of its only view."""
+    if not views.by_cameras:
+        return guidance_for(run, views.cameras[0])
+    config = run.config
+    return by_cameras(run.prompt_embeds, views.cameras, config.guidance_scale, config.guidance_rescale)
 
 
 def guidance_for(run: HiFARun, camera: Camera) -> Guidance:
-    """The guidance of a view: Perp-Neg if the settings give it a strength, else classifier-free."""
+    """The guidance of a view by words: Perp-Neg if the settings give it a strength, else classifier-free."""
     guidance = _guidance_from(run.config, run.prompt_embeds, camera)
     if run.pooled_prompt_embeds is None:
         return guidance
@@ -81,11 +92,11 @@ def _guidance_from(c: HiFAConfig, embeds: Tensor, camera: Camera) -> Guidance:
 def distillation_target(
     run: HiFARun,
     prior: DiffusionPrior,
-    view: View,
+    views: Views,
     variational: VariationalScore | None = None,
     estimate: bool = False,
 ) -> Target:
-    """The target of a view by the method that the settings name.
+    """The target of the views of a step by the method that the settings name.
 
     `hifa` denoises in several steps and has a constant w, the others in one. `sds` (Poole et al. 2022, "DreamFusion",
     equation 3) and `sjc` (Wang et al. 2023, "Score Jacobian Chaining") have the gradient w(t) (eps_hat - eps) dz/dx,
@@ -98,7 +109,7 @@ def distillation_target(
 
     Args:
         variational: For the method `vsd`.
-        estimate: Whether the clean estimate of the view is wanted as a picture, which a latent prior has to decode.
+        estimate: Whether the clean estimates are wanted as pictures, which a latent prior has to decode.
 
     Raises:
         ValueError: For `vsd` without a variational score, without which it would be `sds`.
@@ -108,9 +119,9 @@ def distillation_target(
             "distillation='vsd' needs a variational score: give VariationalScore(prior, run.variational), as "
             "HiFAPipeline.advance does, or choose distillation='sds'."
         )
-    config, x, z, t = run.config, view.x, view.z, view.t
+    config, x, z, t = run.config, views.x, views.z, views.t
     beside = prior.beside(z, run.generator)
-    guidance = replace(guidance_for(run, view.camera), beside=beside)
+    guidance = replace(guidance_of(run, views), beside=beside)
     if config.distillation == "hifa":
         z_hat = prior.estimate(z, t, guidance, config.denoising_stride, config.eta, run.generator)
         x_hat = prior.decode(z_hat) if config.lambda_rgb or estimate else None
@@ -126,8 +137,9 @@ def distillation_target(
     x_hat = x_hat if config.lambda_rgb else None
     if variational is None:
         return Target(weight, z_hat, x_hat, picture)
-    prompt = replace(prompt_of(run, view.camera), beside=beside)
-    epsilon_phi = variational.predict_noise(z_t, t, prompt, view.camera)
+    (camera,) = views.cameras  # the settings refuse several with a variational score
+    prompt = replace(prompt_of(run, camera), beside=beside)
+    epsilon_phi = variational.predict_noise(z_t, t, prompt, camera)
     z_phi = to_sample(epsilon_phi, z_t, alpha_cumprod)
     x_target = None if x_hat is None else x + x_hat - prior.decode(z_phi)
     return Target(weight, z + z_hat - z_phi, x_target, picture)

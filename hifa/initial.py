@@ -1,5 +1,7 @@
 """What a run begins with: a fresh field, its density grid, and how they look before any prior is loaded."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -59,7 +61,10 @@ def ray_sampling(config: HiFAConfig, grid: DensityGrid | None) -> RaySampling:
 
 def front_camera(config: HiFAConfig, azimuth_deg: float = 0.0) -> Camera:
     """A camera slightly above, in the middle of where those of the run are."""
-    return Camera(azimuth_deg, 15.0, sum(config.camera_radius) / 2, sum(config.camera_fov_deg) / 2)
+    fov_deg, radius = sum(config.camera_fov_deg) / 2, sum(config.camera_radius) / 2
+    if config.framed:
+        radius = sum(config.camera_framing) / 2 / math.tan(math.radians(fov_deg / 2))
+    return Camera(azimuth_deg, 15.0, radius, fov_deg)
 
 
 def preview(field: RadianceField, camera: Camera, sampling: RaySampling, size: int = PREVIEW_SIZE) -> Tensor:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .cameras import Camera, camera_to_world, front_or_back, image_rays, sample_camera
-from .distillation import View, distillation_loss, distillation_target, prompt_of
+from .cameras import Camera, Rays, camera_to_world, front_or_back, image_rays, ring, sample_camera
+from .distillation import Views, distillation_loss, distillation_target, prompt_of
 from .guard import gradient_norm, is_safe, read_together
 from .losses import monotonicity_loss, opacity_entropy_loss, opacity_loss, z_entropy_loss, z_variance_loss
 from .priors.prior import DiffusionPrior, to_prior_size
@@ -17,7 +17,14 @@ from .rendering.image import backpropagate
 from .rendering.rays import RayOutput
 from .run import HiFARun
 from .schedule import annealed_timestep
-from .surface_guidance import SurfaceModels, WholeView, curvature, disparity_guidance, normal_guidance
+from .surface_guidance import (
+    SurfaceModels,
+    WholeView,
+    curvature,
+    disparity_guidance,
+    normal_guidance,
+    whole_views,
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,8 @@ class HiFAStep:
         timestep: Diffusion timestep t of the step; `None` in a reconstruction without a prior.
         losses: Value of each weighted loss term and of their sum, `loss`. Terms on given views begin with `given_`.
             With `distillation="vsd"` also `variational`, which the variational score learns by; not in the sum.
-        image: The view that was distilled, `(H, W, 3)` RGB in [0, 1]; `None` in a reconstruction without a prior.
+        image: The view that was distilled, the first of several, `(H, W, 3)` RGB in [0, 1]; `None` in a reconstruction
+            without a prior.
         skipped: Attempts at this step that were thrown away, because the loss or a gradient was not finite.
     """
 
@@ -50,8 +58,8 @@ ATTEMPTS = 10  # at a step; in half precision one in thousands overflows
 
 @dataclass(frozen=True)
 class Distilled:
-    """A distilled view: timestep, weighted loss terms, detached, the image `(H, W, 3)`, and by what the variational
-    score learnt, if there is one."""
+    """The distilled views: timestep, weighted loss terms, detached, the first image `(H, W, 3)`, and by what the
+    variational score learnt, if there is one."""
 
     timestep: int
     terms: dict[str, Tensor]
@@ -121,7 +129,7 @@ def add_gradients(
     Arguments as for `optimisation_step`."""
     config = run.config
     run.optimizer.zero_grad(set_to_none=True)
-    distilled = None if run.prompt_embeds is None else distil_view(run, prior, surfaces, variational)
+    distilled = None if run.prompt_embeds is None else distil_views(run, prior, surfaces, variational)
     terms = {} if distilled is None else dict(distilled.terms)
     # Past the end of image guidance nothing of the given views is touched, not even the random state (appendix A.5).
     weight = 0.0 if run.views is None else config.given_views_weight(run.step)
@@ -145,16 +153,18 @@ def read_losses(
     return dict(zip(named, values, strict=False)), values[len(named) :]
 
 
-def distil_view(
+def distil_views(
     run: HiFARun, prior: DiffusionPrior, surfaces: SurfaceModels, variational: VariationalScore | None
 ) -> Distilled:
-    """Sample a view, render, ask the prior and add the gradients of equation 9 (algorithm 1), and that of the
-    disparity regression of appendix A.1 if the settings give it a weight. Then add those of the variational score."""
+    """Sample a view, render, ask the prior and add the gradients of equation 9 (algorithm 1), and those of the
+    surface's guidance. Then add those of the variational score. A multi-view prior has several views in a step."""
     config, device = run.config, run.device
-    # Steps 1 and 2: a view and a timestep.
-    camera = draw_camera(run)
+    # Steps 1 and 2: views and a timestep.
+    num_views = config.num_views_at(run.step)
+    cameras = ring(draw_camera(run), max(num_views, 1))
     size = config.render_size_at(run.step)
-    rays = image_rays(camera_to_world(camera).to(device), camera.fov_deg, size)
+    parts = [image_rays(camera_to_world(camera).to(device), camera.fov_deg, size) for camera in cameras]
+    rays = Rays.joined(parts)
     offsets = torch.rand(len(rays), 2, generator=run.generator).to(device)
     background = draw_background(run)
     total = len(prior.alphas_cumprod)
@@ -175,20 +185,12 @@ def distil_view(
         x = to_prior_size(seen.colour, size, prior.image_size)
         z = prior.encode(x)
         latent.append(z.detach())
-        view = View(x, z, t, camera)
+        views = Views(x, z, t, cameras, by_cameras=num_views > 0)
         guides_normals = config.lambda_normal > 0 and run.step % config.normal_period == 0
-        target = distillation_target(run, prior, view, variational, guides_normals)
-        terms["sds"] = distillation_loss(config, view, target)
-        whole = WholeView(camera, rays, seen, size)
-        if config.lambda_disparity:
-            relief = surfaces.disparity.estimate(whole.picture, size)
-            terms["disparity"] = config.disparity_weight(run.step) * disparity_guidance(whole, relief)
-        if guides_normals:
-            estimate = surfaces.normals.estimate(target.estimate, size, t)
-            terms["normal"] = config.lambda_normal * config.warmup(run.step) * normal_guidance(whole, estimate)
-        if config.lambda_curvature:
-            weight = config.lambda_curvature * config.warmup(run.step)
-            terms["curvature"] = weight * curvature(whole, config.curvature_tau)
+        target = distillation_target(run, prior, views, variational, guides_normals)
+        terms["sds"] = distillation_loss(config, views, target)
+        wholes = whole_views(cameras, parts, seen, size)
+        terms.update(surface_terms(run, surfaces, wholes, target.estimate if guides_normals else None, t))
         terms.update(regularisers(run, seen))
         return torch.stack(list(terms.values())).sum()
 
@@ -204,20 +206,49 @@ def distil_view(
     detached = {name: value.detach() for name, value in terms.items()}
     learnt = None
     if variational is not None:
-        prompt = prompt_of(run, camera)
-        learnt = variational.add_gradients(latent[0], prompt, camera, config.lora_prediction, run.generator)
-    return Distilled(t, detached, image[0].view(size, size, 3), learnt)
+        prompt = prompt_of(run, cameras[0])
+        learnt = variational.add_gradients(latent[0], prompt, cameras[0], config.lora_prediction, run.generator)
+    return Distilled(t, detached, image[0].view(-1, size, size, 3)[0], learnt)
+
+
+def surface_terms(
+    run: HiFARun, surfaces: SurfaceModels, views: list[WholeView], estimates: Tensor | None, t: int
+) -> dict[str, Tensor]:
+    """The weighted terms that guide the surface, each the mean over the views.
+
+    Args:
+        estimates: `(V, 3, H, W)` the prior's clean estimates, whose normals guide; `None` for none in this step.
+    """
+    config, terms = run.config, {}
+    if config.lambda_disparity:
+        seen = [(view, surfaces.disparity.estimate(view.picture, view.size)) for view in views]
+        guidance = torch.stack([disparity_guidance(*pair) for pair in seen]).mean()
+        terms["disparity"] = config.disparity_weight(run.step) * guidance
+    if estimates is not None:
+        pairs = zip(views, estimates.split(1), strict=True)
+        seen = [(view, surfaces.normals.estimate(picture, view.size, t)) for view, picture in pairs]
+        guidance = torch.stack([normal_guidance(*pair) for pair in seen]).mean()
+        terms["normal"] = config.lambda_normal * config.warmup(run.step) * guidance
+    if config.lambda_curvature:
+        bend = torch.stack([curvature(view, config.curvature_tau) for view in views]).mean()
+        terms["curvature"] = config.lambda_curvature * config.warmup(run.step) * bend
+    return terms
 
 
 def draw_camera(run: HiFARun) -> Camera:
-    """A random view; of the front or the back at the start of a run, as long as `front_back_end` says."""
+    """A random camera. At the start of a run of single views it sees the front or the back, as long as
+    `front_back_end` says."""
     config = run.config
     camera = sample_camera(
         run.generator,
-        radius=config.camera_radius,
+        radius=config.camera_framing if config.framed else config.camera_radius,
         fov_deg=config.camera_fov_deg,
         elevation_deg=config.camera_elevation_deg,
     )
+    if config.framed:
+        camera = replace(camera, radius=camera.radius / math.tan(math.radians(camera.fov_deg / 2)))
+    if config.num_views_at(run.step):
+        return camera
     if run.step < config.front_back_end * config.num_inference_steps:
         return replace(camera, azimuth_deg=front_or_back(camera.azimuth_deg))
     return camera

@@ -21,7 +21,11 @@ if TYPE_CHECKING:  # the options are read before torch is loaded
 # Of the progress bar, in frames of a turntable.
 STILL_WORK, MESH_WORK = 8, 40
 CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors")
-WITHOUT_NORMALS = ("paper", "official", "reconstruction", "hallucinated")  # presets
+WITHOUT_NORMALS = ("paper", "official", "mvdream", "reconstruction", "hallucinated")  # presets
+MODEL_HELP = (
+    "id or folder of Stable Diffusion, SDXL or DeepFloyd IF, or MVDream/MVDream/sd-v2.1-base-4view.pt; "
+    "default: embedded Toybox"
+)
 RANGES = (
     ("mesh_resolution", 16, 1024), ("max_faces", 100, 10**7), ("texture_size", 64, 8192), ("frames", 1, 1000),
     ("frame_size", 16, 2048), ("still_size", 16, 2048),

@@ -90,6 +90,7 @@ class HiFARunner(HiFAComponents):
         config = replace(config, **{k: v for k, v in settings.items() if v is not None})
         if not reads:
             _check_without_prior(config, note)
+        self.check_views(config)
         self.surface_models(config)  # refuses settings that need a model that was not given
         if reads:
             self.make_prior(config.prior_size)  # refuses a size that it cannot be shown

@@ -1,5 +1,6 @@
 """Guidance of the rendered surface by a model that sees surfaces in pictures, and its smoothness."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,15 @@ class WholeView:
 
     def square(self, values: Tensor) -> Tensor:
         return values.view(self.size, self.size, *values.shape[1:])
+
+
+def whole_views(cameras: Sequence[Camera], rays: Sequence[Rays], rendered: RayOutput, size: int) -> list[WholeView]:
+    """The views of a step, one for each camera, from what all their rays returned, one view after the other."""
+    views, pixels = [], size * size
+    for index, (camera, own) in enumerate(zip(cameras, rays, strict=True)):
+        part = slice(index * pixels, (index + 1) * pixels)
+        views.append(WholeView(camera, own, rendered.map(lambda value, part=part: value[part]), size))
+    return views
 
 
 def disparity_guidance(view: WholeView, estimate: SurfaceEstimate) -> Tensor:

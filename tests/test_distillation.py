@@ -6,7 +6,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 
 from hifa import HiFAPipeline
 from hifa.cameras import Camera
-from hifa.distillation import View, distillation_loss, distillation_target, residual_weight
+from hifa.distillation import Views, distillation_loss, distillation_target, residual_weight
 from hifa.priors.pixel_diffusion import PixelDiffusionPrior
 
 from .test_pipeline import TINY, generator
@@ -32,7 +32,7 @@ def gradient(pipe, t: int, prior=None, **settings) -> torch.Tensor:
     run = pipe.start("a red ball", config=TINY, generator=generator(), **{"lambda_rgb": 0.0} | settings)
     run.generator.manual_seed(5)
     prior, x = prior or pipe.make_prior(), view()
-    seen = View(x, prior.encode(x), t, FRONT)
+    seen = Views(x, prior.encode(x), t, (FRONT,))
     distillation_loss(run.config, seen, distillation_target(run, prior, seen)).backward()
     return x.grad
 

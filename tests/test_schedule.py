@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from hifa.schedule import ANNEALINGS, annealed_timestep
+from hifa.schedule import ANNEALINGS, annealed_timestep, narrowing_bounds
 
 
-ANNEALED = [name for name in ANNEALINGS if name != "random"]
+ANNEALED = [name for name in ANNEALINGS if name not in ("random", "narrowing")]
 
 
 @pytest.mark.parametrize("annealing", ANNEALED)
@@ -63,3 +63,12 @@ def test_the_others_draw_nothing(annealing):
     before = generator.get_state()
     annealed_timestep(3, 10, 980, 20, annealing, generator)
     assert torch.equal(generator.get_state(), before)
+
+
+def test_narrowing_draws_between_its_bounds():
+    generator = torch.Generator().manual_seed(0)
+    drawn = [annealed_timestep(400, 1000, 980, 20, "narrowing", generator) for _ in range(300)]
+    assert narrowing_bounds(400, 1000, 980, 20) == (500, 740)
+    assert 500 <= min(drawn) < 520 and 720 < max(drawn) <= 740
+    assert narrowing_bounds(0, 1000, 980, 20) == (980, 980) and narrowing_bounds(999, 1000, 980, 20) == (20, 500)
+    assert narrowing_bounds(999, 1000, 400, 300) == (300, 300)  # the upper bound stays above the lower one

@@ -11,7 +11,7 @@ from peft import LoraConfig
 
 from hifa import HiFAPipeline, HiFARun
 from hifa.cameras import Camera, camera_to_world
-from hifa.distillation import View, distillation_loss, distillation_target
+from hifa.distillation import Views, distillation_loss, distillation_target
 from hifa.priors.guidance import Guidance
 from hifa.priors.variational import VariationalScore, VariationalState, denoising_loss
 from hifa.run import RunError
@@ -118,7 +118,7 @@ def test_vsd_is_the_published_gradient(pipe, t):
     run.generator.manual_seed(5)
     prior, x = pipe.make_prior(), view()
     score = VariationalScore(prior, run.variational)
-    seen = View(x, prior.encode(x), t, FRONT)
+    seen = Views(x, prior.encode(x), t, (FRONT,))
     distillation_loss(run.config, seen, distillation_target(run, prior, seen, score)).backward()
     x_there, z, epsilon, noise, alpha, sigma = score_by_diffusers(pipe, t, 7.5)
     z_t = pipe.scheduler.add_noise(z.detach(), noise, torch.tensor([t]))
@@ -136,7 +136,7 @@ def test_image_space_term_is_that_between_the_two_estimates(pipe):
     run.generator.manual_seed(5)
     prior, x = pipe.make_prior(), view()
     score = VariationalScore(prior, run.variational)
-    seen = View(x, prior.encode(x), t, FRONT)
+    seen = Views(x, prior.encode(x), t, (FRONT,))
     distillation_loss(run.config, seen, distillation_target(run, prior, seen, score)).backward()
     _, z, epsilon, noise, alpha, sigma = score_by_diffusers(pipe, t, 7.5)
     z_t = alpha * z.detach() + sigma * noise

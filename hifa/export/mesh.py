@@ -109,8 +109,12 @@ def extract_mesh(
     if max_faces is not None and len(faces) > max_faces:
         vertices, faces = decimated(vertices, faces, max_faces)
         if len(faces) > max_faces:
-            text = f"The mesh has {len(faces)} triangles, more than max_faces={max_faces}: fewer would change its topology."
-            warnings.warn(text, MeshWarning, stacklevel=2)
+            warnings.warn(
+                f"The mesh has {len(faces)} triangles, more than max_faces={max_faces}: fewer would change its "
+                "topology.",
+                MeshWarning,
+                stacklevel=2,
+            )
     vertices = vertices.astype(np.float32)
     normals = vertex_normals(vertices, faces)
     faults = find_faults(vertices, faces, normals)

@@ -1,5 +1,5 @@
-"""Integrals of the density along grid lines in a compiled loop for a CPU. This module imports nothing of the package, see
-`compile_ahead`."""
+"""Integrals of the density along grid lines in a compiled loop for a CPU. This module imports nothing of the package,
+see `compile_ahead`."""
 
 import numba
 import numpy as np

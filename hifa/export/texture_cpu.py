@@ -1,4 +1,5 @@
-"""Rasterization of UV charts in a compiled loop for a CPU. This module imports nothing of the package, see `compile_ahead`."""
+"""Rasterization of UV charts in a compiled loop for a CPU. This module imports nothing of the package, see
+`compile_ahead`."""
 
 import numba
 import numpy as np

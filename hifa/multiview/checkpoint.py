@@ -51,10 +51,13 @@ def read_checkpoint(path: str | Path, architecture: Architecture | None = None) 
     return {name: model.eval() for name, model in models.items()}
 
 
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
+def read_tensors(path: str | Path, key: str | None = "state_dict") -> dict[str, Tensor]:
     """The tensors of a checkpoint by their published names.
 
     The file is mapped into memory and only tensors are unpickled: weights are read when they are used.
+
+    Args:
+        key: What the tensors are stored under; `None` if the file holds nothing else.
 
     Raises:
         ValueError: If the file cannot be read, or holds something else.
@@ -69,9 +72,9 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise ValueError(f"{str(path)!r} is damaged or no checkpoint ({reason[0]}). Nothing in it was run.") from error
     if safe:
         return content
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise ValueError(f"{str(path)!r} has no 'state_dict'; it is not syncdreamer-pretrain.ckpt.")
-    tensors = content["state_dict"]
+    tensors = content.get(key) if isinstance(content, dict) and key is not None else content
+    if not isinstance(tensors, dict):
+        raise ValueError(f"{str(path)!r} has no {key or 'tensors'!r}; it is another checkpoint.")
     others = [str(name) for name, value in tensors.items() if not isinstance(value, Tensor) or value.is_sparse]
     if others:
         raise ValueError(f"{str(path)!r} has more than plain tensors: {', '.join(others[:3])}. Nothing in it was run.")

@@ -5,7 +5,7 @@ directions read the same table, so that one undoes the other.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -241,12 +241,23 @@ def _without_ones(shape: Sequence[int]) -> list[int]:
     return [size for size in shape if size != 1]
 
 
-def _check_keys(published: dict[str, Tensor], table: dict[str, dict[str, Source]]) -> None:
+def check_keys(
+    published: dict[str, Tensor], table: dict[str, dict[str, Source]], unused: Collection[str], name: str
+) -> None:
+    """Check that a published checkpoint has the tensors that a table names, and nothing unknown.
+
+    Args:
+        unused: Keys of the checkpoint that no model needs.
+        name: Of the checkpoint, for the error.
+
+    Raises:
+        ValueError: For missing and unknown tensors.
+    """
     wanted = {source.key for names in table.values() for source in names.values()}
-    missing, left = sorted(wanted - published.keys()), sorted(published.keys() - wanted - set(UNUSED))
+    missing, left = sorted(wanted - published.keys()), sorted(published.keys() - wanted - set(unused))
     if missing or left:
         raise ValueError(
-            f"This is not a SyncDreamer checkpoint of this size: {len(missing)} tensors are missing "
+            f"This is not a {name} checkpoint of this size: {len(missing)} tensors are missing "
             f"({', '.join(missing[:3])}) and {len(left)} are unknown ({', '.join(left[:3])})."
         )
 
@@ -274,9 +285,18 @@ def load_published(models: dict[str, nn.Module], published: dict[str, Tensor]) -
         ValueError: For a missing, unknown or misshaped tensor, or for other cameras.
     """
     table = sources(models)
-    _check_keys(published, table)
+    check_keys(published, table, UNUSED, "SyncDreamer")
     if "volume" in models:
         check_cameras(published, models["volume"].ring)
+    assign(models, published, table)
+
+
+def assign(models: dict[str, nn.Module], published: dict[str, Tensor], table: dict[str, dict[str, Source]]) -> None:
+    """Give models the published tensors that a table names.
+
+    Raises:
+        ValueError: For a misshaped tensor.
+    """
     for part, model in models.items():
         shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
         state = {name: _take(published[src.key], src, shapes[name]) for name, src in table[part].items()}

@@ -1,13 +1,13 @@
 """Which prompts a diffusion model is asked with, and how its answers make one guided output."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..cameras import VIEWS, Camera
+from ..cameras import VIEWS, Camera, pose_numbers
 
 
 FRONT, SIDE, BACK, OVERHEAD = (VIEWS.index(f"{view} view") for view in ("front", "side", "back", "overhead"))
@@ -23,12 +23,16 @@ class Guidance:
         combine: From the n outputs `(n, C, h, w)`, in their order, to the guided one `(1, C, h, w)`.
         pooled: `(n, pooled)` pooled embeddings of the same prompts, for a prior that reads them (SDXL).
         beside: `(1, C', h, w)` for a prior that is shown more than the noisy image, see `DiffusionPrior.beside`.
+        poses: `(V, 16)` of the views, see `cameras.pose_numbers`, for a prior that sees V views at once.
+        sample_rescale: phi of `multiview_diffusion.rescaled_noise`, for such a prior; 0 is off.
     """
 
     embeds: Tensor
     combine: Callable[[Tensor], Tensor]
     pooled: Tensor | None = None
     beside: Tensor | None = None
+    poses: Tensor | None = None
+    sample_rescale: float = 0.0
 
 
 def classifier_free(embeds: Tensor, view: int, scale: float, view_scale: float, rescale: float) -> Guidance:
@@ -50,6 +54,25 @@ def classifier_free(embeds: Tensor, view: int, scale: float, view_scale: float, 
         return rescale_guidance(guided_output(negative, without_view, positive, scale, view_scale), positive, rescale)
 
     return Guidance(embeds[asked], combine)
+
+
+def by_cameras(embeds: Tensor, cameras: Sequence[Camera], scale: float, rescale: float) -> Guidance:
+    """Classifier-free guidance for several views at once, which are told by their cameras and not by words.
+
+    Args:
+        embeds: As for `classifier_free`; the words of the views are not used.
+        cameras: Of the views.
+        scale: s; 1 and below ask the prompt alone.
+        rescale: phi, see `multiview_diffusion.rescaled_noise`.
+    """
+    poses = torch.stack([pose_numbers(camera) for camera in cameras])
+    if scale <= 1:
+        return Guidance(embeds[[1]], lambda outputs: outputs, poses=poses)
+
+    def combine(outputs: Tensor) -> Tensor:
+        return guided_output(outputs[:1], outputs[:1], outputs[1:], scale, view=1)
+
+    return Guidance(embeds[[0, 1]], combine, poses=poses, sample_rescale=rescale)
 
 
 def perp_neg(embeds: Tensor, camera: Camera, scale: float, strength: float) -> Guidance:

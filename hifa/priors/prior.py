@@ -74,7 +74,7 @@ class DiffusionPrior(ABC):
         """z_hat: noise z to timestep t, then denoise it (algorithm 1, steps 3 to 5).
 
         Args:
-            z: `(1, C, h, w)`.
+            z: `(V, C, h, w)`; one view, unless the prior sees several at once.
             t: Timestep.
             guidance: What is asked, and how the answers are combined.
             stride: r in (0, 1]: multi-step denoising jumps r x 1000 timesteps at a time; 1 is a single step.
@@ -119,8 +119,8 @@ class DiffusionPrior(ABC):
 
 
 def to_prior_size(colour: Tensor, size: int, image_size: int) -> Tensor:
-    """Image x `(1, 3, image_size, image_size)` of the prior's size from rays' colours `(size * size, 3)`."""
-    x = colour.view(1, size, size, 3).permute(0, 3, 1, 2)
+    """Images x `(V, 3, image_size, image_size)` of the prior's size from rays' colours `(V * size * size, 3)`."""
+    x = colour.view(-1, size, size, 3).permute(0, 3, 1, 2)
     if size == image_size:
         return x
     antialias = size > image_size

@@ -13,6 +13,7 @@ import torch
 
 from ..components import TOYBOX
 from ..config import HiFAConfig
+from ..multiview.mvdream import MVDREAM
 from ..pipeline_hifa import HiFAPipeline
 from .errors import without_folders
 
@@ -61,12 +62,20 @@ TOYBOX_PRESETS = (Preset("Quick", 192), Preset("Standard", 480), Preset("Fine", 
 SD_PRESETS = (
     Preset("Quick", 500), Preset("Standard", 1500), Preset("Paper", 10_000, HiFAConfig.paper().to_dict()),
 )  # fmt: skip
+MVDREAM_PRESETS = (
+    Preset("Quick", 500), Preset("Standard", 1500), Preset("MVDream's own", 10_000, HiFAConfig.mvdream().to_dict()),
+)  # fmt: skip
 # With views and no prior, the same for all.
 RECONSTRUCTION_PRESETS = (Preset("Quick", 250), Preset("Standard", 700), Preset("Fine", 1400))
 PRIORS = (
     Prior(
         "toybox", "Toybox", TOYBOX, "runs on a CPU without a download, and knows 24 kinds of things in 12 colours",
         "Apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0", False, TOYBOX_PRESETS,
+    ),
+    Prior(
+        "mvdream", "MVDream", MVDREAM,
+        "needs a GPU with about 16 GB and a download of 5 GB, and knows any subject from all sides",
+        "CreativeML Open RAIL-M", "https://huggingface.co/MVDream/MVDream", True, MVDREAM_PRESETS,
     ),
     Prior(
         "sd15", "Stable Diffusion 1.5", "stable-diffusion-v1-5/stable-diffusion-v1-5",

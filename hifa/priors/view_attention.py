@@ -1,0 +1,117 @@
+"""Attention across the views of an object and the embedding of their cameras: what MVDream adds to a 2D UNet
+(Shi et al. 2024, "MVDream: Multi-view Diffusion for 3D Generation", section 3.1)."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..cameras import POSE_DIM
+
+
+# A UNet is changed while it sees several views, and one object may serve several runs at once.
+_ONE_AT_A_TIME = threading.RLock()
+
+
+class CameraEmbedding(ModelMixin, ConfigMixin):
+    """Embedding of camera poses, which is added to the time embedding of the UNet.
+
+    It lies beside the UNet and not in it, so that the UNet stays an ordinary 2D model.
+
+    Args:
+        embedding_dim: Length of the UNet's time embedding.
+    """
+
+    @register_to_config
+    def __init__(self, embedding_dim: int):
+        super().__init__()
+        self.linear_1 = nn.Linear(POSE_DIM, embedding_dim)
+        self.linear_2 = nn.Linear(embedding_dim, embedding_dim)
+
+    def forward(self, poses: Tensor) -> Tensor:
+        """Embed poses `(B, 16)`, see `cameras.pose_numbers`; returns `(B, embedding_dim)`."""
+        return self.linear_2(F.silu(self.linear_1(poses)))
+
+
+class AttentionAcrossViews(AttnProcessor2_0):
+    """Self-attention over the tokens of all views of an object together. It has no weights of its own.
+
+    Args:
+        num_views: V. The batch holds B objects with V views each, the view being the faster index.
+    """
+
+    def __init__(self, num_views: int):
+        super().__init__()
+        self.num_views = num_views
+
+    def __call__(self, attn: Attention, hidden_states: Tensor, *args, **kwargs) -> Tensor:
+        batch, length, width = hidden_states.shape
+        joint = hidden_states.reshape(batch // self.num_views, self.num_views * length, width)
+        return super().__call__(attn, joint, *args, **kwargs).reshape(batch, length, width)
+
+
+def self_attentions(unet: nn.Module) -> list[Attention]:
+    """Return the self-attention of every transformer block of a UNet."""
+    return [module.attn1 for module in unet.modules() if isinstance(module, BasicTransformerBlock)]
+
+
+@contextmanager
+def across_views(unet: UNet2DConditionModel, embedding: CameraEmbedding, num_views: int) -> Iterator[None]:
+    """Let a UNet see `num_views` views at once, whose poses it is given as `class_labels`.
+
+    Afterwards the UNet is the 2D model that it was, whatever happens. Other threads wait meanwhile.
+    """
+    with _ONE_AT_A_TIME:
+        attentions = self_attentions(unet)
+        processors = [attention.processor for attention in attentions]
+        try:
+            unet.class_embedding = embedding
+            for attention in attentions:
+                attention.processor = AttentionAcrossViews(num_views)
+            yield
+        finally:
+            unet.class_embedding = None
+            for attention, processor in zip(attentions, processors, strict=True):
+                attention.processor = processor
+
+
+@contextmanager
+def as_2d_model() -> Iterator[None]:
+    """Keep other threads from letting the UNet see several views meanwhile."""
+    with _ONE_AT_A_TIME:
+        yield
+
+
+def check_embedding(unet: UNet2DConditionModel, embedding: CameraEmbedding) -> None:
+    """Check that an embedding of cameras belongs to a UNet.
+
+    Raises:
+        ValueError: If the UNet has another time embedding, is told more than the time already, or has no
+            self-attention.
+    """
+    wanted = unet.config.time_embedding_dim or 4 * unet.config.block_out_channels[0]
+    if embedding.config.embedding_dim != wanted:
+        raise ValueError(
+            f"camera_embedding gives {embedding.config.embedding_dim} numbers, but the time embedding of the UNet has "
+            f"{wanted}: they belong to different models."
+        )
+    if unet.config.class_embed_type is not None or unet.config.num_class_embeds is not None:
+        raise ValueError("The UNet has class embeddings of its own, so it cannot take a camera_embedding.")
+    if not self_attentions(unet):
+        raise ValueError("The UNet has no self-attention, so its views would not know of each other.")
+
+
+@torch.no_grad()
+def fresh_embedding(unet: UNet2DConditionModel) -> CameraEmbedding:
+    """Return an embedding that adds nothing yet, to begin a training with: its second layer is zero."""
+    embedding = CameraEmbedding(unet.config.time_embedding_dim or 4 * unet.config.block_out_channels[0])
+    nn.init.zeros_(embedding.linear_2.weight)
+    nn.init.zeros_(embedding.linear_2.bias)
+    return embedding
