@@ -1,6 +1,7 @@
-"""HiFA as a Gradio app: a prompt or a picture goes in, the optimisation streams by, a 3D asset comes out.
+"""Gradio app of HiFA: generates a 3D asset from a prompt or a picture and streams previews of the optimization.
 
-`python app.py` here, or a Hugging Face Space: on ZeroGPU, on a GPU, or on a plain CPU. Its parts are in `hifa.space`.
+Run it locally with `python app.py` or as a Hugging Face Space, on ZeroGPU, a GPU or a CPU. The app is implemented in
+`hifa.space`.
 """
 
 import os
@@ -32,10 +33,10 @@ from hifa.space.zero import zero_gpu
 
 RUNS = Path("outputs/space")
 EXAMPLES = Path(__file__).resolve().parent / "examples"
-SYNCDREAMER_STEPS = 50  # of denoising, as published
+SYNCDREAMER_STEPS = 50  # denoising steps of the published model
 GPU = zero_gpu()
-SESSIONS = 300  # of visitors that are remembered; Gradio holds half a megabyte of each, and by default of 10,000
-THREADS = 64  # each run that waits or works takes one, and what is pressed meanwhile has to find one
+SESSIONS = 300  # session states that Gradio keeps, 0.5 MB each; Gradio's default is 10,000
+THREADS = 64  # each queued or running run occupies a thread, and clicks need free threads in addition
 
 
 def build_demo(
@@ -46,40 +47,53 @@ def build_demo(
     hub: str | None = None,
     view_steps: int | None = None,
 ) -> gr.Blocks:
-    """The app, to be launched by `launch`.
+    """Build the app. `launch` starts the server.
 
     Args:
-        root: Where the runs are kept.
-        shelf: Of the priors; those of this machine's device without it.
-        load_multiview: Makes views of pictures.
-        gpu: `spaces.GPU`, or something like it: takes `duration`, a function of the arguments of what it decorates.
-        hub: Address of the Hub, if it is another than the usual one.
-        view_steps: Denoising steps that the multi-view model is made for; those of the embedded one without it.
+        root: Folder of the runs.
+        shelf: Cache of the priors. Default: a cache on CUDA if available, on the CPU otherwise.
+        load_multiview: Function that loads the multi-view model.
+        gpu: `spaces.GPU` or a decorator factory with the same interface. Its argument `duration` is a function that
+            receives the arguments of the decorated function.
+        hub: URL of the Hub. Default: the public Hub.
+        view_steps: Default number of denoising steps of the multi-view model. If `None`, read from the config of the
+            embedded model.
+
+    Returns:
+        The page.
     """
     shelf = shelf or PriorShelf("cuda" if torch.cuda.is_available() else "cpu")
     models = Models(shelf, load_multiview)
     lease = make_lease(models)
     if gpu is not None:
-        models.multiview()  # now, and not in each of the forked leases
+        models.multiview()  # Loaded before the fork, so that each forked lease does not load the model again.
         lease = gpu(duration=seconds_asked)(lease)
     store = RunStore(root)
     alone = gpu is None and shelf.device.type == "cpu"
     worker = Worker(store, lease, gpu is not None, Timings(store.root / "timings.json"), export_in_turn=alone)
-    # From its settings alone: the model itself is loaded when the first picture comes.
+    # Only the model's config is read. The model itself is loaded for the first picture.
     view_steps = view_steps or SyncDreamerPipeline.load_config(TOYBOX_MULTIVIEW)["num_inference_steps"]
     return build_page(worker, Actions(store, shelf, view_steps), gpu is not None, hub)
 
 
 def launch(demo: gr.Blocks, **options: Any):
-    """Serve it with its style and its limits, and its endpoints as MCP tools."""
-    # Gradio's own bold face of its font lacks most letters; this one is whole.
+    """Start the server with the app's style and limits, and with the endpoints as MCP tools.
+
+    Args:
+        demo: The page, as built by `build_demo`.
+        **options: Further arguments of `gr.Blocks.launch`.
+
+    Returns:
+        The return value of `gr.Blocks.launch`.
+    """
+    # The bold face of Gradio's default font lacks most letters. This font has all of them.
     font = gr.themes.utils.fonts.LocalFont("Source Sans Pro", weights=(400, 700))
     theme = gr.themes.Default(font=(font, "ui-sans-serif", "system-ui", "sans-serif"))
-    # Gradio's own history would keep what is entered, tokens too, in the browser.
+    # `run_history=False`: Gradio's run history would store all inputs, including Hub tokens, in the browser.
     return demo.launch(
         css=CSS, theme=theme, max_file_size=MAX_UPLOAD, show_error=True, mcp_server=True, run_history=False,
         max_threads=THREADS, state_session_capacity=SESSIONS,
-        ssr_mode=False,  # on a Space, Gradio's own default is a server of its own in Node
+        ssr_mode=False,  # on a Space, Gradio's default is server-side rendering in a separate Node server
         **options,
     )  # fmt: skip
 
@@ -90,21 +104,27 @@ def main() -> None:
     serve_from(root)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     shelf = PriorShelf(device, normal_model=os.environ.get("HIFA_NORMALS") or None)
-    shelf.get_or_fall_back(shelf.default.key)  # before ZeroGPU packs what is on the GPU
-    if shelf.device.type == "cpu":  # ZeroGPU has no GPU at this point
+    shelf.get_or_fall_back(shelf.default.key)  # before ZeroGPU packs the tensors that are on the GPU
+    if shelf.device.type == "cpu":  # also on ZeroGPU, which has no GPU at this point
         warm_up(shelf.fallback, shelf.get(shelf.fallback.key), Timings(RunStore(root).root / "timings.json"))
     demo = build_demo(root, shelf, gpu=GPU, **multiview_options(shelf.device))
     launch(demo, allowed_paths=given_away(root))
 
 
 def given_away(root: Path) -> list[str]:
-    """Folders to tell Gradio of, which gives away what a function returns from below the working folder without."""
+    """Return the folders to list in `allowed_paths`: those outside of the working directory.
+
+    Gradio serves files that a function returns from below the working directory without such a permission.
+    """
     return [str(place) for place in (root.resolve(), EXAMPLES) if not place.is_relative_to(Path.cwd())]
 
 
 def multiview_options(device: torch.device) -> dict[str, Any]:
-    """For `build_demo`: the multi-view model that HIFA_MULTIVIEW names, a hub id, a folder or a published checkpoint;
-    the embedded one without it."""
+    """Return the arguments of `build_demo` that select the multi-view model.
+
+    The environment variable `HIFA_MULTIVIEW` names the model: a Hub id, a folder or a published checkpoint. Without
+    the variable the embedded model is used.
+    """
     name = os.environ.get("HIFA_MULTIVIEW")
     if not name:
         return {}

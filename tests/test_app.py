@@ -197,7 +197,7 @@ def test_the_endpoints_are_named_typed_and_documented(client):
     names = [parameter["parameter_name"] for parameter in made["parameters"]]
     assert names == ["prompt", "seed", "steps", "prior", "negative_prompt"]
     assert [value["label"] for value in made["returns"]] == ["Status", "GLB", "obj", "ply", "mp4", "asset", "run"]
-    assert "Optimise a 3D object for a prompt" in made["description"]
+    assert "Optimize a 3D object for a prompt" in made["description"]
 
 
 def wait_for_steps(job, step: int) -> str:

@@ -35,8 +35,8 @@ def test_tools_are_the_endpoints_with_their_documentation(served):
     by_endpoint = {name: next((t for key, t in tools.items() if key.endswith(name)), None) for name in TOOLS}
     assert all(by_endpoint.values()) and len(tools) == len(TOOLS), list(tools)
     text = by_endpoint["text_to_3d"]
-    assert text.description.startswith("Optimise a 3D object for a prompt.")
-    assert text.inputSchema["properties"]["prompt"]["description"].startswith("What to make")
+    assert text.description.startswith("Optimize a 3D object for a prompt.")
+    assert text.inputSchema["properties"]["prompt"]["description"].startswith("Object to generate")
 
 
 def test_a_prompt_becomes_a_model(served):

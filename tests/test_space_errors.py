@@ -41,7 +41,7 @@ def reference(shelf):
     (torch.OutOfMemoryError("CUDA out of memory"), "too little memory"),
     (OSError(28, "No space left on device"), "disk of the server is full"),
     (ValueError("steps must be 3"), "steps must be 3."),
-    (KeyError("x"), "Resume tries again"),
+    (KeyError("x"), "Resume to try again"),
 ])  # fmt: skip
 def test_errors_say_what_to_do(error, words):
     assert words in explain(error)

@@ -67,7 +67,7 @@ def test_files_of_another_step_than_the_run_are_not_pushed_with_it(worker, hub, 
         ({kind: name for kind, name in record.files.items() if kind != "mp4"}, record.made_at),
     ):
         folder.write(record, files=files, made_at=made_at)
-        with pytest.raises(gr.Error, match="not those of step 4, where the run is. Make the files first"):
+        with pytest.raises(gr.Error, match="do not match step 4 of the run. Make the files first"):
             built._push(run_id, "me/mushroom", True, "cc-by-4.0", "me/meshes", "hf_me")
     folder.write(record)
     with folder.locked(), pytest.raises(gr.Error, match="here or in another window"):

@@ -103,7 +103,7 @@ def test_quota_and_queue_errors_pause_the_run(tmp_path, shelf):
     ("ZeroGPU pending credits exceeded", "You have too many ZeroGPU credits allocated.", "Other work"),
     ("ZeroGPU illegal duration", "The requested GPU duration (90s) is larger than the maximum allowed", "fewer steps"),
     ("ZeroGPU worker error", "GPU task aborted", "taken away"),
-    ("Error", "Expired ZeroGPU proxy token", "load it again"),
+    ("Error", "Expired ZeroGPU proxy token", "Reload the page"),
 ])  # fmt: skip
 def test_errors_as_zero_gpu_puts_them_are_told_in_words(title, message, told):
     assert told in explain(gr.Error(message, title=title))

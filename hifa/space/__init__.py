@@ -1,6 +1,7 @@
-"""The parts of the app: a store of runs, a worker that advances them on leases of a GPU, and the page around them.
+"""Implementation of the app: a store of runs, a worker that advances runs in GPU leases, and the Gradio page.
 
     app.py -> page.py -> tabs -> worker.py -> lease.py (on the GPU, perhaps in another process) -> store.py (files)
 
-Everything that a run is lies in its folder, so that a closed tab, a killed server and an aborted lease cost nothing.
+The complete state of a run is in its folder. A run therefore survives a closed tab, a killed server and an aborted
+lease.
 """

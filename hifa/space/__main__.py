@@ -1,4 +1,7 @@
-"""python -m hifa.space push USER/NAME: upload this checkout as a Space; a dry run unless --yes is given."""
+"""Command line that uploads this checkout as a Space: `python -m hifa.space push USER/NAME`.
+
+Without `--yes` the command is a dry run.
+"""
 
 import argparse
 import sys
@@ -7,19 +10,26 @@ from .push import ROOT, push_space, space_files
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m hifa.space", description="The app as a Hugging Face Space.")
+    parser = argparse.ArgumentParser(prog="python -m hifa.space", description="Deploy the app as a Space.")
     push = parser.add_subparsers(required=True, metavar="push").add_parser(
-        "push", help="upload exactly what the Space needs", description="Upload exactly what the Space needs."
+        "push", help="upload the files that the Space needs", description="Upload the files that the Space needs."
     )
     push.add_argument("repo", metavar="USER/NAME")
-    push.add_argument("--yes", action="store_true", help="upload; without it the files are listed only")
+    push.add_argument("--yes", action="store_true", help="upload the files; default: only list them")
     push.add_argument("--public", action="store_true", help="make a new Space public; default: private")
-    push.add_argument("--endpoint", help="address of the Hub, if it is another than the usual one")
+    push.add_argument("--endpoint", help="URL of the Hub; default: the public Hub")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns 0, or 2 after an error, which is reported in one line."""
+    """Run the command.
+
+    Args:
+        argv: Command line arguments. Default: those of the process.
+
+    Returns:
+        Exit status: 0, or 2 after an error. The error is printed to stderr in one line.
+    """
     arguments = build_parser().parse_args(argv)
     from ..export.hub import check_repo_id
 
@@ -31,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{(ROOT / path).stat().st_size:>10,}  {path}")
         print(f"{len(files)} files, {size / 1e6:.1f} MB for {arguments.repo}")
         if not arguments.yes:
-            print("Dry run: nothing was uploaded. Add --yes to upload, with HF_TOKEN or `hf auth login`.")
+            print("Dry run: nothing was uploaded. Add --yes to upload. Log in with HF_TOKEN or `hf auth login`.")
             return 0
         url = push_space(arguments.repo, private=not arguments.public, endpoint=arguments.endpoint)
     except (ValueError, OSError) as error:

@@ -1,4 +1,4 @@
-"""From what a visitor entered to a run that waits: every check is here, before any work."""
+"""Creation of runs from user input. All input is checked here, before any work starts."""
 
 import contextlib
 from collections.abc import Iterator
@@ -24,15 +24,17 @@ HIGHEST, LOWEST = 90, -90  # degrees
 
 @dataclass(frozen=True)
 class Guided:
-    """What an image tab was given.
+    """Inputs of an image tab.
 
     Args:
         photo: Path of an uploaded picture, or `None`.
-        object_share, elevation_deg: See `Request`.
-        sheet: Path of an uploaded sheet, or `None`; it is used in place of the picture.
-        chosen: The run and the seed of a sheet that was made and chosen, or `None`.
-        seeds: How many sheets to make, if they have to be made.
-        view_steps: Denoising steps for them; as many as the multi-view model is made for without it.
+        object_share: See `Request`.
+        elevation_deg: See `Request`.
+        sheet: Path of an uploaded sheet of views, or `None`. The sheet takes precedence over the picture.
+        chosen: Run id and seed of a generated sheet that the user selected, or `None`.
+        seeds: Number of sheets to generate if there is no sheet. Clamped to [1, `MAX_SEEDS`].
+        view_steps: Number of denoising steps for the generated sheets. Default: the number in the config of the
+            multi-view model.
     """
 
     photo: str | None
@@ -46,7 +48,11 @@ class Guided:
 
 @contextlib.contextmanager
 def told() -> Iterator[None]:
-    """Errors of the visitor become messages to the visitor."""
+    """Convert errors in the body to `gr.Error`, so that the page shows them as messages.
+
+    Raises:
+        gr.Error: For a `ValueError`, `TypeError` or `OSError` in the body, with the text of `explain`.
+    """
     try:
         yield
     except gr.Error:
@@ -56,11 +62,13 @@ def told() -> Iterator[None]:
 
 
 class Actions:
-    """Makes runs of a store out of requests.
+    """Factory of the runs in a store.
 
     Args:
-        shelf: Of the priors; the one that is asked for is loaded here, so that its absence is known before the queue.
-        view_steps: Denoising steps that the multi-view model is made for.
+        store: Store of the runs.
+        shelf: Cache of the priors. The requested prior is loaded before the run enters the queue, so that a missing
+            prior is reported early.
+        view_steps: Default number of denoising steps of the multi-view model.
     """
 
     def __init__(self, store: RunStore, shelf: PriorShelf, view_steps: int):
@@ -69,13 +77,28 @@ class Actions:
     def text(
         self, prompt: str, negative: str, prior: str, seed: Any, randomise: bool, settings: dict[str, Any]
     ) -> tuple[RunFolder, str]:
-        """A waiting run from a prompt, and a notice if another prior has to do; errors are `ValueError`s."""
+        """Create a waiting run from a prompt.
+
+        Args:
+            prompt: Text prompt.
+            negative: Negative prompt.
+            prior: Key of the prior.
+            seed: Seed; unused if `randomise` is set.
+            randomise: Draw a random seed.
+            settings: Fields of `HiFAConfig` that differ from the defaults.
+
+        Returns:
+            The folder of the run, and a notice for the user. The notice is empty unless the fallback prior is used.
+
+        Raises:
+            ValueError: If an input is invalid.
+        """
         prompt, negative = one_line(prompt), one_line(negative)
         key, pipe, notice = self.shelf.get_or_fall_back(prior)
         try:
             with self.shelf.tokenizing:
                 pipe.check_inputs(prompt, negative)
-        except PromptError as error:  # of which the visitor asked another prior
+        except PromptError as error:  # The notice tells the user if the fallback prior rejects the prompt.
             raise PromptError(f"{notice} {error}".strip()) from error
         HiFAConfig(**settings)
         request = Request("text", prompt, key, choose_seed(seed, randomise), negative, settings)
@@ -93,13 +116,31 @@ class Actions:
         settings: dict[str, Any],
         views_only: bool = False,
     ) -> tuple[RunFolder, str]:
-        """A waiting run from a picture or a sheet; errors are `ValueError`s."""
+        """Create a waiting run from a picture or a sheet of views.
+
+        Args:
+            kind: `"image"` or `"hallucination"`.
+            given: Inputs of the image tab.
+            prompt: Text prompt; empty for a reconstruction without distillation.
+            negative: Negative prompt.
+            prior: Key of the prior; unused without a prompt.
+            seed: Seed; unused if `randomise` is set.
+            randomise: Draw a random seed.
+            settings: Fields of `HiFAConfig` that differ from the defaults.
+            views_only: Generate the views and do not start an optimization.
+
+        Returns:
+            The folder of the run, and a notice for the user, which may be empty.
+
+        Raises:
+            ValueError: If an input is invalid.
+        """
         prompt, negative, notice = one_line(prompt), one_line(negative), ""
         pictures = self._pictures(given, views_only)
         if not LOWEST <= given.elevation_deg <= HIGHEST:
             raise ValueError(f"The elevation must be from {LOWEST} to {HIGHEST} degrees, got {given.elevation_deg:g}.")
         if kind == "hallucination" and not prompt and not views_only:
-            raise ValueError("The prompt is empty. Say what the picture shows, or use the tab Image to 3D.")
+            raise ValueError("The prompt is empty. Describe the object in the picture, or use the tab Image to 3D.")
         if prompt:
             prior, pipe, notice = self.shelf.get_or_fall_back(prior)
             beside = self._check_beside_views(pipe, prompt, negative, settings, notice)
@@ -121,13 +162,16 @@ class Actions:
         return folder, notice
 
     def check_resumable(self, folder: RunFolder) -> None:
-        """Load the prior of a run before its turn, in the server and not in a lease.
+        """Load the prior of a run in the server process, before the run enters the queue and gets a lease.
+
+        Args:
+            folder: The run.
 
         Raises:
-            ValueError: If it cannot be loaded; nothing else can go on with the run.
+            ValueError: If the prior cannot be loaded. A run cannot be resumed with a different prior.
         """
         record = folder.read()
-        if record.status == FINISHED:  # only its files may be missing
+        if record.status == FINISHED:  # Only files may be missing, and they do not need the prior.
             return
         prior = record.request.prior
         try:
@@ -136,13 +180,24 @@ class Actions:
             name = self.shelf.priors[prior].name if prior in self.shelf.priors else prior
             raise ValueError(
                 f"This run needs {name}, which cannot be loaded now: {self.shelf.problem(prior) or error}. "
-                "Nothing is lost: Resume later, or where it can."
+                "The run is saved. Resume later, or on a machine where the prior can be loaded."
             ) from error
 
     def _check_beside_views(
         self, pipe: HiFAPipeline, prompt: str, negative: str, settings: dict[str, Any], notice: str
     ) -> str:
-        """Refuse a bad prompt; one that the prior cannot read is only told of where the views guide to the end."""
+        """Check the prompt of a run that is guided by views.
+
+        A prompt that the prior does not support is an error only if the image guidance ends before the run does.
+        Otherwise the views alone define the object.
+
+        Returns:
+            A notice that the run uses the views alone; empty if the prior supports the prompt.
+
+        Raises:
+            PromptError: If the prior does not support the prompt and the image guidance ends early.
+            ValueError: If the prompt is invalid.
+        """
         try:
             with self.shelf.tokenizing:
                 pipe.check_inputs(prompt, negative)
@@ -153,7 +208,13 @@ class Actions:
         return ""
 
     def _pictures(self, given: Guided, views_only: bool) -> dict[str, PIL.Image.Image]:
-        """What goes into the folder of a run: the uploaded sheet, the chosen one, or the picture, in this order."""
+        """Return the image to store in the folder of the run.
+
+        Order of precedence: uploaded sheet, selected sheet, picture.
+
+        Returns:
+            One entry, `"sheet"` or `"picture"`.
+        """
         if not views_only and given.sheet is not None:
             return {"sheet": read_sheet(given.sheet)}
         if not views_only and given.chosen is not None:

@@ -1,6 +1,6 @@
-"""The app for programs: named endpoints with plain values, over HTTP, for `gradio_client` and as MCP tools.
+"""API of the app: named endpoints with plain values, for HTTP, `gradio_client` and MCP.
 
-Each is bound to a button that is never shown, because Gradio types and serves files by components.
+Each endpoint is bound to a hidden button, because Gradio derives types and file handling from components.
 """
 
 from collections.abc import Iterator
@@ -22,10 +22,15 @@ FILES = ("glb", "obj", "ply", "mp4", "asset", "run")
 
 
 class Api:
-    """The endpoints.
+    """Endpoints of the app.
+
+    The docstrings of the endpoints are the descriptions of the MCP tools. Gradio reads one line for each argument.
 
     Args:
-        gpu, export: Queue options of the work on the GPU and of the making of files.
+        worker: Worker that advances the runs.
+        actions: Factory of the runs.
+        gpu: Gradio queue options of the endpoints that advance a run.
+        export: Gradio queue options of the endpoint that exports a mesh.
     """
 
     def __init__(self, worker: Worker, actions: Actions, gpu: dict[str, Any], export: dict[str, Any]):
@@ -33,7 +38,7 @@ class Api:
         self.gpu, self.export = gpu, export
 
     def build(self) -> None:
-        """Add them to the page that is being built."""
+        """Add the endpoints to the current `gr.Blocks` context."""
         priors = list(self.actions.shelf.priors)
         with gr.Column(visible=False):
             prompt, negative = gr.Textbox(label="Prompt"), gr.Textbox("", label="Negative prompt")
@@ -67,14 +72,14 @@ class Api:
     def text_to_3d(
         self, prompt: str, seed: int = 0, steps: int | None = None, prior: str = "toybox", negative_prompt: str = ""
     ) -> Iterator[tuple]:
-        """Optimise a 3D object for a prompt. Streams the status; ends with a GLB, OBJ, PLY, turntable, asset and run.
+        """Optimize a 3D object for a prompt. Streams the status and returns a GLB, OBJ, PLY, turntable, asset and run.
 
         Args:
-            prompt: What to make, such as "a red mushroom".
-            seed: The same seed gives the same object.
-            steps: Optimisation steps; more take longer and look finer. The prior's usual number without it.
-            prior: The model that guides, one of those the app lists.
-            negative_prompt: What to keep away from.
+            prompt: Object to generate, such as "a red mushroom".
+            seed: Random seed. The same seed gives the same object.
+            steps: Number of optimization steps. More steps take longer and add detail. Default: preset of the prior.
+            prior: Key of the model that guides the optimization, one of those that the app lists.
+            negative_prompt: Description of what to avoid.
         """
         with told():
             settings = self._settings(prior, steps)
@@ -89,14 +94,14 @@ class Api:
         steps: int | None = None,
         sheet: str | None = None,
     ) -> Iterator[tuple]:
-        """Reconstruct a 3D object from a picture, by way of sixteen imagined views, or from a sheet of such views.
+        """Reconstruct a 3D object from a picture through sixteen generated views, or from a sheet of such views.
 
         Args:
-            picture: One object, best with a transparent or white background.
-            elevation_deg: Of the picture's camera above the horizon, degrees.
-            seed: The same seed gives the same object.
-            steps: Optimisation steps.
-            sheet: Sixteen square views side by side, in place of the picture.
+            picture: Picture of one object, preferably with a transparent or white background.
+            elevation_deg: Elevation of the picture's camera above the horizon, in degrees.
+            seed: Random seed. The same seed gives the same object.
+            steps: Number of optimization steps. Default: preset Standard.
+            sheet: Sheet of sixteen square views side by side. Replaces the picture.
         """
         with told():
             given = Guided(picture, 200 / 256, float(elevation_deg), sheet)
@@ -117,17 +122,17 @@ class Api:
         prior: str = "toybox",
         sheet: str | None = None,
     ) -> Iterator[tuple]:
-        """Optimise a 3D object for a prompt, guided by a picture or a sheet of views for a share of the run.
+        """Optimize a 3D object for a prompt, guided by a picture or a sheet of views during a fraction of the run.
 
         Args:
-            prompt: What the object is or should become.
-            picture: One object, best with a transparent or white background.
-            elevation_deg: Of the picture's camera above the horizon, degrees.
-            image_guidance_end: Share of the run, up to 1, over which the picture's pull fades out.
-            seed: The same seed gives the same object.
-            steps: Optimisation steps.
-            prior: The model that guides.
-            sheet: Sixteen square views side by side, in place of the picture.
+            prompt: Description of the object in the picture, or of the object to turn it into.
+            picture: Picture of one object, preferably with a transparent or white background.
+            elevation_deg: Elevation of the picture's camera above the horizon, in degrees.
+            image_guidance_end: Fraction of the run, up to 1, over which the image losses fade out.
+            seed: Random seed. The same seed gives the same object.
+            steps: Number of optimization steps. Default: preset of the prior.
+            prior: Key of the model that guides the optimization, one of those that the app lists.
+            sheet: Sheet of sixteen square views side by side. Replaces the picture.
         """
         with told():
             given = Guided(picture, 200 / 256, float(elevation_deg), sheet)
@@ -136,11 +141,10 @@ class Api:
             yield from self._work(folder, notice)
 
     def resume(self, run_id: str) -> Iterator[tuple]:
-        """Go on with a run that was stopped, paused or interrupted, from where it is; make the files of a finished one
-        that are missing.
+        """Resume a run that was stopped, paused or interrupted. Export the missing files of a finished run.
 
         Args:
-            run_id: From the status of the run.
+            run_id: Run id, as returned in the status.
         """
         with told():
             folder = self.store.open(run_id)
@@ -149,12 +153,12 @@ class Api:
             yield from self._work(folder, "")
 
     def extract_mesh(self, run_id: str, faces: int = 10_000, texture_size: int = 1024) -> Iterator[tuple]:
-        """Make the mesh of a run again.
+        """Export the mesh of a run again with other options.
 
         Args:
-            run_id: From the status of the run.
-            faces: At most so many triangles, from 100 to 100,000.
-            texture_size: Pixels per side, from 64 to 2048.
+            run_id: Run id, as returned in the status.
+            faces: Maximum number of triangles, from 100 to 100,000.
+            texture_size: Texture width and height in pixels, from 64 to 2048.
         """
         with told():
             options = MeshOptions(max_faces=int(faces), texture_size=int(texture_size))
@@ -162,10 +166,10 @@ class Api:
                 yield _values(state)
 
     def status(self, run_id: str) -> dict[str, Any]:
-        """Where a run is: status, step, steps, loss, seconds, seed, prior, mesh facts.
+        """Return the status of a run: status, step, steps, loss, seconds, seed, prior and metadata of the mesh.
 
         Args:
-            run_id: From the status of the run.
+            run_id: Run id, as returned in the status.
         """
         with told():
             folder = self.store.open(run_id)
@@ -174,10 +178,10 @@ class Api:
         return shown(folder, record if busy else current(folder, record, held=False), working=busy).status()
 
     def stop(self, run_id: str) -> dict[str, Any]:
-        """Stop a run; what there is becomes the asset, and the call that works on it returns it.
+        """Stop a run. The call that advances the run then exports and returns the asset of the current step.
 
         Args:
-            run_id: From the status of the run.
+            run_id: Run id, as returned in the status.
         """
         with told():
             self.store.open(run_id).request_stop()
@@ -186,7 +190,7 @@ class Api:
     def _settings(self, prior: str, steps: int | None) -> dict[str, Any]:
         shelf = self.actions.shelf
         if prior not in shelf.priors:
-            raise ValueError(f"There is no prior {prior!r}; choose one of {', '.join(shelf.priors)}.")
+            raise ValueError(f"Unknown prior {prior!r}. Choose one of {', '.join(shelf.priors)}.")
         presets = shelf.priors[shelf.get_or_fall_back(prior)[0]].presets
         return settings_of({p.name: p for p in presets}, presets[min(1, len(presets) - 1)].name, steps, None, None)
 

@@ -1,4 +1,7 @@
-"""A long call beside a generator: it goes on yielding meanwhile, and when its reader goes away the call is told."""
+"""Blocking calls inside generators: the call runs in a background thread while the generator keeps yielding.
+
+Closing the generator cancels the call.
+"""
 
 import concurrent.futures
 import contextlib
@@ -9,18 +12,31 @@ from typing import Any, TypeVar
 
 
 T, M = TypeVar("T"), TypeVar("M")
-SECONDS = 0.25  # between looks at the call
+SECONDS = 0.25  # polling interval
 
 
 class GivenUpError(Exception):
-    """Nobody waits for the result any more."""
+    """The call was canceled, because its result is no longer needed."""
 
 
 def beside(work: Callable[[threading.Event], T], seconds: float = SECONDS) -> Generator[None, None, T]:
-    """Do `work` in a thread of its own, yielding while it takes; returns what it returns and raises what it raises.
+    """Run `work` in a background thread and yield until it ends.
 
-    When this generator is closed it does not wait: the event that `work` was given is set, and what `work` still does
-    until it looks at that, see `until_given_up`, is thrown away.
+    Closing this generator cancels the call: the generator sets the event that `work` received and returns without
+    waiting. `work` should check the event, see `until_given_up`. Its result is discarded.
+
+    Args:
+        work: Function to call. Its argument is the event that is set on cancellation.
+        seconds: Polling interval, in seconds.
+
+    Yields:
+        `None` after each polling interval.
+
+    Returns:
+        The return value of `work`.
+
+    Raises:
+        Exception: Any exception that `work` raises.
     """
     given_up = threading.Event()
     thread = concurrent.futures.ThreadPoolExecutor(1)
@@ -35,7 +51,19 @@ def beside(work: Callable[[threading.Event], T], seconds: float = SECONDS) -> Ge
 
 
 def saying(text: str, work: Callable[[threading.Event], T], message: Callable[[str], M]) -> Generator[M, None, T]:
-    """`work` beside messages of what goes on, and for how many seconds; returns what comes out of it."""
+    """Run `work` in a background thread and yield progress messages with the elapsed time.
+
+    Args:
+        text: Description of the work.
+        work: See `beside`.
+        message: Converts a text to the message to yield.
+
+    Yields:
+        `message(text)`, then `message` of the text with the elapsed time.
+
+    Returns:
+        The return value of `work`.
+    """
     began = time.monotonic()
     yield message(text)
     with contextlib.closing(beside(work)) as call:
@@ -49,12 +77,15 @@ def saying(text: str, work: Callable[[threading.Event], T], message: Callable[[s
 
 
 def halves(seconds: float) -> str:
-    """By half seconds: with whole ones, a second and a bit would pass without anything new. Nothing at first."""
+    """Format a duration in steps of 0.5 s; empty below 0.5 s.
+
+    With steps of 1 s the message could stay the same for more than a second.
+    """
     return f"{int(2 * seconds) / 2:.1f} s" if seconds >= 0.5 else ""
 
 
 def until_given_up(function: Callable[..., T], given_up: threading.Event) -> Callable[..., T]:
-    """`function`, which raises `GivenUpError` from then on."""
+    """Wrap `function` so that calls raise `GivenUpError` once `given_up` is set."""
 
     def watched(*arguments: Any) -> T:
         if given_up.is_set():

@@ -1,4 +1,4 @@
-"""Chains of Gradio events that end in the same way, whatever happened before."""
+"""Chains of Gradio events whose last listener runs after success and after failure."""
 
 from typing import Any
 
@@ -6,12 +6,16 @@ from gradio.events import Dependency
 
 
 def afterwards(event: Dependency, function, inputs, outputs, **options: Any) -> list[Dependency]:
-    """Call `function` after `event`, also if it failed: `then` of Gradio 6 is not called after an error.
+    """Call `function` after `event` succeeded or failed. In Gradio 6, `then` does not fire after an error.
 
     Args:
-        options: Of the event listener.
+        event: Event to wait for.
+        function: Function to call.
+        inputs: Input components.
+        outputs: Output components.
+        **options: Options of the event listeners.
 
     Returns:
-        The two events, of which one happens.
+        The listeners for success and for failure. Exactly one of them fires.
     """
     return [ending(function, inputs, outputs, **options) for ending in (event.success, event.failure)]

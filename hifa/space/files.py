@@ -1,7 +1,8 @@
-"""The files of a run for its visitor: meshes, turntable, asset and the run itself.
+"""Export of the downloadable files of a run: meshes, turntable, asset and checkpoint.
 
-Each stage can be the last one: the record says of every file at which step it was made, so what is missing is known
-and made later. The three files of a mesh lie in a folder of their own, which the record names when all are written.
+The export can be interrupted after each stage. The record stores the step at which each file was made, so missing and
+stale files are detected and exported later. The three mesh files are in a separate folder, which is entered in the
+record after all three files are written.
 """
 
 import secrets
@@ -29,21 +30,24 @@ from .store import Record, RunFolder
 
 KINDS = ("glb", "obj", "ply", "mp4", "asset", "run")
 MESH_KINDS = KINDS[:3]
-SEEN_KINDS = KINDS[:4]  # what a run without a surface has nothing to show in
-MAX_TEXTURE = 2048  # phones show no more
-# Bytes of a GLB for each face, and for the texture, whose texels need the less the more there are, as measured of
-# Toybox assets: 10,000 faces and 1024 texels give 1.1 MB.
+SEEN_KINDS = KINDS[:4]  # files that need a surface
+MAX_TEXTURE = 2048  # pixels per side, the limit of phones
+# Model of the GLB size, fitted to Toybox assets: bytes per face, plus a factor times a power of the texture size. The
+# power is below 2, because larger textures need fewer bytes per texel. 10,000 faces and 1024 texels give 1.1 MB.
 BYTES_PER_FACE, BYTES_PER_TEXTURE, TEXTURE_POWER = 40.0, 22.0, 1.5
 
 
 @dataclass(frozen=True)
 class MeshOptions:
-    """How a mesh is made.
+    """Options of the mesh export.
 
     Args:
-        resolution: Cells per axis.
-        max_faces: At most so many triangles.
-        texture_size: Texels per side.
+        resolution: Grid cells per axis, from 16 to 256.
+        max_faces: Maximum number of triangles, from 100 to 100,000.
+        texture_size: Texture width and height in pixels, from 64 to `MAX_TEXTURE`.
+
+    Raises:
+        ValueError: If a value is out of range.
     """
 
     resolution: int = 128
@@ -63,7 +67,13 @@ class MeshOptions:
 
 @dataclass(frozen=True)
 class TurntableOptions:
-    """How a turntable is made: frames, pixels per side of each of its halves, frames a second."""
+    """Options of the turntable video.
+
+    Args:
+        num_frames: Number of frames.
+        size: Width and height of each of the two halves (color, normals), in pixels.
+        fps: Frames per second.
+    """
 
     num_frames: int = 48
     size: int = 192
@@ -71,29 +81,29 @@ class TurntableOptions:
 
 
 MESH, TURNTABLE = MeshOptions(), TurntableOptions(36, 160, 12)
-# A stopped run has to be on the screen in two seconds, so what is made of it is lighter.
+# After Stop, mesh and turntable must be on the screen within two seconds. The draft options are therefore smaller.
 STOPPED_MESH, STOPPED_TURNTABLE = MeshOptions(64, 2_500, 512), TurntableOptions(16, 112, 8)
 
 
 def predicted_megabytes(max_faces: int, texture_size: int) -> float:
-    """Size of a GLB, before it is made."""
+    """Estimate the size of a GLB in megabytes before the export."""
     return (max_faces * BYTES_PER_FACE + BYTES_PER_TEXTURE * texture_size**TEXTURE_POWER) / 1e6
 
 
 def plain_name(record: Record) -> str:
-    """The prompt as a file name."""
+    """Return a file name without suffix: from the prompt, or from the kind of the run if there is no prompt."""
     words = record.request.prompt or record.request.kind
     return file_name(words)
 
 
 def existing(folder: RunFolder, record: Record) -> dict[str, Path]:
-    """The files that are there, by what they are."""
+    """Return the paths of the existing files, keyed by kind."""
     paths = {kind: folder.files / name for kind, name in record.files.items()}
     return {kind: path for kind, path in paths.items() if path.is_file()}
 
 
 def missing(folder: RunFolder, record: Record) -> tuple[str, ...]:
-    """The kinds of which a run has no file, or one of an earlier step; none of a run that has not begun."""
+    """Return the file kinds that are missing or stale. The result is empty for a run that has not started."""
     if not folder.started:
         return ()
     have = existing(folder, record)
@@ -105,23 +115,23 @@ def missing(folder: RunFolder, record: Record) -> tuple[str, ...]:
 
 
 def are_drafts(record: Record) -> bool:
-    """Whether mesh and turntable were made lighter than those of a finished run."""
+    """Return whether mesh and turntable are drafts, exported with smaller options than for a finished run."""
     return bool(record.facts.get("draft"))
 
 
 def to_make(folder: RunFolder, record: Record, full: bool) -> tuple[str, ...]:
-    """The kinds that are missing and, where full ones are wanted, those that are drafts."""
+    """Return the file kinds to export: missing and stale kinds and, if `full` is set, drafts."""
     wanted = missing(folder, record)
     return tuple(kind for kind in KINDS if kind in wanted or (full and are_drafts(record) and kind in SEEN_KINDS))
 
 
 class Making(NamedTuple):
-    """What goes on with the files of a run.
+    """Progress of an export.
 
     Args:
-        text: For the user; empty at the end.
-        record: As it is on disk by then.
-        share: Of a mesh that is made, [0, 1].
+        text: Current stage, for the user. Empty at the end.
+        record: Current record, as written to disk.
+        share: Completed fraction of the mesh export, in [0, 1].
     """
 
     text: str
@@ -130,11 +140,17 @@ class Making(NamedTuple):
 
 
 def make_missing(folder: RunFolder, record: Record, full: bool) -> Iterator[Making]:
-    """Make what is to be made, the mesh first. Yields what comes next and the record so far, which is on disk by then;
-    the last text is empty.
+    """Export the files that `to_make` returns, the mesh first.
+
+    A file that cannot be made does not stop the export of the others. The reason is written to `Record.problem`.
 
     Args:
-        full: As of a finished run; drafts otherwise.
+        folder: The run.
+        record: Record of the run.
+        full: Use the options for a finished run. Otherwise export drafts.
+
+    Yields:
+        The next stage and the current record, which is on disk by then. The last text is empty.
     """
     wanted, problems = to_make(folder, record, full), []
     if set(wanted) & set(MESH_KINDS):
@@ -143,13 +159,13 @@ def make_missing(folder: RunFolder, record: Record, full: bool) -> Iterator[Maki
                 yield Making(text or "Making the turntable", record)
             record = folder.write(record, facts=record.facts | {"draft": not full})
         except EmptyFieldError:
-            # Files of an earlier step stay. Of the others there is nothing to make, until there are more steps.
+            # Keep files of an earlier step. Mark missing files as done for this step, because retrying is pointless.
             nothing = {kind: record.step for kind in SEEN_KINDS if kind not in record.files}
-            problem = "There is no surface yet: Resume, or take more steps."
+            problem = "There is no surface yet. Resume, or use more steps."
             record = folder.write(record, problem=problem, made_at=record.made_at | nothing)
             wanted = tuple(kind for kind in wanted if kind not in SEEN_KINDS)
         except Exception as error:
-            record = folder.read()  # it may have a PLY
+            record = folder.read()  # `make_mesh` may have added a PLY
             problems.append(_failure("The mesh", error))
     if "mp4" in wanted:
         try:
@@ -170,18 +186,28 @@ def make_missing(folder: RunFolder, record: Record, full: bool) -> Iterator[Maki
 
 
 def _failure(what: str, error: Exception) -> str:
-    """A sentence for the user; what happened is in the server's log, in one line."""
+    """Return an error message for the user and print it to stderr in one line."""
     reason = explain(error)
     print(f"error: {what[0].lower()}{what[1:]}: {reason}", file=sys.stderr, flush=True)
     return f"{what} could not be made: {reason}"
 
 
 def make_mesh(folder: RunFolder, record: Record, options: MeshOptions) -> Iterator[Making]:
-    """GLB, OBJ and PLY of a saved run, yielding what goes on, often, and the record; ends with the new record. Closed
-    before that, it leaves the old three.
+    """Export the mesh of a saved run as GLB, OBJ and PLY.
+
+    Closing the generator early keeps the previous three files. If texturing fails and the run has no GLB, the
+    record gets the PLY, which needs no texture.
+
+    Args:
+        folder: The run.
+        record: Record of the run.
+        options: Options of the mesh.
+
+    Yields:
+        Frequent progress with the current record. The last item has the new record and an empty text.
 
     Raises:
-        EmptyFieldError: If there is no surface yet.
+        EmptyFieldError: If the field has no surface yet.
     """
     yield Making("Reading the run", record)
     asset = HiFARun.load(folder.run).asset()
@@ -200,7 +226,7 @@ def make_mesh(folder: RunFolder, record: Record, options: MeshOptions) -> Iterat
 
     def colour_and_write(given_up: threading.Event) -> TexturedMesh:
         colour = painted.counted(until_given_up(asset.colour, given_up))
-        write_ply(place / f"{name}.ply", mesh)  # first: it needs no texture, which may fail
+        write_ply(place / f"{name}.ply", mesh)  # first, because texturing may fail
         textured = bake_texture(mesh, colour, options.texture_size)
         write_glb(place / f"{name}.glb", textured)
         write_obj_zip(place / f"{name}-obj.zip", textured)
@@ -211,7 +237,7 @@ def make_mesh(folder: RunFolder, record: Record, options: MeshOptions) -> Iterat
     try:
         textured = yield from saying(f"Colouring {len(mesh.faces):,} faces", colour_and_write, telling)
     except Exception:
-        if "glb" not in record.files and (place / names["ply"]).is_file():  # better than no mesh
+        if "glb" not in record.files and (place / names["ply"]).is_file():  # A PLY is better than no mesh.
             ply = {"ply": f"{place.name}/{names['ply']}"}
             folder.write(record, files=record.files | ply, made_at=record.made_at | {"ply": record.step})
         raise
@@ -225,10 +251,10 @@ def make_mesh(folder: RunFolder, record: Record, options: MeshOptions) -> Iterat
 
 
 class Asked:
-    """Counts the points that functions are asked about.
+    """Counter of the points at which functions are evaluated, for a progress bar.
 
     Args:
-        expected: About how many it will be.
+        expected: Approximate total number of points.
     """
 
     def __init__(self, expected: int):
@@ -247,7 +273,7 @@ class Asked:
 
 
 def _new_mesh_folder(folder: RunFolder, record: Record) -> Path:
-    """A folder for the files of a mesh. Those that were begun and never finished go, the current one stays."""
+    """Create a folder for mesh files and delete the folders of canceled exports. The current mesh is kept."""
     kept = {Path(name).parent.name for name in record.files.values()}
     for path in folder.files.glob("mesh-*"):
         if path.name not in kept:
@@ -267,8 +293,21 @@ def mesh_facts(glb: Path, textured: TexturedMesh) -> dict[str, float]:
 
 
 def make_turntable(folder: RunFolder, record: Record, options: TurntableOptions) -> Generator[Making, None, Record]:
-    """MP4 of a saved run, yielding what goes on, often, and the record; returns the new record. Closed before that,
-    it leaves the old one."""
+    """Export the turntable of a saved run as MP4.
+
+    Closing the generator early keeps the previous file.
+
+    Args:
+        folder: The run.
+        record: Record of the run.
+        options: Options of the turntable.
+
+    Yields:
+        Frequent progress with the current record.
+
+    Returns:
+        The new record.
+    """
     name = f"{plain_name(record)}.mp4"
     with tempfile.TemporaryDirectory(dir=folder.files, ignore_cleanup_errors=True) as place:
         path = Path(place) / name
@@ -284,7 +323,11 @@ def make_turntable(folder: RunFolder, record: Record, options: TurntableOptions)
 
 
 def pack_asset(folder: RunFolder, record: Record) -> Record:
-    """The asset as a zip of what `HiFAAsset.from_pretrained` reads."""
+    """Export the asset as a zip that contains the files that `HiFAAsset.from_pretrained` reads.
+
+    Returns:
+        The new record.
+    """
     path = folder.files / f"{plain_name(record)}-asset.zip"
     unpacked = path.with_suffix("")
     try:
@@ -298,7 +341,11 @@ def pack_asset(folder: RunFolder, record: Record) -> Record:
 
 
 def pack_run(folder: RunFolder, record: Record) -> Record:
-    """The run as a zip of what `HiFARun.load` reads."""
+    """Export the checkpoint as a zip that contains the file that `HiFARun.load` reads.
+
+    Returns:
+        The new record.
+    """
     path = folder.files / f"{plain_name(record)}-run.zip"
     with atomically(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
         archive.write(folder.run / FILE, FILE)

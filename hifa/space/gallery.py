@@ -1,6 +1,7 @@
-"""Finished results to look at: they cost nothing. `python -m examples.gallery` makes them.
+"""Gallery of finished examples, which load without computation. `python -m examples.gallery` generates them.
 
-examples/gallery/<name>/record.json, mesh.glb, turntable.mp4, previews.json, and preview.jpg for the list
+Each folder `examples/gallery/<name>/` contains `record.json`, `mesh.glb`, `turntable.mp4`, `previews.json`, and the
+thumbnail `preview.jpg`.
 """
 
 import json
@@ -22,11 +23,11 @@ FILES = {"glb": "mesh.glb", "mp4": "turntable.mp4"}
 
 @dataclass(frozen=True)
 class Example:
-    """A finished result.
+    """Finished example.
 
     Args:
-        path: Its folder.
-        record: What made it.
+        path: Folder of the example.
+        record: Record of the run that generated the example.
     """
 
     path: Path
@@ -41,7 +42,7 @@ class Example:
         return self.record.request.prompt or self.path.name.replace("-", " ")
 
     def shown(self) -> Shown:
-        """As a run would be, without one to resume."""
+        """Return the state for the result panel. The run id is empty, so the example cannot be resumed."""
         files = {kind: self.path / name for kind, name in FILES.items()}
         of = "" if self.record.request.kind == "text" else ", from a picture"
         text = f"An example: {self.caption}{of}, seed {self.record.request.seed}, {self.record.steps:,} steps."
@@ -49,10 +50,11 @@ class Example:
 
 
 def examples(kind: str, folder: Path = FOLDER) -> list[Example]:
-    """Those for a tab, by name.
+    """Return the examples of a tab, sorted by name.
 
     Args:
-        kind: As in `Request`.
+        kind: Kind of the runs, see `Request`.
+        folder: Folder of the gallery.
     """
     found = [read(path.parent) for path in sorted(folder.glob("*/record.json"))]
     return [example for example in found if example.record.request.kind == kind]
@@ -65,12 +67,16 @@ def read(path: Path) -> Example:
 
 
 class ExampleGallery:
-    """The examples of a tab, built where it stands.
+    """Gallery component with the examples of a tab. The constructor adds it to the current `gr.Blocks` context.
+
+    A click on an example sets the inputs of the tab to the values of the example.
 
     Args:
-        kind: Of its runs.
+        kind: Kind of the runs, see `Request`.
         name: Prefix of the element id.
-        settings, prompt, guidance_end: Of the tab; they get what an example was made with.
+        settings: Run settings of the tab.
+        prompt: Prompt input of the tab, if the tab has one.
+        guidance_end: Slider for the end of the image guidance, if the tab has one.
     """
 
     def __init__(
@@ -90,11 +96,13 @@ class ExampleGallery:
         )  # fmt: skip
 
     def wire(self, panel: ResultPanel, pending: gr.State, refuse: Callable[[bool], None], streams: list) -> None:
-        """Show an example where it is clicked at, with what it was made with, but for the picture of an image tab.
+        """Connect clicks to the result panel and to the inputs of the tab, except for the picture of an image tab.
 
         Args:
-            refuse: Raises an error for the visitor if `pending`.
-            streams: What writes to the panel until then.
+            panel: Result panel that shows the example.
+            pending: State that is true while a run of this page is in progress.
+            refuse: Function that raises an error for the user if its argument, the value of `pending`, is true.
+            streams: Events that stream to the panel. A click cancels them.
         """
         prompt, end = ([] if part is None else [part] for part in (self.prompt, self.guidance_end))
 
@@ -108,9 +116,11 @@ class ExampleGallery:
             entered += self.settings.restored(request)
             return *entered, *panel.values(example.shown())
 
-        # Two listeners: one that also calls a function cancels after that, and a stream would write over the example.
+        # The cancellation has its own listener. A listener that also calls a function cancels after the call, so a
+        # stream would overwrite the example.
         self.gallery.select(None, None, None, cancels=streams, api_visibility="private")
-        # Through the queue: Gradio tells the browser of a changed state, which brings the files, by no other way.
+        # The event must be queued. Otherwise Gradio does not fire the `change` event of the state, which loads the
+        # files.
         self.gallery.select(
             show, pending, [*prompt, *end, *self.settings.inputs, *panel.outputs], concurrency_limit=None,
             show_progress="hidden", api_visibility="private",

@@ -1,5 +1,8 @@
-"""The runs of each browser. It keeps a name that nobody can guess, and the store which runs were made under it: lists
-in the browser itself would overwrite each other where two of its windows are open."""
+"""Run history of each browser.
+
+The browser stores an unguessable name, and the server stores the list of runs for that name. If the browser stored the
+list itself, two open windows would overwrite each other's list.
+"""
 
 import html
 import json
@@ -16,7 +19,8 @@ from .timings import clock
 from .worker import current
 
 
-# The browser's side: one name in all of its windows, made by the one that asks first; none where it keeps nothing.
+# JavaScript that returns the name of the browser, which all of its windows share. The first window creates the name.
+# The result is empty if the browser blocks local storage.
 NAME_OF_BROWSER = """() => {
   try {
     let name = localStorage.getItem('hifa-visitor');
@@ -28,19 +32,19 @@ NAME_OF_BROWSER = """() => {
     return name;
   } catch { return ''; }
 }"""
-FOLDER = "visitors"  # beside the runs
+FOLDER = "visitors"  # in the folder of the runs
 LONGEST = 30
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A run in the list.
+    """Entry of a run history.
 
     Args:
-        run: Its folder.
-        label: Prompt, step and age.
-        thumbnail: Data URI of its last look, or empty.
+        run: Folder of the run.
+        label: Prompt, step and age of the run.
+        thumbnail: Last preview as a data URI; empty if there is none.
     """
 
     run: RunFolder
@@ -49,21 +53,25 @@ class Entry:
 
 
 class History:
-    """Of all browsers that made a run.
+    """Run histories of all browsers.
 
     Args:
-        store: Of the runs, of one server: two would overwrite each other's lists.
+        store: Store of the runs. Only one server may use the store, because two would overwrite each other's lists.
     """
 
     def __init__(self, store: RunStore):
         self.store, self.folder, self._writing = store, store.root / FOLDER, threading.Lock()
 
     def name(self, visitor: Any) -> str:
-        """The name that a browser gave, or a new one: its storage may hold anything."""
+        """Return the name of a browser if the name is valid, a new name otherwise.
+
+        Args:
+            visitor: Value from the browser's local storage, which is untrusted.
+        """
         return visitor if isinstance(visitor, str) and ID.fullmatch(visitor) else secrets.token_urlsafe(16)
 
     def runs(self, visitor: Any) -> list[str]:
-        """Ids, the newest first; of runs that are gone, too."""
+        """Return the ids of a browser's runs, newest first. The ids of deleted runs are included."""
         try:
             known = json.loads((self.folder / self.name(visitor)).read_text())
         except (OSError, ValueError):
@@ -71,7 +79,17 @@ class History:
         return [run_id for run_id in known if isinstance(run_id, str)] if isinstance(known, list) else []
 
     def remember(self, visitor: Any, run_id: str) -> str:
-        """Put a run in front; returns the name. A list that cannot be written must not keep anybody from a run."""
+        """Add a run to the front of a browser's list.
+
+        If the list cannot be written, a warning is logged and the run continues.
+
+        Args:
+            visitor: Name of the browser, untrusted.
+            run_id: Id of the run.
+
+        Returns:
+            The name of the browser, see `name`.
+        """
         name = self.name(visitor)
         try:
             with self._writing:
@@ -80,18 +98,18 @@ class History:
                 write_text_atomically(self.folder / name, json.dumps(ids[:LONGEST]))
                 self._forget()
         except OSError:
-            logger.warning("the list of a visitor's runs cannot be written", exc_info=True)
+            logger.warning("Cannot write the run history of a visitor", exc_info=True)
         return name
 
     def _forget(self) -> None:
-        """Delete the lists that are old and whose runs are gone."""
+        """Delete lists that are older than the store's `max_age` and contain only deleted runs."""
         for path in self.folder.iterdir():
             old = time.time() - path.stat().st_mtime > self.store.max_age
             if old and not any((self.store.root / run_id).is_dir() for run_id in self.runs(path.name)):
                 path.unlink()
 
     def entries(self, visitor: Any) -> list[Entry]:
-        """The runs that are still there, the newest first."""
+        """Return the existing runs of a browser, newest first."""
         found = []
         for run_id in self.runs(visitor):
             try:
@@ -106,7 +124,7 @@ class History:
         return found
 
     def html(self, visitor: Any) -> str:
-        """The list, each run with its address."""
+        """Return the history of a browser as an HTML list of links."""
         found = self.entries(visitor)
         if not found:
             return "<p class='hint'>Nothing yet. What you make is listed here, for this browser only.</p>"

@@ -1,7 +1,8 @@
-"""Push to the Hub: a form under a result. The token is the visitor's own, is used once, and is kept nowhere.
+"""Form below a result that pushes the result to the Hub.
 
-On a Space with OAuth it comes from signing in (scope `contribute-repos`: the app reaches only what it created);
-elsewhere from a password box, or from HF_TOKEN for a person at the machine itself.
+The form uses the visitor's own token once and does not store the token. On a Space with OAuth the token comes from
+signing in with the scope `contribute-repos`, which limits the app to repositories that the app created. Elsewhere the
+token comes from a password box, or from `HF_TOKEN` if the visitor is on the server machine.
 """
 
 import html
@@ -22,38 +23,41 @@ from .store import Record, RunFolder, RunStore
 from .worker import current
 
 
-UPLOAD = {"concurrency_id": "hub", "concurrency_limit": 4}  # not that of the files: Gradio takes the lowest limit
-PATIENCE = 2.0  # seconds to wait for who holds the run
+UPLOAD = {"concurrency_id": "hub", "concurrency_limit": 4}  # A shared id would get the lower limit of the exports.
+PATIENCE = 2.0  # seconds to wait for the lock of the run
 LOCAL = {"127.0.0.1", "localhost", "::1"}
 PROXIES_SAY = ("x-forwarded-for", "x-forwarded-host", "x-real-ip", "forwarded", "via")
 
 
 class HubForm:
-    """Built where it stands.
+    """Form for a push to the Hub. The constructor adds it to the current `gr.Blocks` context.
 
     Args:
-        place: That is seen when there is a run to push. What has become of a push is told below it, always.
-        endpoint: Of the Hub; the usual one without it.
+        store: Store of the runs.
+        shelf: Cache of the priors.
+        place: Column for the form, visible while there is a run to push. The result of a push is shown below the
+            column and stays visible.
+        endpoint: URL of the Hub. Default: the public Hub.
     """
 
     def __init__(self, store: RunStore, shelf: PriorShelf, place: gr.Column, endpoint: str | None = None):
         self.store, self.shelf, self.endpoint = store, shelf, endpoint
-        # Building the button elsewhere would refuse to launch.
+        # Without OAuth, Gradio refuses to launch a page with a login button.
         self.oauth = bool(os.environ.get("OAUTH_CLIENT_ID"))
         with place, gr.Accordion("Push to the Hub", open=False, elem_id="hub-form"):
             if self.oauth:
                 gr.LoginButton(elem_id="hub-login")
             self.token = gr.Textbox(
                 label="Token", type="password", visible=not self.oauth, max_length=200, elem_id="hub-token",
-                info="With write access, from hf.co/settings/tokens. It is used once and not kept."
-                + (" Empty: HF_TOKEN, if this is your own machine." if os.environ.get("HF_TOKEN") else ""),
+                info="With write access, from hf.co/settings/tokens. Used once and not stored."
+                + (" If empty, HF_TOKEN is used on your own machine." if os.environ.get("HF_TOKEN") else ""),
             )  # fmt: skip
             with gr.Row():
                 self.repo = gr.Textbox(
                     label="Repository", placeholder="me/red-mushroom", max_length=200, elem_id="hub-repo",
                     info="Empty: add the row to the dataset only.",
                 )  # fmt: skip
-                self.licence = gr.Dropdown(list(LICENCES), value="cc-by-4.0", label="Licence", elem_id="hub-licence")
+                self.licence = gr.Dropdown(list(LICENCES), value="cc-by-4.0", label="License", elem_id="hub-licence")
             self.dataset = gr.Textbox(
                 label="Also add a row to a dataset of meshes", placeholder="me/my-meshes (optional)", max_length=200,
                 elem_id="hub-dataset",
@@ -64,16 +68,16 @@ class HubForm:
 
     def wire(self, run_id: gr.State) -> None:
         inputs = [run_id, self.repo, self.private, self.licence, self.dataset, self.token]
-        # The signature tells Gradio whether to look for a visitor who signed in.
+        # Gradio passes the OAuth token of the visitor if the signature of the handler has a parameter for the token.
         handler = self.push_signed_in if self.oauth else self.push_with_token
         pushed = self.push.click(
             handler, inputs, self.result, show_progress_on=self.push, api_visibility="private", **UPLOAD
         )
-        # Where one run went is not where the next one is.
+        # Clear the result of the previous run.
         run_id.change(
             lambda: "", None, self.result, queue=False, show_progress="hidden", api_visibility="private"
         )  # fmt: skip
-        # A token does not stay in a page.
+        # Remove the token from the page after the push.
         afterwards(pushed, lambda: "", None, self.token, queue=False, show_progress="hidden", api_visibility="private")
 
     def push_signed_in(
@@ -89,21 +93,21 @@ class HubForm:
     ) -> str:
         token = (token or "").strip() or own_token(request)
         if not token:
-            raise gr.Error("Give a token with write access, from hf.co/settings/tokens.", print_exception=False)
+            raise gr.Error("Enter a token with write access, from hf.co/settings/tokens.", print_exception=False)
         return self._push(run_id, repo, private, licence, dataset, token)
 
     def _push(self, run_id: str, repo: str, private: bool, licence: str, dataset: str, token: str) -> str:
         with told():
             if not run_id:
-                raise HubError("There is no run of yours to push. Generate something first.")
+                raise HubError("There is no run to push. Generate an object first.")
             repo, dataset = ((name or "").strip() and check_repo_id(name) for name in (repo, dataset))
             if not repo and not dataset:
                 raise HubError("Name a repository, such as me/red-mushroom, or a dataset of meshes, or both.")
             if licence not in LICENCES:
-                raise HubError(f"There is no licence {licence!r}; choose one of {', '.join(LICENCES)}.")
+                raise HubError(f"Unknown license {licence!r}. Choose one of {', '.join(LICENCES)}.")
             folder = self.store.open(run_id)
             options = {"private": bool(private), "token": token, "endpoint": self.endpoint}
-            # Nobody goes on with the run, or makes its files, while they are read.
+            # The lock prevents changes to the run and its files during the upload.
             with folder.locked(PATIENCE):
                 record = current(folder, folder.read(), held=True)
                 check_complete(folder, record)
@@ -116,8 +120,8 @@ class HubForm:
                     except HubError as error:
                         if not links:
                             raise
-                        problem = f"It is not in {dataset} yet: {error} To try again, leave Repository empty."
-        return pushed_html(record.request.prompt or "It", links, problem)
+                        problem = f"The mesh is not in {dataset} yet: {error} To try again, leave Repository empty."
+        return pushed_html(record.request.prompt or "The asset", links, problem)
 
     def prior_licence(self, record: Record) -> str:
         if not record.request.prompt or record.request.prior not in self.shelf.priors:
@@ -127,23 +131,25 @@ class HubForm:
 
 
 def check_complete(folder: RunFolder, record: Record) -> None:
-    """
+    """Check that the mesh and the turntable exist and match the current step of the run.
+
     Raises:
-        HubError: If mesh or turntable are not there, or of another step than the run, with which they would be shown.
+        HubError: If the mesh or the turntable is missing or stale.
     """
     have = existing(folder, record)
     if "glb" not in have:
         raise HubError("There is no mesh to push yet. Finish or stop the run first.")
     for kind in ("glb", "mp4"):
         if kind not in have or record.made_at[kind] != record.step:
-            raise HubError(f"The files are not those of step {record.step:,}, where the run is. Make the files first.")
+            raise HubError(f"The files do not match step {record.step:,} of the run. Make the files first.")
 
 
 def own_token(request: gr.Request) -> str:
-    """HF_TOKEN, for the person who sits at this machine only: a visitor must not write in the name of its owner.
+    """Return `HF_TOKEN` if the request comes from the server machine itself, otherwise an empty string.
 
-    A proxy that says nothing of itself looks like that person, so the page has to be a local one too, which a browser
-    says of every message. Who forges that, behind such a proxy, is not kept out: README says so.
+    Remote visitors must not write to the Hub with the owner's token. A proxy without forwarding headers looks like a
+    local client. Therefore the host and the origin of the page, which browsers send with every request, must be local
+    too. This check does not stop a client behind such a proxy that forges these headers, as documented in the README.
     """
     host = _name_of_host(request.headers.get("host") or "")
     page = _name_of_host((request.headers.get("origin") or "").partition("://")[2])
@@ -157,7 +163,13 @@ def _name_of_host(address: str) -> str:
 
 
 def pushed_html(name: str, links: list[str], problem: str) -> str:
-    """Where it is, by the name of what it is: another run may be shown by then."""
+    """Return the result of a push as HTML.
+
+    Args:
+        name: Name of the run. The page may show a different run by then.
+        links: URLs of the repositories.
+        problem: Error message; empty if there was no error.
+    """
     shown = " and ".join(
         f"<a href='{html.escape(url)}' target='_blank' rel='noopener'>{html.escape(url)}</a>" for url in links
     )
@@ -166,13 +178,20 @@ def pushed_html(name: str, links: list[str], problem: str) -> str:
 
 
 def push_row(folder: RunFolder, record: Record, dataset: str, licence: str, **options: Any) -> str:
-    """Add the mesh of a run to a dataset; returns its address.
+    """Add the mesh of a run to a dataset.
 
     Args:
-        options: Of `export.hub.add_mesh_row`: `private`, `token`, `endpoint`.
+        folder: The run.
+        record: Record of the run.
+        dataset: Name of the dataset, `user/name`.
+        licence: License of the mesh, one of `LICENCES`.
+        **options: Options of `export.hub.add_mesh_row`: `private`, `token`, `endpoint`.
+
+    Returns:
+        URL of the dataset.
 
     Raises:
-        HubError: If the Hub refuses.
+        HubError: If the Hub refuses the upload.
     """
     request = record.request
     facts = {"prompt": request.prompt, "seed": request.seed, "prior": request.prior, "steps": record.step}
@@ -183,13 +202,21 @@ def push_row(folder: RunFolder, record: Record, dataset: str, licence: str, **op
 
 
 def push_run(folder: RunFolder, record: Record, prior_licence: str, repo_id: str, licence: str, **options: Any) -> str:
-    """Upload the asset of a run with the files that were made of it; returns its address.
+    """Upload the asset of a run with its mesh, turntable and stills to a model repository.
 
     Args:
-        options: Of `export.hub.push_folder`: `private`, `token`, `endpoint`.
+        folder: The run.
+        record: Record of the run.
+        prior_licence: License of the prior, for the model card.
+        repo_id: Name of the repository, `user/name`.
+        licence: License of the asset, one of `LICENCES`.
+        **options: Options of `export.hub.push_folder`: `private`, `token`, `endpoint`.
+
+    Returns:
+        URL of the repository.
 
     Raises:
-        HubError: If the Hub refuses, or something is there already.
+        HubError: If the Hub refuses the upload or the repository is not empty.
     """
     asset = HiFARun.load(folder.run).asset()
     asset.facts["prior_licence"] = prior_licence

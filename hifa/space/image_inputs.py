@@ -1,4 +1,4 @@
-"""The picture side of the two image tabs: upload, matte, framing, the sixteen views of several seeds, or a sheet."""
+"""Image inputs of the two image tabs: upload, matte, framing, and the sixteen views of several seeds or of a sheet."""
 
 import html
 from pathlib import Path
@@ -14,24 +14,27 @@ from .store import PICTURE, Request, RunFolder, RunStore, UnknownRunError
 
 
 ONLY_TOYBOX = (
-    "<div class='hint'><p>The multi-view model of this app knows Toybox's kinds of objects only; of other things it "
-    "imagines poor views. For those, upload a sheet that another model made.</p></div>"
+    "<div class='hint'><p>The multi-view model of this app supports Toybox's kinds of objects only. Its views of other "
+    "objects are poor. For other objects, upload a sheet that another model made.</p></div>"
 )
 ONE_STEP = (
-    "This model makes its views in one step, a mean of all that fits the picture, and much the same for every "
-    "seed. With more steps they differ more, and are less often right."
+    "This model makes its views in one step: the mean of all objects that fit the picture, almost the same for every "
+    "seed. With more steps the views differ more and are less often correct."
 )
 FORMATS = ["upload", "clipboard"]
 SAMPLES = Path(__file__).parents[2] / "examples" / "photos"
 
 
 class ImageInputs:
-    """Built where it stands; `inputs` go to `given`.
+    """Inputs of an image tab. The constructor adds them to the current `gr.Blocks` context.
+
+    `given` converts the values of `inputs` to a `Guided`.
 
     Args:
         name: Prefix of the element ids.
-        view_steps: Denoising steps that the multi-view model is made for. One made for a single step imagines the mean
-            of all that fits the picture, which is much the same for every seed.
+        store: Store of the runs.
+        view_steps: Default number of denoising steps of the multi-view model. A single-step model generates the mean
+            of all objects that fit the picture, which is almost the same for every seed.
     """
 
     def __init__(self, name: str, store: RunStore, view_steps: int):
@@ -53,7 +56,7 @@ class ImageInputs:
             columns=max(1, len(self.samples)), height=130, object_fit="contain", allow_preview=False,
             interactive=False, buttons=[], elem_id=f"{name}-samples", visible=bool(self.samples),
         )  # fmt: skip
-        one_step = view_steps == 1  # as the embedded model has
+        one_step = view_steps == 1  # true for the embedded model
         gr.HTML(ONLY_TOYBOX, elem_id=f"{name}-limits", visible=one_step)
         self.object_share = gr.Slider(
             0.3, 1.0, 0.78, step=0.01, label="Size of the object in the frame", elem_id=f"{name}-share"
@@ -115,13 +118,13 @@ class ImageInputs:
             [self.matte, self.matte_note], trigger_mode="always_last", concurrency_limit=4, **quiet,
         )  # fmt: skip
         views = [self.views_run, self.chosen, self.gallery]
-        # Views of another picture, or of the picture seen otherwise, are not the views of this one.
+        # Views are valid only for the picture, object size and elevation for which they were generated.
         seen_otherwise = gr.on(
             [self.object_share.input, self.elevation.input], forget, None, views, queue=False,
             trigger_mode="always_last", **quiet,
         )  # fmt: skip
-        # What came last is used: a picture in place of a sheet, a sheet in place of views that were made, and views in
-        # place of a sheet when they are made, see `show_views`.
+        # The latest input is used. A new picture replaces a sheet, an uploaded sheet replaces generated views, and new
+        # views replace an uploaded sheet, see `show_views`.
         photo = gr.on(
             [self.photo.input, self.photo.clear],
             self._on_photo,
@@ -141,8 +144,10 @@ class ImageInputs:
         )  # fmt: skip
 
     def tell_source(self, event: gr.events.Dependency) -> None:
-        """Say after an event what the next run is made of: a state that an event outside of the queue changes does not
-        always tell the page so."""
+        """Update the message of `source` after an event.
+
+        A state that is changed by an event outside of the queue does not reliably fire its `change` event.
+        """
         event.then(
             self.source, [self.photo, self.sheet, self.chosen], self.used, queue=False, show_progress="hidden",
             api_visibility="private",
@@ -150,7 +155,7 @@ class ImageInputs:
 
     @property
     def views(self) -> list[gr.blocks.Block]:
-        """What `show_views` fills."""
+        """Outputs of `show_views`."""
         return [self.views_run, self.chosen, self.gallery, self.sheet]
 
     @staticmethod
@@ -166,7 +171,10 @@ class ImageInputs:
 
     @staticmethod
     def source(photo: str | None, sheet: str | None, chosen: int | None) -> str:
-        """What the next run is made of; in this order, see `Actions`."""
+        """Return an HTML message that names the input of the next run.
+
+        Order of precedence, as in `Actions`: sheet, selected views, picture.
+        """
         if sheet is not None:
             text = "The uploaded sheet is used."
         elif chosen is not None:
@@ -179,11 +187,11 @@ class ImageInputs:
 
     @property
     def restorable(self) -> list[gr.blocks.Block]:
-        """What `restored` fills."""
+        """Components whose values `restored` returns."""
         return [self.object_share, self.elevation, self.seeds, self.view_steps, self.photo, *self.views]
 
     def restored(self, folder: RunFolder, request: Request) -> list[Any]:
-        """What was entered for a run, the picture as it was cut out, and its views to choose from."""
+        """Return the values of `restorable` for a run: its settings, its cut-out picture and its views."""
         views = self.show_views(folder.id)
         sheet = folder.path / GIVEN if Sheets(folder.path).given else None
         numbers = request.object_share, request.elevation_deg, max(1, len(request.view_seeds))
@@ -200,14 +208,18 @@ class ImageInputs:
         except (ValueError, TypeError, OSError) as error:
             message = explain(error)
             gr.Warning(message, duration=20)
-            # Not the object of the picture before.
+            # Clear the matte of the previous picture.
             return None, f"<div class='hint' role='alert'><p>{html.escape(message)}</p></div>"
         found = {"alpha": "its transparency", "white": "its white background", "rembg": "rembg"}[prepared.background]
         notes = "".join(f"<p>{warning}</p>" for warning in prepared.warnings)
         return prepared.preview(), f"<div class='hint'><p>Cut out by {found}.</p>{notes}</div>"
 
     def show_views(self, run_id: str):
-        """The sheets that a run made, best first, the first one chosen, in place of one that was uploaded."""
+        """Show the generated sheets of a run, best first. Select the first sheet and clear an uploaded sheet.
+
+        Returns:
+            One value for each of `views`.
+        """
         try:
             sheets = Sheets(self.store.open(run_id).path)
         except UnknownRunError:
@@ -224,7 +236,10 @@ class ImageInputs:
 
 
 def sample_pictures() -> list[Path]:
-    """Pictures to begin with, made by `python -m examples.photos`; none where the package is installed alone."""
+    """Return the paths of the sample pictures, which `python -m examples.photos` generates.
+
+    The list is empty if the package is installed without the repository.
+    """
     return sorted(SAMPLES.glob("*.png"))
 
 

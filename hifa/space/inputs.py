@@ -1,4 +1,4 @@
-"""What visitors give: pictures, sheets and numbers, checked before any work."""
+"""Validation of user input: pictures, sheets of views, seeds and prompts."""
 
 import random
 import re
@@ -15,31 +15,38 @@ from .uploads import uploaded
 
 MAX_UPLOAD = "25mb"
 MAX_PIXELS = 40_000_000
-MAX_SEED = 2**31 - 1  # a browser's numbers stay exact
+MAX_SEED = 2**31 - 1  # integers up to this value are exact in JavaScript
 MAX_PROMPT = 500
 MATTE_SIZE = 512
 MAX_SHEET_SIDE = 512
 
 
 class PhotoInput(gr.Image):
-    """A picture that arrives as the file it is: what is wrong with it is said in our words, not in Pillow's. The only
-    component of the app that takes paths from a client, and it takes those of uploads."""
+    """Image component that passes on the path of the uploaded file without decoding the file.
+
+    The app decodes the file itself, so that users get the app's error messages instead of Pillow's. This is the only
+    component of the app that accepts paths from a client. It accepts paths of uploads only.
+    """
 
     def get_block_name(self) -> str:
-        return "image"  # what the browser has a part for
+        return "image"  # name of the frontend component
 
     def preprocess(self, payload: Any) -> str | None:
         return None if payload is None or payload.path is None else uploaded(payload.path)
 
 
 def read_photo(path: str | None, object_share: float) -> PreparedPicture:
-    """The object of an uploaded picture, cut out and centred.
+    """Read an uploaded picture, cut out the object and center it.
 
     Args:
-        object_share: Of the frame that the longer side of the object takes, (0, 1].
+        path: Path of the picture, or `None` if nothing was uploaded.
+        object_share: Longer side of the object as a fraction of the frame, in (0, 1].
+
+    Returns:
+        The prepared picture, `MATTE_SIZE` pixels wide and high.
 
     Raises:
-        PictureError: If there is no picture or it cannot be used; the message says what to do.
+        PictureError: If there is no picture or the picture cannot be used.
     """
     if path is None:
         raise PictureError("There is no picture yet. Upload a PNG or JPEG of one object.")
@@ -48,10 +55,17 @@ def read_photo(path: str | None, object_share: float) -> PreparedPicture:
 
 
 def read_sheet(path: str) -> PIL.Image.Image:
-    """An uploaded sheet of sixteen views, checked, of at most `MAX_SHEET_SIDE` pixels a view.
+    """Read and check an uploaded sheet of sixteen views.
+
+    Args:
+        path: Path of the sheet.
+
+    Returns:
+        The sheet, RGB or RGBA, reduced to at most `MAX_SHEET_SIDE` pixels per side of a view.
 
     Raises:
-        ValueError: If it is no sheet.
+        PictureError: If the file cannot be read as a picture.
+        ValueError: If the picture is not a sheet of sixteen views.
     """
     sheet = open_within_limits(path)
     sheet = sheet.convert("RGBA" if "A" in sheet.getbands() or "transparency" in sheet.info else "RGB")
@@ -62,9 +76,16 @@ def read_sheet(path: str) -> PIL.Image.Image:
 
 
 def open_within_limits(path: str) -> PIL.Image.Image:
-    """
+    """Open a picture after checking its format and its number of pixels.
+
+    Args:
+        path: Path of the picture.
+
+    Returns:
+        The decoded picture.
+
     Raises:
-        PictureError: If it is no picture or has too many pixels.
+        PictureError: If the file is not a picture or has more than `MAX_PIXELS` pixels.
     """
     try:
         with open_file(path) as image:
@@ -72,19 +93,26 @@ def open_within_limits(path: str) -> PIL.Image.Image:
     except PIL.Image.DecompressionBombError as error:
         raise PictureError(f"The picture is too large ({error}). Reduce it to {MAX_PIXELS:,} pixels.") from error
     except FileNotFoundError as error:
-        raise PictureError("The picture was cleaned up in the meantime. Upload it again.") from error
+        raise PictureError("The uploaded picture has been deleted from the server. Upload it again.") from error
     except (OSError, SyntaxError) as error:
-        raise PictureError(f"{Path(path).name!r} is no picture that can be read. Give a PNG or JPEG.") from error
+        raise PictureError(f"{Path(path).name!r} cannot be read as a picture. Upload a PNG or JPEG.") from error
     if width * height > MAX_PIXELS:
-        raise PictureError(f"The picture has {width}x{height} pixels; {MAX_PIXELS:,} in all are the limit. Reduce it.")
+        raise PictureError(f"The picture has {width}x{height} pixels. The limit is {MAX_PIXELS:,} in total. Reduce it.")
     return open_picture(path)
 
 
 def choose_seed(seed: float | None, randomise: bool) -> int:
-    """The seed to use, which is shown back.
+    """Return the seed of a new run.
+
+    Args:
+        seed: Seed from the page; `None` for a random seed.
+        randomise: Draw a random seed in any case.
+
+    Returns:
+        A seed in [0, `MAX_SEED`].
 
     Raises:
-        ValueError: If it is out of range.
+        ValueError: If the seed is not an integer or is out of range.
     """
     if randomise or seed is None:
         return random.randrange(MAX_SEED + 1)
@@ -94,12 +122,12 @@ def choose_seed(seed: float | None, randomise: bool) -> int:
 
 
 def one_line(prompt: Any) -> str:
-    """A prompt without line breaks and double spaces.
+    """Replace each run of whitespace in a prompt, including line breaks, by one space.
 
     Raises:
-        ValueError: If it is too long.
+        ValueError: If the prompt is longer than `MAX_PROMPT` characters.
     """
     prompt = re.sub(r"\s+", " ", str(prompt or "")).strip()
     if len(prompt) > MAX_PROMPT:
-        raise ValueError(f"The prompt has {len(prompt)} characters; {MAX_PROMPT} are the limit. Shorten it.")
+        raise ValueError(f"The prompt has {len(prompt)} characters. The limit is {MAX_PROMPT}. Shorten it.")
     return prompt
