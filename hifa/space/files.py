@@ -31,7 +31,7 @@ from .store import Record, RunFolder
 KINDS = ("glb", "obj", "ply", "mp4", "asset", "run")
 MESH_KINDS = KINDS[:3]
 SEEN_KINDS = KINDS[:4]  # files that need a surface
-MAX_TEXTURE = 2048  # pixels per side, the limit of phones
+MAX_TEXTURE = 2048  # pixels per side; phones support no larger textures
 # Model of the GLB size, fitted to Toybox assets: bytes per face, plus a factor times a power of the texture size. The
 # power is below 2, because larger textures need fewer bytes per texel. 10,000 faces and 1024 texels give 1.1 MB.
 BYTES_PER_FACE, BYTES_PER_TEXTURE, TEXTURE_POWER = 40.0, 22.0, 1.5
@@ -142,7 +142,8 @@ class Making(NamedTuple):
 def make_missing(folder: RunFolder, record: Record, full: bool) -> Iterator[Making]:
     """Export the files that `to_make` returns, the mesh first.
 
-    A file that cannot be made does not stop the export of the others. The reason is written to `Record.problem`.
+    A file that cannot be made does not stop the export of the remaining files. The reason is written to
+    `Record.problem`.
 
     Args:
         folder: The run.
@@ -159,7 +160,7 @@ def make_missing(folder: RunFolder, record: Record, full: bool) -> Iterator[Maki
                 yield Making(text or "Making the turntable", record)
             record = folder.write(record, facts=record.facts | {"draft": not full})
         except EmptyFieldError:
-            # Keep files of an earlier step. Mark missing files as done for this step, because retrying is pointless.
+            # Keep files of an earlier step. Mark missing files as done, because a retry at this step fails again.
             nothing = {kind: record.step for kind in SEEN_KINDS if kind not in record.files}
             problem = "There is no surface yet. Resume, or use more steps."
             record = folder.write(record, problem=problem, made_at=record.made_at | nothing)

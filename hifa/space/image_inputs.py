@@ -14,8 +14,8 @@ from .store import PICTURE, Request, RunFolder, RunStore, UnknownRunError
 
 
 ONLY_TOYBOX = (
-    "<div class='hint'><p>The multi-view model of this app supports Toybox's kinds of objects only. Its views of other "
-    "objects are poor. For other objects, upload a sheet that another model made.</p></div>"
+    "<div class='hint'><p>The multi-view model of this app supports Toybox's kinds of objects only. Its views of "
+    "other objects are poor. For those, upload a sheet that another model made.</p></div>"
 )
 ONE_STEP = (
     "This model makes its views in one step: the mean of all objects that fit the picture, almost the same for every "

@@ -97,7 +97,7 @@ def open_within_limits(path: str) -> PIL.Image.Image:
     except (OSError, SyntaxError) as error:
         raise PictureError(f"{Path(path).name!r} cannot be read as a picture. Upload a PNG or JPEG.") from error
     if width * height > MAX_PIXELS:
-        raise PictureError(f"The picture has {width}x{height} pixels. The limit is {MAX_PIXELS:,} in total. Reduce it.")
+        raise PictureError(f"The picture has {width}x{height} pixels. The limit is {MAX_PIXELS:,}. Reduce it.")
     return open_picture(path)
 
 

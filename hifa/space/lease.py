@@ -1,8 +1,8 @@
-"""What happens on a GPU for a bounded time: a run is read from its folder, advanced, and saved there again.
+"""GPU leases: a lease loads a run from its folder, advances the run for a limited time and saves it to the folder.
 
-On ZeroGPU a lease is a forked process that gets pickled arguments and gives pickled news, and that is killed when it
-takes longer than it said. So the state crosses by file, and a lease ends itself in time. Without ZeroGPU it is the
-same generator, in the same process and without a deadline.
+On ZeroGPU a lease is a forked process with pickled arguments and pickled results. ZeroGPU kills the process when it
+exceeds the requested duration. Therefore the state of the run is passed through files, and a lease ends before its
+deadline. Without ZeroGPU the same generator runs in the server process, without a deadline.
 """
 
 import json
@@ -34,22 +34,22 @@ from .snapshot import snapshot
 from .store import PICTURE, PREVIEWS, RunFolder
 
 
-PREVIEW_SECONDS = 0.5  # from one preview to the next; a step comes on top, and a second must not pass
-SAVE_SECONDS = 5.0  # between saves, or more if saving itself takes long
-NEWS_SECONDS = 0.5  # without anything else to tell, the time is told
+PREVIEW_SECONDS = 0.5  # between previews; with one step on top, the interval must stay below 1 s
+SAVE_SECONDS = 5.0  # between checkpoints; longer if saving is slow
+NEWS_SECONDS = 0.5  # after this time without progress, a message with the elapsed time is sent
 TURN_DEG_PER_SECOND = 9.0
-FIRST_LEASE, LONGEST_LEASE = 30, 60  # seconds that are asked for; a short lease has a better place in ZeroGPU's queue
-RESERVE = 8.0  # seconds of a lease that are left for saving and for handing back
+FIRST_LEASE, LONGEST_LEASE = 30, 60  # requested seconds; ZeroGPU's queue favors short leases
+RESERVE = 8.0  # seconds at the end of a lease for saving and for returning the GPU
 STOPPED, FINISHED, DEADLINE, FAILED = "stopped", "finished", "deadline", "failed"
 
 
 @dataclass(frozen=True)
 class LeaseTask:
-    """What to do; small, because it is pickled.
+    """Task of a lease. It must stay small, because it is pickled.
 
     Args:
-        folder: Of the run.
-        seconds: That were asked for; the lease ends before. `None`: as long as it takes.
+        folder: Path of the run's folder.
+        seconds: Requested duration of the lease, in seconds. The lease ends earlier. `None` means no time limit.
     """
 
     folder: str
@@ -58,15 +58,18 @@ class LeaseTask:
 
 @dataclass(frozen=True)
 class News:
-    """What a lease says while it works; small, because it is pickled.
+    """Progress message of a lease. It must stay small, because it is pickled.
 
     Args:
-        text: What is going on, where it is no step.
-        share: Of it that is done, [0, 1].
-        step, steps, loss, seconds: As in `Record`.
-        step_seconds: Wall time of a step of late, previews included; `None` before it is known.
-        previews: See `snapshot`; `None` if there is no new one.
-        end: Why the lease ends; empty while it goes on.
+        text: Current activity, or the note of the run during optimization steps.
+        share: Completed fraction of the activity, in [0, 1].
+        step: See `Record`.
+        steps: See `Record`.
+        loss: See `Record`.
+        seconds: See `Record`.
+        step_seconds: Mean wall time of the recent steps including previews, in seconds. `None` before it is known.
+        previews: See `snapshot`. `None` if there is no new preview.
+        end: Reason why the lease ends; empty while it continues.
     """
 
     text: str = ""
@@ -84,16 +87,20 @@ Lease = Callable[[LeaseTask], Iterator[News]]
 
 
 def seconds_asked(task: LeaseTask) -> int:
-    """The duration of a lease, as ZeroGPU asks for it."""
+    """Return the duration of a lease in whole seconds, for the argument `duration` of `spaces.GPU`."""
     return math.ceil(task.seconds or LONGEST_LEASE)
 
 
 def lease_seconds(steps_left: int, step_seconds: float | None, setup_seconds: float) -> int:
-    """How long the next lease should be: what the rest needs with a fifth more, if that is no more than allowed.
+    """Return the duration to request for the next lease, in seconds.
+
+    The duration covers the set-up, the remaining steps with a margin of 20 % and the reserve. The upper limit is
+    `LONGEST_LEASE`.
 
     Args:
-        step_seconds: Measured in the leases before; `None` in the first.
-        setup_seconds: From the start of a lease to its first step.
+        steps_left: Number of remaining steps.
+        step_seconds: Time of a step as measured in previous leases, in seconds; `None` for the first lease.
+        setup_seconds: Time from the start of a lease to its first step, in seconds.
     """
     if step_seconds is None:
         return FIRST_LEASE
@@ -101,16 +108,17 @@ def lease_seconds(steps_left: int, step_seconds: float | None, setup_seconds: fl
 
 
 class Models:
-    """What leases work with.
+    """Models that the leases use.
 
     Args:
-        shelf: Of the priors.
-        load_multiview: Makes views of a picture; asked for once, when it is needed.
+        shelf: Cache of the priors.
+        load_multiview: Function that loads the multi-view model. It is called once, on first use.
     """
 
     def __init__(self, shelf: PriorShelf, load_multiview: Callable[[], SyncDreamerPipeline]):
         self.shelf = shelf
-        # Hooks and timesteps of the model are shared: who makes views has it alone, also when nobody reads on.
+        # Callers share the hooks and timesteps of the model. The lock gives one background thread exclusive access,
+        # also while a canceled thread finishes.
         self.making_views, self._loading = threading.Lock(), threading.Lock()
         self._load, self._multiview = load_multiview, None
 
@@ -122,7 +130,10 @@ class Models:
 
 
 def make_lease(models: Models) -> Lease:
-    """The work of a lease with these models."""
+    """Return the generator function that executes a lease with the given models.
+
+    Errors do not propagate from the generator. The last message reports the error, with `end` set to `FAILED`.
+    """
 
     def lease(task: LeaseTask) -> Iterator[News]:
         deadline = math.inf if task.seconds is None else time.monotonic() + task.seconds - RESERVE
@@ -137,7 +148,7 @@ def make_lease(models: Models) -> Lease:
                     return
             run = HiFARun.load(folder.run, models.shelf.device)
             yield from optimise(pipe, run, folder, deadline)
-        except Exception as error:  # whatever it is, the user is told, and it need not be picklable
+        except Exception as error:  # Report every error as text, because the exception may not be picklable.
             yield News(text=explain(error), end=FAILED)
 
     return lease
@@ -148,7 +159,20 @@ def telling(text: str) -> News:
 
 
 def begin(models: Models, pipe: HiFAPipeline, folder: RunFolder, deadline: float) -> Generator[News, None, str]:
-    """Make the views if there is a picture, then a run at step 0; returns why it ended before that, or nothing."""
+    """Generate missing views if the run has a picture, then create and save the run at step 0.
+
+    Args:
+        models: Models of the leases.
+        pipe: Pipeline of the run's prior.
+        folder: The run.
+        deadline: Time on the clock `time.monotonic` at which to stop.
+
+    Yields:
+        Progress messages.
+
+    Returns:
+        The reason if the lease ends before the run is created; otherwise an empty string.
+    """
     request = folder.read().request
     views, note = None, ""
     if request.kind != "text":
@@ -163,7 +187,7 @@ def begin(models: Models, pipe: HiFAPipeline, folder: RunFolder, deadline: float
             return FINISHED
         if not sheets.given and models.multiview().embedded:
             note = EMBEDDED_NOTE
-        views = sheets.best()  # also an uploaded one: who has views of this ring has them from a model
+        views = sheets.best()  # An uploaded sheet counts as hallucinated too: such views always come from a model.
 
     def start(_: threading.Event) -> HiFARun:
         with models.shelf.tokenizing:
@@ -179,8 +203,20 @@ def begin(models: Models, pipe: HiFAPipeline, folder: RunFolder, deadline: float
 
 
 def make_sheet(models: Models, folder: RunFolder, seed: int, deadline: float) -> Generator[News, None, str]:
-    """Hallucinate the views of one seed, with news of every denoising step and, where one takes long, of the time;
-    returns why it ended early, or nothing."""
+    """Hallucinate the views of one seed.
+
+    Args:
+        models: Models of the leases.
+        folder: The run.
+        seed: Seed of the views.
+        deadline: Time on the clock `time.monotonic` at which to stop.
+
+    Yields:
+        A message after every denoising step. During a long step, messages with the elapsed time.
+
+    Returns:
+        The reason if the lease ends early; otherwise an empty string.
+    """
     told: queue.Queue[tuple[int, int] | BaseException | None] = queue.Queue()
     given_up, began = threading.Event(), time.monotonic()
 
@@ -189,17 +225,17 @@ def make_sheet(models: Models, folder: RunFolder, seed: int, deadline: float) ->
             with models.making_views:
                 _make_sheet(models.multiview(), folder, seed, given_up, told.put)
             told.put(None)
-        except BaseException as error:  # raised again where it is read
+        except BaseException as error:  # The generator raises the error again.
             told.put(error)
 
-    # The call cannot yield, so it works beside this generator.
+    # The call cannot yield, so it runs in a background thread.
     threading.Thread(target=work, daemon=True).start()
     step, steps, text = 0, 1, f"Views of seed {seed}"
     try:
         while True:
             if folder.stop_requested:
                 return STOPPED
-            if time.monotonic() > deadline and step < steps:  # what comes after the last step is short
+            if time.monotonic() > deadline and step < steps:  # The work after the last step is short.
                 return DEADLINE
             try:
                 done = told.get(timeout=NEWS_SECONDS)
@@ -224,10 +260,22 @@ def _make_sheet(
     given_up: threading.Event,
     tell: Callable[[tuple[int, int]], None],
 ) -> None:
-    """The whole work on one sheet, which ends up in the folder. After the last step it is kept although nobody waits
-    for it any more."""
+    """Generate one sheet of views and save it to the folder of the run.
+
+    If the call is canceled after the last denoising step, the sheet is saved nevertheless.
+
+    Args:
+        multiview: The multi-view model.
+        folder: The run.
+        seed: Seed of the views.
+        given_up: Event that cancels the call.
+        tell: Callback that receives the number of completed steps and the total number of steps.
+
+    Raises:
+        GivenUpError: If the call was canceled before the last step.
+    """
     sheets, request, side = Sheets(folder.path), folder.read().request, multiview.image_size
-    if given_up.is_set() or not sheets.missing((seed,)):  # waiting for the model, or made by one who was given up
+    if given_up.is_set() or not sheets.missing((seed,)):  # canceled, or completed by a canceled call
         return
     with PIL.Image.open(folder.path / PICTURE) as picture:
         prepared = prepare_picture(picture, side, max(1, round(side * request.object_share))).image
@@ -243,12 +291,27 @@ def _make_sheet(
         callback_on_step_end=watch,
     )[0]  # fmt: skip
     images = [PIL.Image.fromarray(image) for image in (found.images * 255).round().byte().numpy()]
-    if folder.path.exists():  # not cleaned up in the meantime
+    if folder.path.exists():  # The store may have deleted the run.
         sheets.add(seed, sheet(images), found.score)
 
 
 def optimise(pipe: HiFAPipeline, run: HiFARun, folder: RunFolder, deadline: float) -> Iterator[News]:
-    """Advance to the end, to Stop or to the deadline, with a picture twice a second and a save every few seconds."""
+    """Advance a run until it is finished, Stop is requested or the deadline is near.
+
+    The run is saved every few seconds and at the end, also after an error or when the generator is closed.
+
+    Args:
+        pipe: Pipeline of the run's prior.
+        run: Run to advance.
+        folder: Folder of the run.
+        deadline: Time on the clock `time.monotonic` at which to stop.
+
+    Yields:
+        Messages with previews, about two per second.
+
+    Raises:
+        DivergedError: If the optimization diverged.
+    """
     started = shown = saved = time.monotonic()
     times, save_seconds = deque([started], maxlen=20), 0.0
     yield news_of(run, times, look(run, folder, 0.0))
@@ -265,17 +328,18 @@ def optimise(pipe: HiFAPipeline, run: HiFARun, folder: RunFolder, deadline: floa
                 break
             if now - shown > PREVIEW_SECONDS:
                 yield news_of(run, times, look(run, folder, (now - started) * TURN_DEG_PER_SECOND))
-                # From one to the next, but not one after the other where they take long.
+                # The interval counts from the start of the preview. After a slow preview, half an interval is left for
+                # steps.
                 shown = max(now, time.monotonic() - PREVIEW_SECONDS / 2)
             if now - saved > max(SAVE_SECONDS, 10 * save_seconds):
                 run.save(folder.run)
                 saved = time.monotonic()
                 save_seconds = saved - now
     except DivergedError:
-        with suppress(RunError):  # a field that was spoilt from outside
+        with suppress(RunError):  # `run.save` refuses a field with non-finite values.
             _save(run, folder)
         raise
-    except BaseException:  # also when the reader has gone: nothing computed is lost
+    except BaseException:  # including GeneratorExit when the consumer closes the generator
         _save(run, folder)
         raise
     _save(run, folder)
@@ -283,12 +347,21 @@ def optimise(pipe: HiFAPipeline, run: HiFARun, folder: RunFolder, deadline: floa
 
 
 def _save(run: HiFARun, folder: RunFolder) -> None:
-    if folder.path.exists():  # not cleaned up in the meantime
+    if folder.path.exists():  # The store may have deleted the run.
         run.save(folder.run)
 
 
 def look(run: HiFARun, folder: RunFolder, azimuth_deg: float) -> dict[str, str]:
-    """Pictures of the run, also kept in its folder for whoever opens it."""
+    """Render the previews of a run and save them to its folder for other windows.
+
+    Args:
+        run: Run to render.
+        folder: Folder of the run.
+        azimuth_deg: Azimuth of the camera relative to the front, in degrees.
+
+    Returns:
+        The previews, see `snapshot`.
+    """
     previews = snapshot(run, azimuth_deg)
     if folder.path.exists():
         write_text_atomically(folder.path / PREVIEWS, json.dumps(previews))

@@ -1,29 +1,31 @@
-"""Memory of a server that lives long: what glibc would keep of runs that are over."""
+"""Memory of a long-running server: limits for the memory that glibc retains after runs have ended."""
 
 import contextlib
 import ctypes
 import sys
 
 
-M_ARENA_MAX = -8  # of mallopt, see malloc.h
+M_ARENA_MAX = -8  # parameter of mallopt, see malloc.h
 ARENAS = 2
 
 
 def limit_arenas() -> None:
-    """Let threads share a few arenas. By default each may get its own, up to eight a core, and keeps what a run that
-    passed through it once needed: with many visitors that is a gigabyte a minute at first.
+    """Limit glibc to `ARENAS` malloc arenas, which all threads share.
 
-    Call it before there are threads. Without glibc it does nothing.
+    By default each thread may get its own arena, up to eight per core. An arena retains the memory that a run once
+    needed. With many visitors, memory then grows by 1 GB per minute at first.
+
+    Call this function before any thread is started. Without glibc it has no effect.
     """
     _call("mallopt", M_ARENA_MAX, ARENAS)
 
 
 def give_back() -> None:
-    """Return to the system what is free. Without glibc it does nothing."""
+    """Return free heap memory to the operating system. Without glibc this function has no effect."""
     _call("malloc_trim", 0)
 
 
 def _call(name: str, *arguments: int) -> None:
     if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # musl has neither
+        with contextlib.suppress(AttributeError):  # musl has neither function
             getattr(ctypes.CDLL(None), name)(*arguments)

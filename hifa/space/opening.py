@@ -1,4 +1,4 @@
-"""A run that is opened by its address: the result panel shows it, and its tab what was entered for it."""
+"""Restoring of a run that is opened by its URL: fills the result panel and the inputs of the run's tab."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -17,10 +17,13 @@ from .worker import Worker
 
 @dataclass(frozen=True)
 class Tab:
-    """The parts of a tab that hold what was entered.
+    """Input components of a tab.
 
     Args:
-        settings, prompt, inputs, guidance_end: Those of them that the tab has.
+        settings: Run settings.
+        prompt: Prompt input, if the tab has one.
+        inputs: Image inputs, if the tab has them.
+        guidance_end: Slider for the end of the image guidance, if the tab has one.
     """
 
     settings: RunSettings
@@ -34,7 +37,7 @@ class Tab:
         return [*self.settings.inputs, *parts, *(self.inputs.restorable if self.inputs else [])]
 
     def restored(self, folder: RunFolder, request: Request) -> list[Any]:
-        """What a run was asked for with, one value for each of `outputs`."""
+        """Return the inputs of a run, one value for each of `outputs`."""
         values = self.settings.restored(request)
         if self.prompt is not None:
             values.append(request.prompt)
@@ -43,19 +46,20 @@ class Tab:
         return values + (self.inputs.restored(folder, request) if self.inputs else [])
 
     def fresh(self) -> list[Any]:
-        """As it is, with what is known by now of how long a run takes."""
+        """Return values that keep the inputs of the tab and update the time estimate of the preset."""
         return [self.settings.refreshed() if part is self.settings.preset else gr.skip() for part in self.outputs]
 
 
 class Opening:
-    """Fills a page when it is opened.
+    """Callbacks that fill the page when it is opened.
 
     Args:
-        worker: Of the runs.
-        history: Of all visitors.
-        runs: Shows the list of the visitor's runs.
-        tabs: All of them, to choose one.
-        by_kind: Each, by the kind of its runs, which is its id too.
+        worker: Worker of the runs.
+        history: Run histories of all visitors.
+        panel: Result panel.
+        runs: Component that shows the visitor's run history.
+        tabs: Tabs of the page.
+        by_kind: Tab of each kind of run. The kind is also the id of the tab.
     """
 
     def __init__(
@@ -76,7 +80,17 @@ class Opening:
         return [*self.panel.outputs, self.runs, self.tabs, *entered]
 
     def open(self, visitor: Any, request: gr.Request) -> tuple:
-        """What the address names as it is now, what was entered for it, the visitor's runs, and the visitor's name."""
+        """Return the state of the page: the run in the URL, its inputs, and the visitor's history and name.
+
+        Expired runs are deleted first.
+
+        Args:
+            visitor: Name of the browser, untrusted.
+            request: Request whose query parameter `run` is the id of the run.
+
+        Returns:
+            One value for each of `outputs`, then the name of the browser.
+        """
         visitor = self.history.name(visitor)
         self.store.sweep()
         return *self._opened(self.history.html(visitor), request.query_params.get("run")), visitor
@@ -93,16 +107,16 @@ class Opening:
             return *self.panel.values(Shown(text=str(error))), runs, *nothing
 
     async def follow(self, run_id: str) -> AsyncIterator[tuple]:
-        """The opened run, while another window works on it."""
+        """Stream the state of the opened run while another window works on the run."""
         if not run_id:
-            # A stream of nothing would empty the panel.
+            # A stream without values would clear the panel.
             yield tuple(gr.skip() for _ in self.panel.live_outputs)
             return
         async for state in self.worker.follow(self.store.open(run_id)):
             yield self.panel.live_values(state)
 
     def _entered(self, folder: RunFolder, request: Request) -> list[Any]:
-        """The tab of a run, and what was entered there."""
+        """Return values that select the tab of a run and restore its inputs."""
         values: list[Any] = [gr.Tabs(selected=request.kind)]
         for kind, tab in self.by_kind.items():
             values += tab.restored(folder, request) if kind == request.kind else tab.fresh()

@@ -97,7 +97,7 @@ def test_hallucination_to_a_downloaded_glb(page, tmp_path, served):
     assert "given_image" in losses[0] and "given_image" not in losses[4]
 
 
-@pytest.mark.parametrize("kind, message", [("text", "no picture that can be read"), ("white", "shows no object")])
+@pytest.mark.parametrize("kind, message", [("text", "cannot be read as a picture"), ("white", "shows no object")])
 def test_bad_pictures_are_refused_and_the_page_lives_on(page, tmp_path, kind, message):
     page.get_by_role("tab", name="Image to 3D").click()
     bad = tmp_path / "bad.png"
