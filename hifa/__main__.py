@@ -1,4 +1,9 @@
-"""python -m hifa "a red mushroom", or --image photo.png: a folder with a 3D asset comes out."""
+"""Command line interface that generates a 3D asset from a prompt or an image.
+
+Examples:
+    python -m hifa "a red mushroom"
+    python -m hifa --image photo.png
+"""
 
 import argparse
 import gc
@@ -31,7 +36,7 @@ from .prompts import check_toybox_prompt
 from .saved import check_may_save, find_saved, is_saved_in, read_facts
 
 
-if TYPE_CHECKING:  # they take seconds to load, and bad arguments are refused before
+if TYPE_CHECKING:  # slow imports: invalid arguments are rejected first
     import PIL.Image
 
     from .pictures import PreparedPicture
@@ -40,53 +45,62 @@ if TYPE_CHECKING:  # they take seconds to load, and bad arguments are refused be
 
 
 PRESETS = ("fast", "preview", "paper", "official", "mvdream", "reconstruction", "hallucinated")
-OF_NEW_RUNS = ("preset", "negative_prompt", "steps", "guidance_scale", "seed", "overwrite")  # a saved one has its own
+OF_NEW_RUNS = ("preset", "negative_prompt", "steps", "guidance_scale", "seed", "overwrite")  # fixed in a saved run
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m hifa", description="Make a 3D asset from a prompt or a picture.")
-    parser.add_argument("prompt", nargs="?", help="what to make, such as 'a red mushroom'")
-    parser.add_argument("--resume", type=Path, metavar="DIR", help="continue the run saved in DIR")
-    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: outputs/<the prompt>")
+    parser = argparse.ArgumentParser(prog="python -m hifa", description="Generate a 3D asset from a prompt or image.")
+    parser.add_argument("prompt", nargs="?", help="object to generate, such as 'a red mushroom'")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="resume the run saved in DIR")
+    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: outputs/<prompt or image name>")
     parser.add_argument("--model", metavar="ID_OR_DIR", help=MODEL_HELP)
     add_surface_options(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps; default: auto")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps; default: auto")
     parser.add_argument("--half", action="store_true", help="load the prior in float16 (on a GPU)")
     add_variant_option(parser)
-    picture = parser.add_argument_group("from a picture, with or without a prompt")
+    picture = parser.add_argument_group("image to 3D, with or without a prompt")
     picture.add_argument(
-        "--image", type=Path, metavar="FILE", help="one picture; sixteen views of it are hallucinated"
+        "--image", type=Path, metavar="FILE", help="photo of one object, from which sixteen views are hallucinated"
     )
     picture.add_argument(
-        "--elevation", type=float, metavar="DEG", help="of its camera, 0 is level; default: estimated from six sheets"
+        "--elevation", type=float, metavar="DEG", help="elevation, 0 is level; default: estimated from six sheets"
     )
     picture.add_argument(
-        "--view-seeds", type=int, metavar="N", help="make so many sheets and use the best; default: 1"
+        "--view-seeds", type=int, metavar="N", help="generate N view sheets and use the best; default: 1"
     )
-    picture.add_argument("--views", type=Path, metavar="SHEET", help="sixteen views side by side, in place of --image")
+    picture.add_argument("--views", type=Path, metavar="SHEET", help="sixteen views side by side, instead of --image")
     picture.add_argument(
-        "--image-guidance-end", type=float, metavar="SHARE", help="of the run, after which the prompt goes on alone"
+        "--image-guidance-end", type=float, metavar="FRACTION", help="part of the run after which image losses are off"
     )
     picture.add_argument(
-        "--multiview", metavar="ID_OR_FILE", help="SyncDreamer folder, id or checkpoint; default: embedded Toybox"
+        "--multiview", metavar="ID_OR_FILE", help="SyncDreamer folder, Hub ID or checkpoint; default: embedded Toybox"
     )
     run = parser.add_argument_group("run")
-    run.add_argument("--preset", choices=PRESETS, help="default: by model and picture")
+    run.add_argument("--preset", choices=PRESETS, help="default: chosen by model and inputs")
     run.add_argument("--negative-prompt")
-    run.add_argument("--steps", type=int, help="optimisation steps")
+    run.add_argument("--steps", type=int, help="optimization steps")
     run.add_argument("--guidance-scale", type=float)
     run.add_argument("--seed", type=int, help="default: 0")
     run.add_argument(
-        "--save-every", type=int, default=100, metavar="STEPS", help="save the run so often; default: 100"
+        "--save-every", type=int, default=100, metavar="STEPS", help="steps between checkpoints; default: 100"
     )
-    run.add_argument("--overwrite", action="store_true", default=None, help="an unfinished run in the output folder")
+    run.add_argument("--overwrite", action="store_true", default=None, help="replace an unfinished run")
     add_export_options(parser, formats=("glb", "ply"))
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns 0, 1 if some files could not be exported, 2 after bad input, which is reported in one
-    line, or 130 after an early Ctrl-C."""
+    """Run the command line interface.
+
+    Invalid input is reported in one line on stderr.
+
+    Args:
+        argv: Arguments; `None` for those of the process.
+
+    Returns:
+        Exit code: 0 on success, 1 if some files could not be exported, 2 for invalid input, 130 if Ctrl-C aborts the
+        command. The first Ctrl-C during the optimization does not abort, see `optimise`.
+    """
     arguments = build_parser().parse_args(argv)
     try:
         check_arguments(arguments)
@@ -96,21 +110,21 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         run = run_folder(arguments)
-        rest = f"continue with: python -m hifa --resume {run}" if is_saved_in(run) else "nothing was made yet"
+        rest = f"resume with: python -m hifa --resume {run}" if is_saved_in(run) else "no run was saved"
         print(f"interrupted; {rest}", file=sys.stderr)
         return 130
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
-    """Refuse what cannot work before anything slow is imported, and before anything is written.
+    """Check the arguments before slow imports and before any file is written.
 
     Raises:
-        ValueError: Naming the value and what to do.
+        ValueError: If an argument is invalid. The message names the value and what to do.
     """
     pictures = [name for name in ("image", "views") if getattr(arguments, name) is not None]
     new = arguments.prompt is not None or bool(pictures)
     if new == (arguments.resume is not None):
-        raise ValueError("Give either a prompt, such as 'a red mushroom', or a picture, or --resume DIR.")
+        raise ValueError("Give either a prompt, such as 'a red mushroom', or an image, or --resume DIR.")
     check_picture_arguments(arguments, pictures)
     check_ranges(arguments, (("save_every", 1, 10**9), *RANGES))
     check_normal_model(arguments)
@@ -120,40 +134,48 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     if arguments.resume is not None:
         check_resume(arguments)
         return
-    if arguments.model is None and not pictures:  # beside pictures a prompt that cannot be read is let go
+    if arguments.model is None and not pictures:  # with images, a prompt with unknown words is ignored
         check_toybox_prompt(arguments.prompt, arguments.negative_prompt)
     if not arguments.overwrite:
         try:
             check_may_save(run_folder(arguments))
         except ValueError as error:
             raise ValueError(
-                f"{error} Continue it with --resume, choose another --output-dir, or give --overwrite."
+                f"{error} Resume the run with --resume, choose another --output-dir, or give --overwrite."
             ) from error
 
 
 def check_resume(arguments: argparse.Namespace) -> None:
-    """Refuse what would change a saved run, or go unheard."""
+    """Check that no option conflicts with the saved run.
+
+    Raises:
+        ValueError: If an option would change the run or be ignored, or if the prior of the run cannot be found.
+    """
     run = find_saved(arguments.resume)
     given = [name for name in OF_NEW_RUNS if getattr(arguments, name) is not None]
     if given:
         option = "--" + given[0].replace("_", "-")
-        raise ValueError(f"{option} cannot be given beside --resume: a saved run keeps its settings.")
+        raise ValueError(f"{option} cannot be combined with --resume: a saved run keeps its settings.")
     try:
         prior = read_facts(run)["prior"]
-    except Exception:  # damaged: `HiFARun.load` says how
+    except Exception:  # a damaged file; `HiFARun.load` reports the reason
         return
     unknown = prior == "custom" or prior is not None and Path(prior).is_absolute() and not Path(prior).exists()
     if unknown and arguments.model is None:
-        raise ValueError(f"The prior of this run, {prior!r}, cannot be found. Give it as --model.")
+        raise ValueError(f"The prior of this run, {prior!r}, cannot be found. Give the prior as --model.")
     if arguments.model not in (None, prior) and prior is not None and not unknown:
         raise ValueError(
-            f"--model {arguments.model!r} is not the prior of this run, {prior!r}. Leave it out; to guide by another "
-            "one, start a new run."
+            f"--model {arguments.model!r} is not the prior of this run, {prior!r}. Omit --model, or start a new run "
+            "with the other prior."
         )
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse an output folder that could not be made, without making it."""
+    """Check that an output folder can be created and written, without creating the folder.
+
+    Raises:
+        ValueError: If the folder cannot be created or written.
+    """
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         reason = "is not writable" if there.is_dir() else "is a file"
@@ -161,15 +183,23 @@ def check_writable(folder: Path) -> None:
 
 
 def check_picture_arguments(arguments: argparse.Namespace, pictures: list[str]) -> None:
+    """Check that the image options fit together.
+
+    Args:
+        pictures: Which of `image` and `views` are given.
+
+    Raises:
+        ValueError: If options exclude each other or need another option.
+    """
     if len(pictures) == 2:
-        raise ValueError("Give either --image, of which views are hallucinated, or --views, not both.")
+        raise ValueError("Give either --image, from which views are hallucinated, or --views, not both.")
     if arguments.image_guidance_end is not None and not pictures:
         raise ValueError("--image-guidance-end needs --image or --views.")
     for name in ("elevation", "multiview", "view_seeds"):
         if getattr(arguments, name) is not None and arguments.image is None:
             raise ValueError(f"--{name.replace('_', '-')} needs --image.")
     if arguments.image is not None and arguments.model is not None and arguments.multiview is None:
-        raise ValueError("--image with --model needs --multiview: the embedded multi-view model knows Toybox only.")
+        raise ValueError("--image with --model needs --multiview: the embedded multi-view model supports Toybox only.")
 
 
 def output_folder(arguments: argparse.Namespace) -> Path:
@@ -183,7 +213,7 @@ def output_folder(arguments: argparse.Namespace) -> Path:
 
 
 def run_folder(arguments: argparse.Namespace) -> Path:
-    """Where the run is saved: where it came from, or `run` in the output folder."""
+    """Return the folder of the run: the folder of a resumed run, or `run` in the output folder."""
     return output_folder(arguments) / "run" if arguments.resume is None else find_saved(arguments.resume)
 
 
@@ -209,7 +239,10 @@ def make(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def quick_loading() -> Iterator[None]:
-    """No garbage collection: thousands of modules are loaded, and collections that find nothing take a fifth of it."""
+    """Disable garbage collection while thousands of modules are imported.
+
+    The collections free nothing and take a fifth of the import time.
+    """
     gc.disable()
     try:
         yield
@@ -218,14 +251,17 @@ def quick_loading() -> Iterator[None]:
 
 
 def begin(arguments: argparse.Namespace) -> "tuple[HiFAPipeline, HiFARun]":
-    """The loaded prior, and the run that is new or goes on; the prepared picture and the views are in the folder."""
+    """Load the prior, and start or resume a run.
+
+    Write the prepared image as `input.png` and the views as `views.png` into the output folder.
+    """
     import torch
 
     device = pick_device(arguments.device)
     image, views = read_pictures(arguments)
     if is_fast_on_cpu(arguments, device):
         show_beginning(arguments)
-    # From here on the rest of diffusers is loaded, which takes seconds.
+    # These imports load the rest of diffusers, which takes seconds.
     from . import TOYBOX, HiFARun
     from .hallucination import Photo
 
@@ -258,13 +294,20 @@ def begin(arguments: argparse.Namespace) -> "tuple[HiFAPipeline, HiFARun]":
 
 
 def forget_text_encoder(pipe: "HiFAPipeline") -> None:
-    """T5 is larger than all else in DeepFloyd IF, and a run has its embeddings."""
+    """Release the text encoder of a pixel-space prior, since a run stores its prompt embeddings.
+
+    T5 is larger than all other models of DeepFloyd IF.
+    """
     if pipe.vae is None:
         pipe.release_text_encoder()
 
 
 def read_pictures(arguments: argparse.Namespace) -> "tuple[PreparedPicture | None, PIL.Image.Image | None]":
-    """The prepared picture and the sheet of views, read before any model is, so that a bad file is told at once."""
+    """Read the input images before any model is loaded, so that an invalid file is reported at once.
+
+    Returns:
+        The prepared `--image` and the sheet of `--views`; `None` where an option is not given.
+    """
     if arguments.image is None and arguments.views is None:
         return None, None
     from .pictures import open_picture, prepare_picture
@@ -274,13 +317,19 @@ def read_pictures(arguments: argparse.Namespace) -> "tuple[PreparedPicture | Non
 
 
 def is_fast_on_cpu(arguments: argparse.Namespace, device: str) -> bool:
-    """Whether this is the main command: a new run of a prompt by the embedded prior, whose field is small."""
+    """Return whether this is a new text-to-3D run with the embedded prior on the CPU.
+
+    The field of such a run is small enough for an immediate preview.
+    """
     other = (arguments.resume, arguments.model, arguments.image, arguments.views)
     return device == "cpu" and arguments.preset in (None, "fast") and all(value is None for value in other)
 
 
 def show_beginning(arguments: argparse.Namespace) -> None:
-    """The first preview, of the fresh field: it needs no prior, and loading that takes as long again."""
+    """Save the first preview, which shows the initial field, before the prior is loaded.
+
+    The preview does not need the prior, and loading the prior would double the time to the preview.
+    """
     from .asset import save_image
     from .config import HiFAConfig
     from .initial import first_preview
@@ -291,9 +340,13 @@ def show_beginning(arguments: argparse.Namespace) -> None:
 
 
 def pick_device(name: str) -> str:
-    """
+    """Return a device that torch can use.
+
+    Args:
+        name: Name of a torch device. `auto` selects CUDA, then MPS, then the CPU.
+
     Raises:
-        ValueError: If there is no such device here.
+        ValueError: If the device is not available.
     """
     import torch
 
@@ -302,15 +355,18 @@ def pick_device(name: str) -> str:
         return best
     try:
         torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError, ImportError) as error:  # torch says it in all these ways
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch raises any of these
         raise ValueError(
-            f"--device {name} cannot be used here ({str(error).splitlines()[0]}). Leave it out, which takes {best}."
+            f"--device {name} cannot be used here ({str(error).splitlines()[0]}). Omit --device to use {best}."
         ) from error
     return name
 
 
 def optimise(pipe: "HiFAPipeline", run: "HiFARun", folder: Path, run_folder: Path, save_every: int) -> None:
-    """Advance to the end, saving on the way; Ctrl-C ends after the current step, and what there is is kept."""
+    """Optimize a run to its end, and save checkpoints and previews on the way.
+
+    The first Ctrl-C ends the optimization after the current step. The run is saved, and its current state is exported.
+    """
     from .asset import save_image
 
     def save_preview(*_) -> None:
@@ -326,9 +382,9 @@ def optimise(pipe: "HiFAPipeline", run: "HiFARun", folder: Path, run_folder: Pat
     except Interrupted:
         stopped = not run.finished
     seconds = time.perf_counter() - clock
-    print(f"{run.step} of {run.config.num_inference_steps} steps in {seconds:.0f} s; the run is in {run_folder}")
+    print(f"{run.step} of {run.config.num_inference_steps} steps in {seconds:.0f} s; the run is saved in {run_folder}")
     if stopped:
-        print(f"stopped; continue with: python -m hifa --resume {run_folder}")
+        print(f"stopped; resume with: python -m hifa --resume {run_folder}")
 
 
 if __name__ == "__main__":

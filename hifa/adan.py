@@ -1,22 +1,24 @@
-"""Adan, the optimiser of the public HiFA code; torch has none."""
+"""Adan, the optimizer of the public HiFA code, which torch does not provide."""
 
 import torch
 
 
 class Adan(torch.optim.Optimizer):
-    """Adaptive Nesterov momentum (Xie et al. 2022, "Adan", algorithm 1), with the bias correction of its public code.
+    """Adaptive Nesterov momentum (Xie et al. 2022, "Adan", algorithm 1), with the bias correction of the public code.
 
-    With the gradient g, its change d since the last step (0 in the first), and the averages m of g, v of d and n of
-    (g + b2 d)^2, each with its own b: theta <- (theta - lr (m + b2 v) / (sqrt(n) + eps)) / (1 + lr lambda).
+    Let g be the gradient and d its change since the last step; d is 0 in the first step. The optimizer keeps moving
+    averages m of g, v of d and n of (g + b2 d)^2, with the decay rates b1, b2 and b3. The update is
+
+        theta <- (theta - lr (m + b2 v) / (sqrt(n) + eps)) / (1 + lr lambda)
 
     Args:
-        params, lr: As for any optimiser of torch.
-        betas: b of m, v and n, the shares that are kept: one minus the paper's.
-        eps: Added to the root.
+        params, lr: As in the optimizers of torch.
+        betas: Decay rates b1, b2 and b3 of m, v and n. Each is one minus the paper's beta.
+        eps: Added to sqrt(n).
         weight_decay: lambda.
     """
 
-    moments = ("exp_avg", "exp_avg_diff", "exp_avg_sq", "previous")  # what it keeps for each value of a parameter
+    moments = ("exp_avg", "exp_avg_diff", "exp_avg_sq", "previous")  # state tensors, each of the parameter's shape
 
     def __init__(
         self,
@@ -30,7 +32,7 @@ class Adan(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        """Take a step; parameters without a gradient stay, and so does their state."""
+        """Perform one optimization step. A parameter without a gradient and its state stay unchanged."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:

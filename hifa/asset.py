@@ -1,4 +1,4 @@
-"""HiFAAsset: a finished radiance field. It renders, exports and goes to the Hub; it needs no prior."""
+"""HiFAAsset: a finished radiance field, which is rendered, exported and uploaded to the Hub without a prior."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -24,24 +24,24 @@ from .state import NotFiniteError, check_finite, write_text_atomically
 if TYPE_CHECKING:
     from .export.mesh import Mesh
 
-# `export` and the mesh libraries behind it take a second to import. They are loaded where they are needed, so that a
-# run shows its first preview sooner.
+# `export` and its mesh libraries take a second to import. They are imported where they are used, so that a run shows
+# its first preview sooner.
 
 FACTS = "asset.json"
 WHITE = (1.0, 1.0, 1.0)
 
 
 class AssetError(ValueError):
-    """An asset folder that cannot be read or written."""
+    """Error for an asset folder that cannot be read or written."""
 
 
 @dataclass
 class HiFAAsset:
-    """A 3D asset.
+    """A 3D asset: a radiance field and its metadata.
 
     Args:
-        radiance_field: The field; not changed by anything here.
-        facts: What made it: prompt, seed, prior, steps, seconds, config.
+        radiance_field: The field. No method of the asset changes the field.
+        facts: Metadata of the run: prompt, seed, prior, steps, seconds, config.
     """
 
     radiance_field: RadianceField
@@ -53,7 +53,12 @@ class HiFAAsset:
         return self.facts.get("prompt", "")
 
     def camera(self, azimuth_deg: float = 0.0, elevation_deg: float = 15.0) -> Camera:
-        """A camera at the distance and field of view of the run."""
+        """Return a camera at the mean distance and field of view of the run's cameras.
+
+        Args:
+            azimuth_deg: Azimuth in degrees; 0 is the front.
+            elevation_deg: Elevation in degrees; 0 is level.
+        """
         config = self.facts.get("config", {})
         radius, fov = config.get("camera_radius", (2.5, 2.5)), config.get("camera_fov_deg", (40.0, 40.0))
         return Camera(azimuth_deg, elevation_deg, sum(radius) / 2, sum(fov) / 2)
@@ -61,10 +66,10 @@ class HiFAAsset:
     def render(
         self, camera: Camera | None = None, size: int = 256, background: tuple[float, float, float] | None = WHITE
     ) -> Picture:
-        """Colour, opacity, depth, disparity, normals and z-variance from a camera, the front by default.
+        """Render color, opacity, depth, disparity, normals and z-variance from a camera.
 
         Args:
-            camera: See `camera`.
+            camera: Camera, see `camera`; by default in front of the object.
             size: Height and width in pixels.
             background: RGB in [0, 1]; `None` for the learned background.
         """
@@ -72,26 +77,38 @@ class HiFAAsset:
         return self._view().picture(camera or self.camera(), size, flat)
 
     def _view(self) -> Viewer:
-        """What renders the field, made once: it evaluates the density on a grid."""
+        """Return the renderer of the field.
+
+        The renderer is cached, because its creation evaluates the density on a grid.
+        """
         if self._viewer is None:
             self._viewer = Viewer(self.radiance_field)
         return self._viewer
 
     def turntable(self, num_frames: int = 48, size: int = 256, elevation_deg: float = 15.0) -> Tensor:
-        """Colour of a full turn from the front: `(num_frames, size, size, 3)` in [0, 1]."""
+        """Render a full turn around the object, starting at the front.
+
+        Args:
+            num_frames: Number of cameras.
+            size: Height and width in pixels.
+            elevation_deg: Elevation of the cameras in degrees.
+
+        Returns:
+            Colors `(num_frames, size, size, 3)` in [0, 1].
+        """
         base = self.camera()
         cameras = orbit(num_frames, elevation_deg=elevation_deg, radius=base.radius, fov_deg=base.fov_deg)
         return torch.stack([self.render(camera, size).colour for camera in cameras])
 
     def mesh(self, resolution: int = 128, max_faces: int | None = 20_000) -> "Mesh":
-        """Surface of the field, in world axes.
+        """Extract the surface of the field as a mesh in world axes.
 
         Args:
-            resolution: Cells per axis of marching cubes.
-            max_faces: Simplify to at most so many faces.
+            resolution: Marching cubes cells per axis.
+            max_faces: Maximum number of faces after simplification; `None` does not simplify.
 
         Raises:
-            EmptyFieldError: If there is no surface.
+            EmptyFieldError: If the field has no surface.
         """
         from .export.mesh import extract_mesh
 
@@ -101,11 +118,16 @@ class HiFAAsset:
     def export_mesh(
         self, path: str | Path, resolution: int = 128, max_faces: int | None = 20_000, texture_size: int = 1024
     ) -> Path:
-        """Write a mesh: `.glb` or `.obj` with a baked texture, `.ply` with vertex colours, `.zip` of the OBJ files.
+        """Write a mesh file.
+
+        Args:
+            path: `.glb` or `.obj` with a baked texture, `.ply` with vertex colors, or `.zip` of the OBJ files.
+            resolution, max_faces: See `mesh`.
+            texture_size: Height and width of the texture in pixels.
 
         Raises:
-            ValueError: For another suffix.
-            EmptyFieldError: If there is no surface.
+            ValueError: If the suffix is unknown.
+            EmptyFieldError: If the field has no surface.
         """
         from .export.files import export_mesh
 
@@ -116,12 +138,12 @@ class HiFAAsset:
 
     @torch.no_grad()
     def density(self, points: Tensor) -> Tensor:
-        """Density `(n,)` per world unit at points `(n, 3)`, on the CPU, as `export.mesh` asks for it."""
+        """Return the density `(n,)` per world unit at points `(n, 3)`, on the CPU, as `export.mesh` expects."""
         return self.radiance_field.density(points.to(self.radiance_field.device)).cpu()
 
     @torch.no_grad()
     def colour(self, points: Tensor, directions: Tensor) -> Tensor:
-        """RGB `(n, 3)` in [0, 1] at points `(n, 3)` seen along unit directions `(n, 3)`, on the CPU."""
+        """Return RGB `(n, 3)` in [0, 1] at points `(n, 3)` along unit view directions `(n, 3)`, on the CPU."""
         device = self.radiance_field.device
         return self.radiance_field.colour(points.to(device), directions.to(device)).cpu()
 
@@ -133,13 +155,17 @@ class HiFAAsset:
         fps: int = 20,
         on_frame: Callable[[], object] | None = None,
     ) -> Path:
-        """Write a turntable as MP4 (H.264, yuv420p): colour beside normals.
+        """Write a turntable as MP4 (H.264, yuv420p), with color and normals side by side.
 
         Args:
-            on_frame: Called after each frame.
+            path: Output file.
+            num_frames: Number of frames of the turn.
+            size: Height and width of each half of a frame in pixels.
+            fps: Frames per second.
+            on_frame: Callback after each frame.
 
         Raises:
-            OSError: If the file cannot be written or ffmpeg fails; what was there before stays.
+            OSError: If the file cannot be written or ffmpeg fails. An existing file is kept.
         """
         from .export.video import normal_to_rgb, write_video
 
@@ -153,20 +179,20 @@ class HiFAAsset:
                 if on_frame is not None:
                     on_frame()
 
-        return write_video(Path(path), frames(), fps)  # encoded while the next frame is rendered
+        return write_video(Path(path), frames(), fps)  # encodes a frame while the next frame is rendered
 
     def depth_image(self, camera: Camera | None = None, size: int = 256) -> np.ndarray:
-        """Depth as a picture `(size, size, 3)` in [0, 1]; near is bright."""
+        """Render the depth as an image `(size, size, 3)` in [0, 1]; near is bright."""
         from .export.video import depth_to_rgb
 
         picture = self.render(camera, size)
         return depth_to_rgb(picture.depth.cpu().numpy(), picture.opacity.cpu().numpy())
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write the field (`config.json`, safetensors), the facts and a card.
+        """Save the field (`config.json`, safetensors), the metadata and a model card.
 
         Raises:
-            AssetError: If the folder cannot be written, or if the field is not finite.
+            AssetError: If the folder cannot be written, or if the field has NaN or infinite values.
         """
         from .export.hub import model_card
 
@@ -176,10 +202,10 @@ class HiFAAsset:
             folder.mkdir(parents=True, exist_ok=True)
             self.radiance_field.save_pretrained(folder)
             write_text_atomically(folder / "README.md", model_card(self.facts))
-            # At last: a folder with it has all the others.
+            # Written last: a folder with this file is complete.
             write_text_atomically(folder / FACTS, json.dumps(self.facts, indent=2))
         except NotFiniteError as error:
-            raise AssetError(f"The asset is not saved to {str(folder)!r}: {error} Its run diverged.") from error
+            raise AssetError(f"The asset is not saved to {str(folder)!r}: {error} The run diverged.") from error
         except OSError as error:
             raise AssetError(
                 f"Cannot write the asset to {str(folder)!r} ({error.strerror or error}). Choose another folder."
@@ -188,10 +214,14 @@ class HiFAAsset:
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, **kwargs: Any) -> "HiFAAsset":
-        """Load an asset from a folder or a hub id.
+        """Load an asset from a folder or a Hub ID.
+
+        Args:
+            name_or_folder: Folder of `save_pretrained`, or Hub ID.
+            kwargs: Arguments of `huggingface_hub.snapshot_download`.
 
         Raises:
-            AssetError: If the folder holds none, or there is neither a folder nor a repository of that name.
+            AssetError: If the folder or repository does not exist, holds no asset, or is damaged.
         """
         folder = Path(name_or_folder)
         if not folder.is_dir():
@@ -213,13 +243,20 @@ class HiFAAsset:
         endpoint: str | None = None,
         licence: str | None = None,
     ) -> str:
-        """Upload the asset with its card, turntable and GLB to a model repository; returns its address.
+        """Upload the asset with a model card, turntable and GLB to a model repository.
 
         Args:
-            licence: Of the asset, one of `export.hub.LICENCES`, for its card.
+            repo_id: `owner/name` of the repository.
+            private: Create a private repository.
+            token: Access token of the Hub.
+            endpoint: URL of another Hub.
+            licence: License of the asset for the model card, one of `export.hub.LICENCES`.
+
+        Returns:
+            URL of the repository.
 
         Raises:
-            HubError: If the Hub refuses.
+            HubError: If the Hub rejects the upload.
         """
         from .export.hub import model_card, push_folder
 
@@ -230,11 +267,11 @@ class HiFAAsset:
         return push_folder(repo_id, write_files, private=private, token=token, endpoint=endpoint)
 
     def write_files(self, folder: Path) -> None:
-        """Write everything a person may want: the asset itself, turntable, stills, depth, GLB.
+        """Write the asset with all its exports: turntable, stills, depth image and GLB.
 
         Raises:
             AssetError: If the asset itself cannot be written.
-            ExportError: If another file cannot be written; all others are there.
+            ExportError: If another file cannot be written. All remaining files are written.
         """
         from .export.each import export_each
 
@@ -254,13 +291,17 @@ class HiFAAsset:
         for name, azimuth in (("front", 0), ("side", 90), ("back", 180)):
             picture = self.render(self.camera(azimuth), size)
             save_image(folder / f"{name}.png", picture.colour.cpu().numpy())
-            if name == "front":  # one view, two pictures
+            if name == "front":  # depth of the same view
                 depth = depth_to_rgb(picture.depth.cpu().numpy(), picture.opacity.cpu().numpy())
         save_image(folder / "depth.png", depth)
 
 
 def _read_field(folder: Path) -> RadianceField:
-    """The field of an asset, if its file has exactly the tensors that its settings call for."""
+    """Load the field of an asset.
+
+    Raises:
+        ValueError: If the tensors in the file are not exactly those that the config requires, or are not finite.
+    """
     with torch.device("meta"):
         field = RadianceField.from_config(RadianceField.load_config(folder))
     check_layout(read_layout(folder / SAFETENSORS_WEIGHTS_NAME), module_layout(field))
@@ -270,16 +311,16 @@ def _read_field(folder: Path) -> RadianceField:
 
 
 def _download(repo_id: str, **kwargs: Any) -> Path:
-    """The folder that an asset on the Hub is kept in here."""
+    """Download an asset from the Hub and return its folder in the local cache."""
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(repo_id, allow_patterns=["*.json", "*.safetensors"], **kwargs))
-    except (OSError, ValueError) as error:  # the Hub's own errors are of these kinds
+    except (OSError, ValueError) as error:  # base classes of the Hub's errors
         reason = " ".join(str(error).split())
-        raise AssetError(f"{repo_id!r} is no folder here and cannot be had from the Hub ({reason}).") from error
+        raise AssetError(f"{repo_id!r} is no local folder and cannot be loaded from the Hub ({reason}).") from error
 
 
 def save_image(path: Path, image: np.ndarray) -> None:
-    """Write `(H, W, 3)` in [0, 1] as a picture file."""
+    """Write an image `(H, W, 3)` in [0, 1] to a file."""
     PIL.Image.fromarray((image.clip(0, 1) * 255).round().astype(np.uint8)).save(path)

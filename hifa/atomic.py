@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic file writes: a file is written completely or not at all."""
 
 import contextlib
 import os
@@ -9,21 +9,23 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomically(path: str | os.PathLike) -> Iterator[Path]:
-    """A path in the same folder to write to. It becomes `path` when the block ends and goes away if the block fails.
+    """Yield a temporary path in the folder of `path` to write to.
+
+    The temporary file is renamed to `path` when the block ends, and deleted if the block fails.
 
     Raises:
-        OSError: If the file cannot be written; the message names `path` and the reason in one line.
+        OSError: If the file cannot be written. The one-line message has `path` and the reason.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")  # libraries go by the suffix
+    partial = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")  # libraries need the suffix
     try:
-        # Tells now, not after the work, and with the name the caller knows.
+        # Fail before the work is done, and name the path of the caller in the error.
         partial.touch()
         yield partial
         os.replace(partial, path)
     except OSError as error:
         told = OSError(f"Cannot write {path}: {error.strerror or error}.")
-        told.errno = error.errno  # not as an argument, or it would be part of the message
+        told.errno = error.errno  # an errno argument would appear in the message
         raise told from error
     finally:
         with contextlib.suppress(OSError):

@@ -1,13 +1,17 @@
-"""Many prompts, spread over processes, GPUs and machines by accelerate.
+"""Batch generation: many prompts, distributed over processes, GPUs and machines by accelerate.
 
     accelerate launch -m hifa.batch prompts.jsonl --output-dir OUT
 
-or, for two processes on a CPU, `torchrun --nproc-per-node 2 -m hifa.batch prompts.jsonl --output-dir OUT`.
+For two processes on a CPU:
 
-Each line of a .jsonl file is an object with `prompt` and, if wanted, `negative_prompt`, `seed`, `name` of its folder
-and fields of `HiFAConfig`; each line of any other file is a prompt. What is finished is skipped when the command is
-run again, and what was interrupted goes on from its saved run. A prompt that fails does not stop the others: all
-failures are reported at the end, and the exit code is then 1. Prompt number 3 gets the folder `OUT/0003-its-name/`.
+    torchrun --nproc-per-node 2 -m hifa.batch prompts.jsonl --output-dir OUT
+
+Each line of a .jsonl file is an object with the key `prompt`. Optional keys are `negative_prompt`, `seed`, `name` (of
+the output folder) and the fields of `HiFAConfig`. Each line of any other file is a prompt. Prompt 3, counted from 0,
+is written to the folder `OUT/0003-its-name/`.
+
+Running the command again skips finished prompts and resumes interrupted runs. A prompt that fails does not stop the
+batch. All failures are reported at the end, and the exit code is then 1.
 """
 
 import argparse
@@ -52,12 +56,12 @@ DONE, FAILED = "done.json", "failed.txt"
 
 @dataclass(frozen=True)
 class Job:
-    """One line of the file.
+    """A prompt of a batch file with its settings.
 
     Args:
-        prompt, negative_prompt: As for `HiFAPipeline.start`.
-        seed: Of everything random.
-        name: Of its folder.
+        prompt, negative_prompt: See `HiFAPipeline.start`.
+        name: Name of the output folder.
+        seed: Seed of the run.
         settings: Fields of `HiFAConfig` that differ from the preset.
     """
 
@@ -69,11 +73,11 @@ class Job:
 
 
 def read_jobs(path: Path) -> list[Job]:
-    """All jobs of a file.
+    """Read all jobs of a file.
 
     Raises:
-        ValueError: If the file is empty or a line is wrong; the message has its number.
-        OSError: If it cannot be read.
+        ValueError: If the file is empty or a line is invalid. The message has the line number.
+        OSError: If the file cannot be read.
     """
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     jobs = []
@@ -82,10 +86,10 @@ def read_jobs(path: Path) -> list[Job]:
             continue
         try:
             jobs.append(_job(json.loads(line) if path.suffix == ".jsonl" else {"prompt": line}, len(jobs)))
-        except ValueError as error:  # json's own is one
+        except ValueError as error:  # includes json.JSONDecodeError
             raise ValueError(f"{path}, line {number}: {error}") from error
     if not jobs:
-        raise ValueError(f"{path} has no prompts. Write one a line.")
+        raise ValueError(f"{path} has no prompts. Write one prompt per line.")
     return jobs
 
 
@@ -101,13 +105,16 @@ def _job(row: Any, index: int) -> Job:
                 raise ValueError(f"{name} must be of type {kind.__name__}, got {known[name]!r}.")
     unknown = set(row) - {setting.name for setting in fields(HiFAConfig)}
     if unknown:
-        raise ValueError(f"{', '.join(sorted(unknown))}: no such setting; see `HiFAConfig`.")
+        raise ValueError(f"Unknown settings: {', '.join(sorted(unknown))}. See `HiFAConfig` for the valid names.")
     name = file_name(known.get("name", known["prompt"]))
     return Job(**known | {"name": f"{index:04d}-{name}"}, settings=row)
 
 
 def is_begun(folder: Path) -> bool:
-    """Whether a job is finished or its run saved, which has the embeddings of its prompt."""
+    """Return whether a job is finished or has a saved run.
+
+    A saved run stores the embeddings of its prompt.
+    """
     return (folder / DONE).exists() or is_saved_in(folder / "run")
 
 
@@ -119,16 +126,22 @@ def work(
     arguments: argparse.Namespace,
     prompt_embeds: Tensor | None = None,
 ) -> bool:
-    """Bring one job to its end, from where it is. Returns `False` if it was finished before.
+    """Run one job to its end; resume a saved run.
 
     Args:
-        config: `None` for the prior's default.
-        arguments: `save_every`, `assets_at`, `asset_only`, and those of `options.export_asset`.
-        prompt_embeds: Of the prompt, if the text encoder is gone.
+        pipe: Pipeline with the prior.
+        job: Job to run.
+        folder: Output folder of the job.
+        config: Settings; `None` for the default of the prior.
+        arguments: `save_every`, `assets_at`, `asset_only` and the options of `options.export_asset`.
+        prompt_embeds: Embeddings of the prompt, required if the text encoder is released.
+
+    Returns:
+        `False` if the job was already finished.
 
     Raises:
-        ValueError: For a bad prompt or setting, an empty field, or a folder of another job. After an `ExportError` all
-            files but those that it names are there.
+        ValueError: For an invalid prompt or setting, an empty field, or a folder of another job.
+        ExportError: If files cannot be exported. All files that the error does not name are written.
         OSError: If the folder cannot be written.
     """
     wanted = _facts(job, str(pipe.config.get("_name_or_path") or "custom"), config or pipe.default_config())
@@ -141,7 +154,7 @@ def work(
         _check_same(wanted, read_facts(folder / "run"), folder)
         run = HiFARun.load(folder / "run", pipe.device)
     else:
-        if pipe.text_encoder is None and pipe.tokenizer is not None:  # `start` takes embeddings as they are
+        if pipe.text_encoder is None and pipe.tokenizer is not None:  # `start` skips this check for embeddings
             check_prompt(pipe.tokenizer, job.prompt, job.negative_prompt)
         given = {"prompt_embeds": prompt_embeds, "seed": job.seed, "config": config}
         run = pipe.start(job.prompt, job.negative_prompt, **given, **job.settings)
@@ -161,7 +174,7 @@ def work(
 
 
 def _facts(job: Job, prior: str, config: HiFAConfig) -> dict[str, Any]:
-    """What decides what a job makes, as a saved run names it."""
+    """Return the metadata that determines the result of a job, with the keys of a saved run."""
     settings = replace(config, **job.settings).to_dict()
     return {
         "prompt": job.prompt,
@@ -173,26 +186,42 @@ def _facts(job: Job, prior: str, config: HiFAConfig) -> dict[str, Any]:
 
 
 def _check_same(wanted: dict[str, Any], found: dict[str, Any], folder: Path) -> None:
-    """A folder that an earlier file or command filled must not pass for this one's."""
+    """Check that a folder with earlier results belongs to the same job.
+
+    Raises:
+        ValueError: If the results were made with other settings.
+    """
     pairs = [(name, found.get(name), value) for name, value in wanted.items() if name != "config"]
     settings = found.get("config", {})
-    # A setting that an earlier version did not have was as it is by default.
+    # A setting that an earlier version did not have counts as its default.
     default = HiFAConfig().to_dict()
     pairs += [(name, settings.get(name, default[name]), value) for name, value in wanted["config"].items()]
     for name, was, value in pairs:
         if was != value:
             raise ValueError(
-                f"{folder} was made with {name}={was!r}, not {value!r}. Choose another --output-dir, or remove it."
+                f"{folder} was made with {name}={was!r}, not {value!r}. Remove it, or choose another --output-dir."
             )
 
 
 def jobs_of(jobs: list[Job], state: PartialState) -> list[Job]:
-    """Those of this process: every n-th one, so that a list sorted by length is shared evenly."""
+    """Return the jobs of this process.
+
+    Each process takes every n-th job, so that a list sorted by length is balanced.
+    """
     return jobs[state.process_index :: state.num_processes]
 
 
 def run_jobs(jobs: list[Job], run_one: Callable[[Job], bool], output_dir: Path) -> list[str]:
-    """The jobs of this process, one after the other; failures of all processes, a line each."""
+    """Run the jobs of this process in order.
+
+    Args:
+        jobs: Jobs of this process.
+        run_one: Runs a job; returns `False` if the job was already finished.
+        output_dir: Parent of the output folders.
+
+    Returns:
+        Failures of all processes, one line each.
+    """
     failures = []
     for job in jobs:
         try:
@@ -204,37 +233,44 @@ def run_jobs(jobs: list[Job], run_one: Callable[[Job], bool], output_dir: Path) 
             write_text_atomically(folder / FAILED, traceback.format_exc())
             print(f"failed: {failures[-1]}", file=sys.stderr, flush=True)
         else:
-            print(f"{'finished' if made else 'was finished before'}: {job.name}", flush=True)
+            print(f"{'finished' if made else 'skipped (already finished)'}: {job.name}", flush=True)
     return gather_object(failures)
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("prompts", type=Path, help="a .jsonl file, or a text file with a prompt a line")
+    parser.add_argument("prompts", type=Path, help="a .jsonl file, or a text file with one prompt per line")
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--model", metavar="ID_OR_DIR", help=MODEL_HELP)
     add_surface_options(parser)
     parser.add_argument("--half", action="store_true", help="load the prior in float16 (on a GPU)")
     add_variant_option(parser)
-    parser.add_argument("--preset", choices=PRESETS, help="default: the prior's")
+    parser.add_argument("--preset", choices=PRESETS, help="default: that of the prior")
     parser.add_argument(
-        "--save-every", type=int, default=100, metavar="STEPS", help="save runs so often; default: 100"
+        "--save-every", type=int, default=100, metavar="STEPS", help="steps between checkpoints; default: 100"
     )
-    parser.add_argument("--asset-only", action="store_true", help="no turntables, stills and meshes: the assets alone")
+    parser.add_argument("--asset-only", action="store_true", help="write assets without turntables, stills and meshes")
     parser.add_argument(
         "--assets-at",
         type=float,
         nargs="+",
         default=[],
-        metavar="SHARE",
-        help="keep assets at these shares of a run too",
+        metavar="FRACTION",
+        help="also save assets at these fractions of a run",
     )
     add_export_options(parser, formats=("glb",))
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0 if everything is finished, 1 if a prompt failed, 2 after bad input."""
+    """Run the batch command.
+
+    Args:
+        argv: Arguments; `None` for those of the process.
+
+    Returns:
+        Exit code: 0 if all prompts are finished, 1 if a prompt failed, 2 for invalid input.
+    """
     import torch
 
     arguments = build_parser().parse_args(argv)
@@ -243,7 +279,7 @@ def main(argv: list[str] | None = None) -> int:
         check_ranges(arguments, (("save_every", 1, 10**9), *RANGES))
         check_normal_model(arguments)
         if not all(0 < share <= 1 for share in arguments.assets_at):
-            raise ValueError(f"--assets-at takes shares of a run, above 0 and up to 1, got {arguments.assets_at}.")
+            raise ValueError(f"--assets-at takes fractions of a run, above 0 and up to 1, got {arguments.assets_at}.")
         arguments.output_dir.mkdir(parents=True, exist_ok=True)
         dtype = torch.float16 if arguments.half else torch.float32
         models = (arguments.model or TOYBOX, arguments.disparity_model)
@@ -251,12 +287,12 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    # Without being told, accelerate does not look for its siblings on a machine without an accelerator.
+    # Without an accelerator, accelerate joins the other processes only if `cpu` is set.
     launched_on_cpu = "LOCAL_RANK" in os.environ and not torch.accelerator.is_available()
-    # A process that is done waits for the others, however long they take; the default is minutes.
+    # A finished process waits for the slowest process. The default timeout is minutes.
     state = PartialState(cpu=launched_on_cpu, timeout=timedelta(days=30))
     pipe.to(state.device)
-    pipe.set_progress_bar_config(disable=True)  # those of several processes would mix
+    pipe.set_progress_bar_config(disable=True)  # bars of several processes would overlap
     config = preset_config(pipe, arguments.preset)
     mine, output_dir = jobs_of(jobs, state), arguments.output_dir
     new = [(job.prompt, job.negative_prompt) for job in mine if not is_begun(output_dir / job.name)]
@@ -271,7 +307,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{len(jobs) - len(failures)} of {len(jobs)} prompts are finished in {arguments.output_dir}", flush=True)
         for line in failures:
             print(f"failed: {line}", file=sys.stderr, flush=True)
-    state.wait_for_everyone()  # the launcher ends all processes when the first one fails, and the report comes before
+    state.wait_for_everyone()  # the launcher kills all processes once one fails, so the report is printed first
     state.destroy_process_group()
     return 1 if failures else 0
 

@@ -1,29 +1,34 @@
-"""Sharing a CPU with others: how long torch's threads wait for each other awake."""
+"""Adjustment to a busy CPU: how long the OpenMP threads of torch spin before they sleep."""
 
 import os
 import time
 from pathlib import Path
 
 
-SPINS = "1000"  # turns of the loop in which a thread waits, some microseconds
-LOADAVG = Path("/proc/loadavg")  # the fourth field: threads that run or could run now / all
+SPINS = "1000"  # iterations of the wait loop of a thread, a few microseconds
+LOADAVG = Path("/proc/loadavg")  # the fourth field: runnable threads / all threads
 LOOKS, LOOK_SECONDS = 5, 0.005
 
 
 def share_cpu() -> None:
-    """Have threads sleep while they wait for each other, if others use the CPU just now; to be called before torch is
-    loaded, whose OpenMP (libgomp) reads GOMP_SPINCOUNT then.
+    """Make OpenMP threads sleep instead of spin while they wait, if other processes use the CPU.
 
-    A thread that waits awake keeps its core from the one it waits for. Alone on two cores a step takes a sixth less
-    time so; with another process busy on one of them it took thirty to fifty times as long, for the time slices of
-    others are as long as a thousand short waits. Whoever has set GOMP_SPINCOUNT or OMP_WAIT_POLICY is not overruled.
+    Call this function before importing torch, because OpenMP (libgomp) reads `GOMP_SPINCOUNT` during the import. If
+    the environment sets `GOMP_SPINCOUNT` or `OMP_WAIT_POLICY`, the function changes nothing.
+
+    A spinning thread occupies a core that the awaited thread could use. On two idle cores, spinning makes a step a
+    sixth faster. With another process on one of the cores, spinning made a step thirty to fifty times slower: a time
+    slice of the other process is as long as a thousand short waits.
     """
     if not any(name in os.environ for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")) and others_run():
         os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def others_run() -> bool:
-    """Whether in most of a few looks another thread than this one was running; False where the system does not say."""
+    """Return whether another thread was running in most of a few samples.
+
+    Return `False` on systems without `/proc/loadavg`.
+    """
     seen = 0
     for _ in range(LOOKS):
         try:

@@ -1,7 +1,7 @@
-"""The compiled loops of a CPU made beside a process that starts: only the first time in an environment.
+"""Background compilation of the numba loops for the CPU, in the first run of an environment.
 
-numba keeps what it compiled in a cache on disk. The first run of all would spend a second on it before its first
-picture, and another one in its first step; a second core does it while modules are imported.
+numba caches compiled code on disk. The first run would spend a second on compilation before its first preview, and
+another second in its first step. A background process compiles on a second core while modules are imported.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 PACKAGE = Path(__file__).parent
-# Each with the loop that it compiles last, in the order in which they are needed: the first preview has no grid.
+# Each module with the loop that it compiles last, in the order of use. The first preview needs no density grid.
 MODULES = {
     "field.hash_grid_cpu": "encode_backward",
     "rendering.density_grid_cpu": "place",
@@ -19,8 +19,8 @@ MODULES = {
     "export.decimate_cpu": "collapse",
     "export.texture_cpu": "rasterize",
 }
-# By their paths: to import a module by its name would import the whole package, which is what takes so long. With
-# their names, because numba keeps those beside the code.
+# Modules are loaded by path: importing a module by name would import the whole package, which is slow. The modules
+# keep their names, because numba stores the names with the compiled code.
 PROGRAM = """
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -33,7 +33,13 @@ for name, path in zip(sys.argv[1::2], sys.argv[2::2]):
 
 
 def compile_ahead() -> subprocess.Popen | None:
-    """Begin to compile in another process, if it was not done before; whoever needs a loop sooner compiles it."""
+    """Start a background process that compiles the loops, unless they are cached.
+
+    A loop that is needed before the process has compiled it is compiled by its caller.
+
+    Returns:
+        The process, or `None` if all loops are cached.
+    """
     if is_compiled():
         return None
     named = [part for name in MODULES for part in (f"{__package__}.{name}", str(_path_of(name)))]
@@ -42,8 +48,10 @@ def compile_ahead() -> subprocess.Popen | None:
 
 
 def is_compiled() -> bool:
-    """Whether there is compiled code that is newer than the loops, where numba keeps it: beside them, or, where an
-    installation cannot be written to, with the user."""
+    """Return whether numba's cache has code for all loops that is newer than their modules.
+
+    The cache is next to the modules, or in the user's cache folder if the installation is read-only.
+    """
     return all(_is_compiled(_path_of(name), last) for name, last in MODULES.items())
 
 

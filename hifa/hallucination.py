@@ -1,4 +1,4 @@
-"""From a photo to sixteen views of its object, by a multi-view model (HiFA section 5.4)."""
+"""Hallucination of sixteen views of the object in a photo by a multi-view model (HiFA section 5.4)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from .pictures import PreparedPicture, prepare_picture
 MAX_SEEDS = 64
 CALL_SETTINGS = ("num_inference_steps", "guidance_scale", "eta", "view_chunk")
 FRAMING = ("crop_size", "alpha_threshold")
-EMBEDDED_NOTE = "The views are those of the embedded Toybox model, which knows Toybox objects only."
+EMBEDDED_NOTE = "The views come from the embedded Toybox model, which supports Toybox objects only."
 
 logger = logging.get_logger(__name__)
 
@@ -31,8 +31,8 @@ class Hallucination:
 
     Args:
         images: `(views, H, W, 3)` in [0, 1] on white, at the cameras of the model's ring.
-        elevation_deg: Of the photo's camera above the horizon, degrees: as given, or the estimate.
-        note: What the user should know about them; empty if nothing.
+        elevation_deg: Elevation of the photo's camera above the horizon in degrees, given or estimated.
+        note: Warnings for the user; empty if there are none.
     """
 
     images: Tensor
@@ -41,19 +41,21 @@ class Hallucination:
 
 
 class Photo:
-    """A photo on its way to views: checked and cut out at once, hallucinated once, when views are first asked for.
+    """A photo with the settings for hallucinating views.
+
+    The photo is checked and cut out on creation. The views are generated once, by the first call of `hallucinate`.
 
     Args:
-        image: See `pictures.prepare_picture`; or what that returned, which is used as it is.
-        multiview: Makes the views.
-        elevation_deg: Of the photo's camera above the horizon, degrees; without it, `selection.sweep_elevation`
-            estimates it, which costs a sheet for each elevation that it tries.
-        view_seeds: How many sheets to make, of which the best is used; see `selection`.
-        settings: Of the call of `multiview`: those of `CALL_SETTINGS` and `FRAMING`.
+        image: Input of `pictures.prepare_picture`, or its result, which is used unchanged.
+        multiview: Model that generates the views.
+        elevation_deg: Elevation of the photo's camera above the horizon in degrees. With `None`,
+            `selection.sweep_elevation` estimates the elevation, which takes one sheet for each candidate.
+        view_seeds: Number of sheets to generate, from 1 to 64. The best sheet is used, see `selection`.
+        settings: Arguments for the call of `multiview`, from `CALL_SETTINGS` and `FRAMING`.
 
     Raises:
-        TypeError: If `multiview` is something else.
-        ValueError: If it is missing, for a photo that cannot be used, or for a wrong option.
+        TypeError: If `multiview` is not a `SyncDreamerPipeline`.
+        ValueError: If `multiview` is `None`, if the photo cannot be used, or if a setting is invalid.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class Photo:
         self.multiview, self.elevation_deg, self.view_seeds = multiview, elevation_deg, view_seeds
         self.settings = {name: value for name, value in (settings or {}).items() if value is not None}
         self._check()
-        # A small model crops the object out of a larger picture itself: reduced once, it stays sharper.
+        # Small models crop the object from a larger picture themselves: resampling once keeps the object sharper.
         prepared = isinstance(image, PreparedPicture)
         self.picture = image if prepared else prepare_picture(image, max(256, multiview.image_size))
         framing = {"crop_size": multiview.config.crop_size} | self.settings
@@ -78,36 +80,40 @@ class Photo:
     def _check(self) -> None:
         if self.multiview is None:
             raise ValueError(
-                "image with this prior needs multiview, which hallucinates its views, such as "
-                "SyncDreamerPipeline.from_single_file(); or give sixteen views from elsewhere as views."
+                "image with this prior needs multiview, a model that hallucinates views, such as "
+                "SyncDreamerPipeline.from_single_file(). Alternatively, pass sixteen views as views."
             )
         if not isinstance(self.multiview, SyncDreamerPipeline):
             raise TypeError(f"multiview must be a SyncDreamerPipeline, got {type(self.multiview).__name__}.")
         unknown = sorted(set(self.settings) - {*CALL_SETTINGS, *FRAMING})
         if unknown:
             known = ", ".join((*CALL_SETTINGS, *FRAMING))
-            raise ValueError(f"multiview_settings may be {known}; got {', '.join(unknown)}.")
+            raise ValueError(f"multiview_settings accepts {known}; got {', '.join(unknown)}.")
         seeds = self.view_seeds
         if not isinstance(seeds, int) or isinstance(seeds, bool) or not 1 <= seeds <= MAX_SEEDS:
-            raise ValueError(f"view_seeds must be a whole number from 1 to {MAX_SEEDS}, got {seeds!r}.")
+            raise ValueError(f"view_seeds must be an integer from 1 to {MAX_SEEDS}, got {seeds!r}.")
         checked = {name: value for name, value in self.settings.items() if name in CALL_SETTINGS}
         self.multiview.check_inputs(0.0 if self.elevation_deg is None else self.elevation_deg, **checked)
 
     @property
     def seen(self) -> PIL.Image.Image:
-        """RGB on white: the very picture that the multi-view model sees."""
+        """The input image of the multi-view model, RGB on white."""
         pixels = ((self._seen.movedim(0, -1).numpy() + 1) * 127.5).round().clip(0, 255)
         return PIL.Image.fromarray(pixels.astype(np.uint8))
 
     def cameras(self, bound: float) -> tuple[Camera, ...]:
-        """Of the views, in the world of a field."""
+        """Return the cameras of the views in the world of a field.
+
+        Args:
+            bound: Half extent of the field in world units.
+        """
         return ring_cameras(bound, self.multiview.ring, self.multiview.volume.config.half_extent)
 
     def hallucinate(self, generator: torch.Generator) -> Hallucination:
-        """The views. Whoever asks again gets the same ones.
+        """Generate the views. Further calls return the same views.
 
         Args:
-            generator: Source of all randomness, on the CPU.
+            generator: CPU generator for all random numbers.
         """
         if self._hallucination is None:
             notes = [*self.picture.warnings, *([EMBEDDED_NOTE] if self.multiview.embedded else [])]
@@ -121,7 +127,7 @@ class Photo:
         return self._hallucination
 
     def _choose(self, generator: torch.Generator) -> tuple[Tensor, float]:
-        """Images and elevation of the best sheet."""
+        """Return the images and the elevation of the best sheet."""
         image, elevation = self.picture.image, self.elevation_deg
         if elevation is not None and self.view_seeds == 1:
             call = self.multiview(image, elevation, generator=generator, output_type="pt", **self.settings)

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for a safe moment."""
+"""Handling of Ctrl-C that lets the current step finish."""
 
 import signal
 import threading
@@ -7,20 +7,23 @@ from contextlib import contextmanager
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, after the step at hand was finished and the run saved."""
+    """Ctrl-C that is raised after the current step is finished and the run is saved."""
 
 
 class Interrupt:
-    """Whether there was a Ctrl-C."""
+    """Flag that is set by the first Ctrl-C."""
 
     noted = False
 
 
 @contextmanager
 def first_noted() -> Iterator[Interrupt]:
-    """The first Ctrl-C is only noted, so that it does not cut a step in two; the second one is as ever.
+    """Record the first Ctrl-C instead of raising, so that a step is not interrupted.
 
-    Outside of the main thread, which alone gets signals, nothing changes.
+    The second Ctrl-C has its usual effect. Outside the main thread, which alone receives signals, nothing changes.
+
+    Yields:
+        The flag for the first Ctrl-C.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():

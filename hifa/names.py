@@ -1,8 +1,8 @@
-"""Names of files and folders."""
+"""File and folder names."""
 
 import re
 
 
 def file_name(text: str) -> str:
-    """A text as a file name: lower-case letters, digits and hyphens, 60 at most; `asset` if none is left."""
+    """Return a file name of at most 60 lowercase letters, digits and hyphens; `asset` if none remain."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "asset"

@@ -1,4 +1,4 @@
-"""What the command lines share: options, models, and what is made of an asset."""
+"""Options, model loading and export of the command line interfaces."""
 
 import argparse
 from collections.abc import Callable, Iterable
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .prompts import check_prompt
 
 
-if TYPE_CHECKING:  # the options are read before torch is loaded
+if TYPE_CHECKING:  # options are parsed before torch is imported
     from torch import Tensor
 
     from .asset import HiFAAsset
@@ -18,12 +18,12 @@ if TYPE_CHECKING:  # the options are read before torch is loaded
     from .pipeline_hifa import HiFAPipeline
 
 
-# Of the progress bar, in frames of a turntable.
+# Lengths on the progress bar, in units of one turntable frame.
 STILL_WORK, MESH_WORK = 8, 40
 CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors")
-WITHOUT_NORMALS = ("paper", "official", "mvdream", "reconstruction", "hallucinated")  # presets
+WITHOUT_NORMALS = ("paper", "official", "mvdream", "reconstruction", "hallucinated")  # presets without normal losses
 MODEL_HELP = (
-    "id or folder of Stable Diffusion, SDXL or DeepFloyd IF, or MVDream/MVDream/sd-v2.1-base-4view.pt; "
+    "Hub ID or folder of Stable Diffusion, SDXL or DeepFloyd IF, or MVDream/MVDream/sd-v2.1-base-4view.pt; "
     "default: embedded Toybox"
 )
 RANGES = (
@@ -33,7 +33,12 @@ RANGES = (
 
 
 def add_export_options(parser: argparse.ArgumentParser, formats: tuple[str, ...]) -> None:
-    """Add the options; `formats` are the mesh files by default."""
+    """Add the export options to a parser.
+
+    Args:
+        parser: Parser of a command.
+        formats: Mesh formats that are written by default.
+    """
     export = parser.add_argument_group("export")
     export.add_argument("--formats", nargs="+", default=list(formats), choices=["glb", "obj", "zip", "ply"])
     export.add_argument("--mesh-resolution", type=int, default=128)
@@ -46,35 +51,44 @@ def add_export_options(parser: argparse.ArgumentParser, formats: tuple[str, ...]
 
 def add_variant_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--variant", metavar="NAME", help="of the files of --model, such as fp16: half as much to load"
+        "--variant", metavar="NAME", help="variant of the files of --model, such as fp16 (half the size)"
     )
 
 
 def add_surface_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name models which see depth and normals in pictures."""
+    """Add the options that select the models for disparity and normals."""
     parser.add_argument(
-        "--disparity-model", metavar="ID_OR_DIR", help="DPT for the preset official; Toybox brings its own"
+        "--disparity-model", metavar="ID_OR_DIR", help="DPT model for --preset official; Toybox includes one"
     )
     parser.add_argument(
         "--normal-model", metavar="ID_OR_DIR",
-        help="guide surfaces by a Marigold model, such as prs-eth/marigold-normals-v1-1; Toybox brings its own",
+        help="Marigold model for normal guidance, such as prs-eth/marigold-normals-v1-1; Toybox includes one",
     )  # fmt: skip
 
 
 def check_normal_model(arguments: argparse.Namespace) -> None:
-    """
+    """Check that a given normal model has an effect.
+
     Raises:
-        ValueError: If the preset has no use for a model of normals.
+        ValueError: If the preset has no normal losses.
     """
     if arguments.normal_model is not None and arguments.preset in WITHOUT_NORMALS:
         raise ValueError(
-            f"--normal-model has no effect with --preset {arguments.preset}, whose losses have no normals. "
-            "Leave out one of them."
+            f"--normal-model has no effect with --preset {arguments.preset}, which has no normal losses. "
+            "Omit one of the two options."
         )
 
 
 def preset_config(pipe: "HiFAPipeline", preset: str | None) -> "HiFAConfig | None":
-    """The settings of a preset for the models that a pipeline has; `None` for the prior's default."""
+    """Return the settings of a preset, adapted to the models of a pipeline.
+
+    Args:
+        pipe: Pipeline that runs the preset.
+        preset: Name of a preset, or `None`.
+
+    Returns:
+        The settings, or `None` for the default of the prior if `preset` is `None`.
+    """
     from .components import PUBLISHED_NORMALS
     from .config import HiFAConfig
 
@@ -85,9 +99,14 @@ def preset_config(pipe: "HiFAPipeline", preset: str | None) -> "HiFAConfig | Non
 
 
 def check_ranges(arguments: argparse.Namespace, ranges: tuple[tuple[str, int, int], ...]) -> None:
-    """
+    """Check that options are in their ranges.
+
+    Args:
+        arguments: Parsed arguments.
+        ranges: Name, minimum and maximum of each option, both inclusive.
+
     Raises:
-        ValueError: If an option is out of its range; the message names it.
+        ValueError: If an option is out of its range. The message names the option.
     """
     for name, low, high in ranges:
         if not low <= getattr(arguments, name) <= high:
@@ -103,13 +122,18 @@ def load_pipeline(
     variant: str | None = None,
     normal_model: str | None = None,
 ) -> "HiFAPipeline":
-    """A pipeline on a device, with models of disparity and of normals by hub id or folder if they are given.
+    """Load a pipeline onto a device, with optional models for disparity and normals.
 
     Args:
-        variant: Of the prior's files, such as `"fp16"`.
+        model: Hub ID or folder of the prior.
+        disparity_model: Hub ID or folder of a DPT model, or `None`.
+        dtype: Data type of the models.
+        device: Device of the models.
+        variant: Variant of the prior's files, such as `"fp16"`.
+        normal_model: Hub ID or folder of a Marigold model, or `None`.
 
     Raises:
-        ValueError, OSError: If one of them is missing or of another kind.
+        ValueError, OSError: If a model is missing or of the wrong kind.
     """
     from . import HiFAPipeline
 
@@ -125,10 +149,17 @@ def load_pipeline(
 
 
 def embed_first(pipe: "HiFAPipeline", prompts: Iterable[tuple[str, str]]) -> dict[tuple[str, str], "Tensor"]:
-    """Embeddings, on the CPU, of prompts with their negative prompts, before a model of pixels loses its text encoder:
-    T5 is larger than all else in DeepFloyd IF. Other models keep theirs, and nothing is embedded.
+    """Embed prompts, then release the text encoder of a pixel-space prior.
 
-    A prompt that the model cannot read is left out; its own run is to fail, not those of the others.
+    T5 is larger than all other models of DeepFloyd IF. Latent priors keep their text encoder, and nothing is embedded.
+    A prompt that the prior cannot encode is skipped, so that only the run of this prompt fails later.
+
+    Args:
+        pipe: Pipeline with the text encoder.
+        prompts: Pairs of prompt and negative prompt.
+
+    Returns:
+        Embeddings on the CPU for each pair.
     """
     if pipe.vae is not None or pipe.text_encoder is None:
         return {}
@@ -144,10 +175,10 @@ def embed_first(pipe: "HiFAPipeline", prompts: Iterable[tuple[str, str]]) -> dic
 
 
 def load_multiview(name: str, dtype, device) -> "SyncDreamerPipeline":
-    """A multi-view model from a folder, a hub id or a published checkpoint.
+    """Load a multi-view model from a folder, a Hub ID or a published checkpoint.
 
     Raises:
-        ValueError, OSError: If it is missing or of another kind.
+        ValueError, OSError: If the model is missing or of the wrong kind.
     """
     from .multiview import SyncDreamerPipeline
 
@@ -156,14 +187,17 @@ def load_multiview(name: str, dtype, device) -> "SyncDreamerPipeline":
 
 
 def export_asset(asset: "HiFAAsset", folder: Path, arguments: argparse.Namespace, show_bar: bool = False) -> None:
-    """Write the asset, a turntable, stills and meshes into a folder. One that fails does not keep the others back.
+    """Write an asset, a turntable, stills and meshes to a folder. A file that fails does not stop the export.
 
     Args:
-        show_bar: Show a progress bar with the time that is left.
+        asset: Asset to export.
+        folder: Output folder.
+        arguments: Options of `add_export_options`.
+        show_bar: Show a progress bar with the remaining time.
 
     Raises:
-        AssetError: If the asset itself cannot be written; then nothing else is tried.
-        ExportError: If another file cannot be written; all others are there.
+        AssetError: If the asset itself cannot be written. Nothing else is exported then.
+        ExportError: If another file cannot be written. All remaining files are written.
     """
     from tqdm import tqdm
 
@@ -185,7 +219,7 @@ def export_asset(asset: "HiFAAsset", folder: Path, arguments: argparse.Namespace
 
         def started(name: str) -> None:
             nonlocal done
-            bar.update(done - bar.n)  # also past one that failed half way
+            bar.update(done - bar.n)  # also skips the rest of a file that failed midway
             bar.set_description(f"export {name}")
             done += work.get(name, MESH_WORK)
 
@@ -196,7 +230,10 @@ def export_asset(asset: "HiFAAsset", folder: Path, arguments: argparse.Namespace
 
 
 def _mesh_exports(asset: "HiFAAsset", folder: Path, arguments: argparse.Namespace) -> dict[str, Callable[[], object]]:
-    """How each mesh file is written. They share one surface and one texture; a PLY needs no texture."""
+    """Return a function for each mesh file that writes the file.
+
+    All files share one surface and one texture. A PLY file needs no texture.
+    """
     from .export import bake_texture, write_mesh, write_ply
 
     mesh = cache(lambda: asset.mesh(arguments.mesh_resolution, arguments.max_faces))

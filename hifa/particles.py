@@ -1,5 +1,7 @@
-"""Several particles: runs of one prompt that share what VSD learns of their renders (Wang et al. 2023,
-"ProlificDreamer", section 3.2 and algorithm 1)."""
+"""VSD with several particles: runs of one prompt that share one variational score.
+
+The method is from Wang et al. 2023, "ProlificDreamer", section 3.2 and algorithm 1.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -15,21 +17,21 @@ if TYPE_CHECKING:
 
 
 def advance_particles(pipe: "HiFAPipeline", runs: Sequence[HiFARun]) -> Iterator[tuple[HiFARun, HiFAStep]]:
-    """Optimise runs in turns, each against the score of all of them, until all are finished.
+    """Optimize runs in turns with one shared variational score, until all runs are finished.
 
-    The variational score stands for the distribution of the particles, and learns from the renders of every one. It
-    is one object for all runs from here on. Saved after a whole round, that is all at the same step, they can be
-    loaded and given to this function again.
+    The variational score models the distribution of the particles and learns from the renders of all runs. This
+    function replaces the score of every run by that of the first run. Runs that are saved at the same step, after a
+    full round, can be loaded and passed to this function again.
 
     Args:
-        pipe: That started the runs.
-        runs: Of one prompt and of the method `vsd`, with seeds of their own.
+        pipe: Pipeline that started the runs.
+        runs: At least two runs of one prompt with `distillation="vsd"` and different seeds.
 
     Yields:
-        A run and its step, round after round.
+        A run and its step, round by round.
 
     Raises:
-        ValueError: If they are not particles of one distribution.
+        ValueError: If the runs are not particles of one distribution.
     """
     _check(runs)
     for run in runs[1:]:
@@ -45,21 +47,21 @@ def advance_particles(pipe: "HiFAPipeline", runs: Sequence[HiFARun]) -> Iterator
 
 def _check(runs: Sequence[HiFARun]) -> None:
     if len(set(map(id, runs))) < max(2, len(runs)):
-        raise ValueError(f"Particles are two runs or more, each once; got {len(runs)}.")
+        raise ValueError(f"Particles must be two or more runs without repetitions, got {len(runs)}.")
     if any(run.variational is None for run in runs):
-        raise ValueError("Particles share what distillation='vsd' learns: start the runs with it.")
+        raise ValueError("Particles need the score of distillation='vsd'. Start all runs with it.")
     first = runs[0]
     for run in runs[1:]:
         for name in ("prompt", "negative_prompt", "config", "step"):
             if getattr(run, name) != getattr(first, name):
                 raise ValueError(
-                    f"Particles are of one prompt, with the same settings and at the same step: {name} is "
-                    f"{getattr(first, name)!r} here and {getattr(run, name)!r} there."
+                    f"Particles must have the same prompt, settings and step, but {name} is "
+                    f"{getattr(first, name)!r} in one run and {getattr(run, name)!r} in another."
                 )
         if first.step and not _same(run, first):
             raise ValueError(
-                f"These runs have learnt their scores apart, and have {first.step} steps behind them. Particles are "
-                "optimised together from the start."
+                f"These runs have trained separate scores for {first.step} steps. Particles must be optimized "
+                "together from the start."
             )
 
 

@@ -109,7 +109,7 @@ def test_save_and_load(bear, tmp_path):
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "no folder", "../gone"])
 def test_a_folder_that_is_not_there(name):
-    with pytest.raises(AssetError, match=f"'{name}' is no folder here"):
+    with pytest.raises(AssetError, match=f"'{name}' is no local folder"):
         HiFAAsset.from_pretrained(name)
 
 

@@ -196,7 +196,7 @@ def test_assets_alone_and_one_from_the_middle(tiny_prior, tmp_path):
 def test_assets_from_outside_of_a_run_are_refused(tmp_path, capsys, share):
     (tmp_path / "prompts.txt").write_text("a red ball")
     assert main([str(tmp_path / "prompts.txt"), "--output-dir", str(tmp_path), "--assets-at", share]) == 2
-    assert "--assets-at takes shares of a run, above 0 and up to 1" in capsys.readouterr().err
+    assert "--assets-at takes fractions of a run, above 0 and up to 1" in capsys.readouterr().err
 
 
 def test_a_run_of_other_settings_is_not_continued(tiny_prior, tmp_path):
@@ -233,7 +233,7 @@ def test_a_text_file_has_a_prompt_a_line(tmp_path):
         ('["a red ball"]', "line 1: Expected an object"),
         ('{"prompt": 3}', "Expected an object"),
         ('{"prompt": "a red ball", "seed": "x"}', "seed must be of type int, got 'x'"),
-        ('{"prompt": "a red ball", "stepz": 3}', "stepz: no such setting"),
+        ('{"prompt": "a red ball", "stepz": 3}', "Unknown settings: stepz"),
     ],
 )
 def test_bad_files_are_one_line_and_exit_code_2(tmp_path, capsys, line, words):

@@ -342,10 +342,10 @@ def test_ctrl_c_in_the_export_is_one_line(cli, interruptible, tmp_path, capsys, 
     monkeypatch.setattr(HiFAAsset, "export_video", press)
     assert cli("a red ball", "--steps", "2", "--output-dir", str(tmp_path), *QUICK) == 130
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error == f"interrupted; continue with: python -m hifa --resume {tmp_path / 'run'}"
+    assert error == f"interrupted; resume with: python -m hifa --resume {tmp_path / 'run'}"
     monkeypatch.setattr("hifa.__main__.begin", press)
     assert cli("a red ball", "--output-dir", str(tmp_path / "other")) == 130
-    assert capsys.readouterr().err == "interrupted; nothing was made yet\n"
+    assert capsys.readouterr().err == "interrupted; no run was saved\n"
 
 
 def test_sigkill_and_resume(tiny_prior, cli, tmp_path):
@@ -415,7 +415,7 @@ def test_a_prior_that_cannot_be_found_is_asked_for(saved, cli, tmp_path, capsys)
     for name, prior in (("moved", str(tmp_path / "gone")), ("own", "custom")):
         folder = saved(name, prior=prior)
         assert main(["--resume", str(folder), *QUICK]) == 2
-        assert f"{prior!r}, cannot be found. Give it as --model" in capsys.readouterr().err
+        assert f"{prior!r}, cannot be found. Give the prior as --model" in capsys.readouterr().err
         assert cli("--resume", str(folder), *QUICK) == 0
 
 

@@ -80,13 +80,13 @@ def test_what_is_not_one_distribution_is_refused(pipe):
     ahead = start(pipe, 2)
     next(pipe.advance(ahead))
     for runs, words in (
-        ([run], "two runs or more"),
-        ([run, run], "each once"),
+        ([run], "two or more runs"),
+        ([run, run], "without repetitions"),
         ([run, start(pipe, 2, distillation="hifa")], "distillation='vsd'"),
-        ([run, start(pipe, 2, prompt="a blue ball")], "prompt is 'a red ball' here and 'a blue ball' there"),
+        ([run, start(pipe, 2, prompt="a blue ball")], "'a red ball' in one run and 'a blue ball' in another"),
         ([run, start(pipe, 2, steps=9)], "config is"),
-        ([run, ahead], "step is 0 here and 1 there"),
-        (apart, "have learnt their scores apart"),
+        ([run, ahead], "step is 0 in one run and 1 in another"),
+        (apart, "have trained separate scores"),
     ):
         with pytest.raises(ValueError, match=words):
             next(advance_particles(pipe, runs))

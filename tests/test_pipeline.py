@@ -54,7 +54,7 @@ def test_a_text_encoder_of_another_model_is_refused_at_load(tiny_prior, tmp_path
     config = dict(stock.unet.config) | {"cross_attention_dim": 24}
     stock.unet = type(stock.unet).from_config(config)
     stock.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="reads text embeddings of 24 numbers, but the text encoder writes 16"):
+    with pytest.raises(ValueError, match="expects text embeddings of width 24, but the text encoder returns width 16"):
         HiFAPipeline.from_pretrained(tmp_path)
 
 
