@@ -318,7 +318,7 @@ def _download(repo_id: str, **kwargs: Any) -> Path:
         return Path(snapshot_download(repo_id, allow_patterns=["*.json", "*.safetensors"], **kwargs))
     except (OSError, ValueError) as error:  # base classes of the Hub's errors
         reason = " ".join(str(error).split())
-        raise AssetError(f"{repo_id!r} is no local folder and cannot be loaded from the Hub ({reason}).") from error
+        raise AssetError(f"{repo_id!r} is not a local folder and cannot be loaded from the Hub ({reason}).") from error
 
 
 def save_image(path: Path, image: np.ndarray) -> None:

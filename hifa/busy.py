@@ -16,8 +16,8 @@ def share_cpu() -> None:
     Call this function before importing torch, because OpenMP (libgomp) reads `GOMP_SPINCOUNT` during the import. If
     the environment sets `GOMP_SPINCOUNT` or `OMP_WAIT_POLICY`, the function changes nothing.
 
-    A spinning thread occupies a core that the awaited thread could use. On two idle cores, spinning makes a step a
-    sixth faster. With another process on one of the cores, spinning made a step thirty to fifty times slower: a time
+    A spinning thread occupies a core that the awaited thread could use. On two idle cores, spinning takes a sixth
+    off the time of a step. With another process on one of the cores, a step took thirty to fifty times as long: a time
     slice of the other process is as long as a thousand short waits.
     """
     if not any(name in os.environ for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")) and others_run():

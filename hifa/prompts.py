@@ -25,8 +25,8 @@ def check_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: str | None, negat
     Raises:
         TypeError: If a prompt is not a string. The negative prompt may be `None`.
         ValueError: If the prompt is empty.
-        PromptError: If a prompt is too long, if the tokenizer does not know a word, or if the prompt of a Toybox prior
-            names no object.
+        PromptError: If a prompt is too long, has a word that is not in the vocabulary, or (Toybox only) names no
+            object.
     """
     _check_texts(prompt, negative_prompt)
     longest = max((f"{prompt}, {view}" for view in VIEWS), key=len)
@@ -60,7 +60,7 @@ def _check_texts(prompt: str | None, negative_prompt: str | None) -> None:
 
 
 def _check_words(tokenizer: "PreTrainedTokenizerBase", text: str) -> None:
-    """Check that a tokenizer knows all words of a text.
+    """Check that all words of a text are in the vocabulary of a tokenizer.
 
     Word tokenizers mark unknown words. Tokenizers of word pieces, such as CLIP's, have no unknown words.
     """

@@ -109,7 +109,7 @@ def test_save_and_load(bear, tmp_path):
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "no folder", "../gone"])
 def test_a_folder_that_is_not_there(name):
-    with pytest.raises(AssetError, match=f"'{name}' is no local folder"):
+    with pytest.raises(AssetError, match=f"'{name}' is not a local folder"):
         HiFAAsset.from_pretrained(name)
 
 

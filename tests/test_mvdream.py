@@ -87,7 +87,7 @@ def test_code_in_a_file_is_not_run(tmp_path):
             return (print, ("harm",))
 
     torch.save({"x": Harm()}, tmp_path / "harm.pt")
-    with pytest.raises(ValueError, match="Nothing in it was run"):
+    with pytest.raises(ValueError, match="No code was run"):
         read_mvdream(tmp_path / "harm.pt", TINY)
 
 

@@ -97,5 +97,5 @@ def test_what_is_seen_through_an_object_is_not_part_of_it():
 
 
 def test_a_sheet_has_one_image_a_camera(images):
-    with pytest.raises(ValueError, match=r"A sheet is \(16, H, W, 3\), one image a camera; got \(15, 64, 64, 3\)"):
+    with pytest.raises(ValueError, match=r"images must be \(16, H, W, 3\), one per camera, got \(15, 64, 64, 3\)"):
         score(images[:15])

@@ -128,7 +128,7 @@ def test_code_in_a_file_is_not_run(tmp_path):
             return (print, ("harm",))
 
     torch.save({"state_dict": {"x": Harm()}}, tmp_path / "harm.ckpt")
-    with pytest.raises(ValueError, match="harm.ckpt' is damaged or no checkpoint"):
+    with pytest.raises(ValueError, match="harm.ckpt' is damaged or not a checkpoint"):
         read_checkpoint(tmp_path / "harm.ckpt")
 
 
@@ -137,7 +137,7 @@ def test_damaged_files_are_refused_in_one_way(tmp_path, name):
     whole = published_file(tmp_path, tiny_models()).read_bytes()
     content = {"cut": whole[: len(whole) // 2], "text": b"<html>not found</html>", "empty": b""}[name.split(".")[0]]
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=f"{name}' is damaged or no checkpoint"):
+    with pytest.raises(ValueError, match=f"{name}' is damaged or not a checkpoint"):
         read_checkpoint(tmp_path / name, TINY)
 
 

@@ -1,4 +1,4 @@
-"""Consistent views of an object from one picture: SyncDreamer on stock diffusers and transformers."""
+"""SyncDreamer on stock diffusers and transformers: consistent views of an object from one image."""
 
 from .architecture import Architecture
 from .cameras import ViewRing

@@ -1,4 +1,4 @@
-"""The sizes of a multi-view model and its untrained parts. The defaults are the published SyncDreamer's."""
+"""Sizes of a multi-view model, and constructors of its untrained parts. The defaults are SyncDreamer's."""
 
 from dataclasses import asdict, dataclass, field
 
@@ -13,7 +13,7 @@ from .volume import MultiViewVolume
 
 @dataclass(frozen=True)
 class ClipSize:
-    """Of the image encoder, ViT-L/14 by default. `image_size` is in pixels, a multiple of `patch_size`."""
+    """Size of the image encoder, by default ViT-L/14. `image_size` is in pixels, a multiple of `patch_size`."""
 
     hidden_size: int = 1024
     intermediate_size: int = 4096
@@ -44,21 +44,21 @@ class VolumeSize:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Every size that a checkpoint has to agree with.
+    """All sizes that must match a checkpoint.
 
     Args:
-        latent_size: Height and width of the latents, pixels.
-        unet_channels: Of the UNet, from its finest resolution down.
-        cross_attention: Which of these resolutions have cross-attention.
-        layers_per_block: Of the UNet.
-        attention_heads: diffusers' `attention_head_dim`, which in Stable Diffusion's UNet is the number of heads.
-        cross_attention_dim: Size of the context.
+        latent_size: Height and width of the latents in pixels.
+        unet_channels: Channels of the UNet at each resolution, from fine to coarse.
+        cross_attention: Whether each of these resolutions has cross-attention.
+        layers_per_block: Layers in each block of the UNet.
+        attention_heads: `attention_head_dim` of diffusers, which is the number of heads in Stable Diffusion's UNet.
+        cross_attention_dim: Width of the context.
         context_hidden_dim: See `ViewConditioner`.
-        unet_norm_num_groups: Of the UNet's group norms.
-        prediction_type: What the UNet predicts: `"epsilon"` or `"v_prediction"`.
-        vae_channels, vae_layers, vae_norm_num_groups: Of the autoencoder, from fine to coarse.
-        latent_channels: Of the autoencoder.
-        clip, volume: Of the image encoder and the volume networks.
+        unet_norm_num_groups: Groups of the UNet's group norms.
+        prediction_type: Output of the UNet: `"epsilon"` or `"v_prediction"`.
+        vae_channels, vae_layers, vae_norm_num_groups: Sizes of the autoencoder; channels from fine to coarse.
+        latent_channels: Channels of the latents.
+        clip, volume: Sizes of the image encoder and of the volume networks.
     """
 
     latent_size: int = 32
@@ -79,7 +79,7 @@ class Architecture:
 
     @property
     def image_size(self) -> int:
-        """Height and width of the images, pixels."""
+        """Height and width of the images in pixels."""
         return self.latent_size * 2 ** (len(self.vae_channels) - 1)
 
     @property
@@ -88,7 +88,7 @@ class Architecture:
 
 
 def build_unet(architecture: Architecture) -> UNet2DConditionModel:
-    """Stable Diffusion's UNet with the latent of the input image beside the noisy one."""
+    """Build Stable Diffusion's UNet. The latent of the input image is concatenated to the noisy latent."""
     return UNet2DConditionModel(
         sample_size=architecture.latent_size,
         in_channels=2 * architecture.latent_channels,
@@ -117,7 +117,7 @@ def build_vae(architecture: Architecture) -> AutoencoderKL:
 
 
 def build_image_encoder(size: ClipSize) -> CLIPVisionModelWithProjection:
-    """OpenAI's activation, quick GELU, is transformers' default."""
+    """Build the image encoder. The activation of OpenAI's CLIP, quick GELU, is the default of transformers."""
     return CLIPVisionModelWithProjection(CLIPVisionConfig(**asdict(size)))
 
 
@@ -149,7 +149,10 @@ def build_conditioner(architecture: Architecture) -> ViewConditioner:
 
 
 def build_scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
-    """SyncDreamer's sampler: timesteps 1, 21, ... 981 for 50 steps, ending at the first level of the schedule."""
+    """Build SyncDreamer's DDIM sampler.
+
+    With 50 steps, the timesteps are 1, 21, ... 981. The last step ends at the first noise level of the schedule.
+    """
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -163,7 +166,7 @@ def build_scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
 
 
 def build_models(architecture: Architecture | None = None) -> dict[str, nn.Module]:
-    """The models of `SyncDreamerPipeline` under their names in it, with random weights."""
+    """Build the models of `SyncDreamerPipeline` with random weights, by their names in the pipeline."""
     architecture = architecture or Architecture()
     return {
         "vae": build_vae(architecture),

@@ -1,4 +1,4 @@
-"""The fixed cameras of a multi-view model: a level ring around the object, in the axes of `hifa.cameras`."""
+"""Fixed cameras of a multi-view model: a ring at constant elevation, in the axes of `hifa.cameras`."""
 
 import math
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from ..cameras import Camera, camera_to_world
 
 @dataclass(frozen=True)
 class ViewRing:
-    """Cameras at equal steps of azimuth from the front, counter-clockwise, that look at the origin.
+    """Cameras at equal steps of azimuth, counter-clockwise from the front, that look at the origin.
 
     The defaults are SyncDreamer's (`meta_info/camera-16.pkl`): a 35 mm lens on a 32 mm sensor. The object lies inside
-    [-0.5, 0.5]^3, z up. Tensors are float32 whatever the models are: half precision would shift pixels.
+    [-0.5, 0.5]^3, z up. Tensors are float32 for models of any type, because half precision would shift pixels.
 
     Args:
-        num_views: Cameras of the ring.
-        elevation_deg: Of all of them, degrees.
-        radius: Distance to the origin, world units.
-        focal_length: In image widths.
+        num_views: Number of cameras.
+        elevation_deg: Elevation of all cameras in degrees.
+        radius: Distance to the origin in world units.
+        focal_length: Focal length in image widths.
     """
 
     num_views: int = 16
@@ -30,7 +30,7 @@ class ViewRing:
 
     @property
     def fov_deg(self) -> float:
-        """Field of view, degrees."""
+        """Field of view in degrees."""
         return math.degrees(2 * math.atan(0.5 / self.focal_length))
 
     @property
@@ -38,21 +38,21 @@ class ViewRing:
         return [360.0 * view / self.num_views for view in range(self.num_views)]
 
     def cameras(self) -> list[Camera]:
-        """The ring for everything else in the project: rays through pixel centres, rendering, reconstruction."""
+        """Return the ring as `Camera` objects for rendering and reconstruction, with rays through pixel centers."""
         return [Camera(azimuth, self.elevation_deg, self.radius, self.fov_deg) for azimuth in self.azimuths_deg]
 
     def world_to_camera(self) -> Tensor:
-        """Poses `(num_views, 3, 4)`, OpenCV axes: x right, y down, z forward."""
+        """Return the poses `(num_views, 3, 4)`, OpenCV axes: x right, y down, z forward."""
         return torch.stack([world_to_camera(camera) for camera in self.cameras()])
 
     def intrinsics(self, size: float) -> Tensor:
-        """K `(3, 3)` in pixels of an image of `size` x `size`, the principal point in its middle."""
+        """Return K `(3, 3)` in pixels of an image of `size` x `size`, with the principal point at the center."""
         focal, centre = self.focal_length * size, size / 2
         return torch.tensor([[focal, 0.0, centre], [0.0, focal, centre], [0.0, 0.0, 1.0]])
 
 
 def world_to_camera(camera: Camera) -> Tensor:
-    """Pose `(3, 4)` that takes world points into the axes of a camera."""
+    """Return the pose `(3, 4)` that maps world points to the axes of a camera."""
     pose = camera_to_world(camera)
     rotation = pose[:, :3].T
     return torch.cat([rotation, -rotation @ pose[:, 3:]], dim=1)

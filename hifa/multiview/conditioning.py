@@ -1,4 +1,7 @@
-"""What tells the multi-view model of its input image: CLIP's embedding, the latent, and where the image was taken."""
+"""Conditioning of the multi-view model on its input image.
+
+The condition consists of the CLIP embedding, the latent and the camera elevation of the image.
+"""
 
 import math
 from typing import NamedTuple
@@ -19,11 +22,11 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Condition(NamedTuple):
-    """What the model is told of the picture and the views.
+    """Condition of the multi-view model: input image and views.
 
     Args:
-        picture: `(1, C, h, w)` latent of the picture, from `image_latent`.
-        image_embeds: `(1, dim)` its CLIP embedding.
+        picture: `(1, C, h, w)`, latent of the input image from `image_latent`.
+        image_embeds: `(1, dim)`, CLIP embedding of the input image.
         v_embed: `(1, num_views, 4)` from `view_embedding`.
     """
 
@@ -33,16 +36,16 @@ class Condition(NamedTuple):
 
 
 class ViewConditioner(ModelMixin, ConfigMixin):
-    """The small learnt parts of the conditioning. Defaults are SyncDreamer's.
+    """Small trained parts of the conditioning. The defaults are SyncDreamer's.
 
     Args:
         image_embed_dim: Size of CLIP's image embedding.
         view_dim: Size of a view embedding.
-        cross_attention_dim: Size of the UNet's context.
-        time_dim: Size of the time embedding of the volumes, which is not the UNet's own.
-        context_hidden_dim: Of two hidden layers between the embeddings and the context; 0, as SyncDreamer has it, is a
-            linear map. What a view shows is a product of what is seen and where from: a small UNet, which has few
-            layers to find products in, is better given them.
+        cross_attention_dim: Width of the UNet's context.
+        time_dim: Size of the time embedding for the volume networks, which differs from that of the UNet.
+        context_hidden_dim: Width of two hidden layers between the embeddings and the context. 0 is a linear map, as
+            in SyncDreamer. The content of a view depends on products of object and camera features. A small UNet
+            has few layers to compute such products, and gets better results with the hidden layers.
     """
 
     @register_to_config
@@ -64,14 +67,14 @@ class ViewConditioner(ModelMixin, ConfigMixin):
         self.time_mlp = nn.Sequential(nn.Linear(time_dim, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
 
     def embed_time(self, timesteps: Tensor) -> Tensor:
-        """Time embedding of the volume networks: `(B,)` -> `(B, time_dim)`."""
+        """Return the time embedding for the volume networks: `(B,)` -> `(B, time_dim)`."""
         waves = get_timestep_embedding(
             timesteps, self.config.time_dim, flip_sin_to_cos=True, downscale_freq_shift=0
         )  # float32
         return self.time_mlp(waves.to(self.dtype))
 
     def embed_context(self, image_embeds: Tensor, v_embed: Tensor) -> Tensor:
-        """One token of context for each view.
+        """Return one context token for each view.
 
         Args:
             image_embeds: `(B, image_embed_dim)`.
@@ -86,13 +89,14 @@ class ViewConditioner(ModelMixin, ConfigMixin):
 
 
 def view_embedding(elevation_deg: float | Tensor, ring: ViewRing) -> Tensor:
-    """Where the views of a ring are, as seen from the input image.
+    """Return the positions of a ring's views relative to the camera of the input image.
 
-    Zero123 counts elevation downwards, so the difference is input minus ring. The azimuth is counted from the input's,
-    which is that of view 0.
+    Zero123 counts elevation downwards, so that the difference is input minus ring. The azimuth is relative to that of
+    the input image, which is the azimuth of view 0.
 
     Args:
-        elevation_deg: Of the camera of the input image, degrees; a number or `(B,)`.
+        elevation_deg: Elevation of the camera of the input image in degrees; a number or `(B,)`.
+        ring: Cameras of the views.
 
     Returns:
         `(B, num_views, 4)` float32: difference of elevation in radians, sine and cosine of the azimuth, 0.
@@ -106,9 +110,12 @@ def view_embedding(elevation_deg: float | Tensor, ring: ViewRing) -> Tensor:
 
 
 def clip_embedding(image_encoder: CLIPVisionModelWithProjection, image: Tensor) -> Tensor:
-    """CLIP's embedding of the input image as Zero123 takes it: bicubic to CLIP's size, without smoothing or clamping.
+    """Return the CLIP embedding of the input image as in Zero123.
+
+    The image is resized to CLIP's input size with bicubic interpolation, without antialiasing or clamping.
 
     Args:
+        image_encoder: CLIP's vision model.
         image: `(B, 3, H, H)` in [-1, 1].
 
     Returns:
@@ -121,12 +128,14 @@ def clip_embedding(image_encoder: CLIPVisionModelWithProjection, image: Tensor) 
 
 
 def image_latent(vae: AutoencoderKL, image: Tensor, generator: torch.Generator | None) -> Tensor:
-    """The latent that is shown to the UNet beside the noisy ones: a sample of the posterior, not scaled.
+    """Return the latent that is concatenated to the noisy latents: an unscaled sample of the posterior.
 
-    Zero123 left the scaling out, and its weights know no other; the views themselves are scaled as usual.
+    Zero123 was trained without the scaling factor here. The latents of the views are scaled as usual.
 
     Args:
+        vae: Autoencoder.
         image: `(B, 3, H, H)` in [-1, 1].
+        generator: Generator for the sample.
 
     Returns:
         `(B, latent_channels, h, h)` float32.

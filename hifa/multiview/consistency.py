@@ -1,19 +1,27 @@
-"""How well the views of a sheet agree with one solid object, without knowing the object.
+"""Scores for a sheet of views: how well the views agree with one solid object. No ground truth is needed.
 
-    score = silhouette x colour, each in [0, 1]
+    score = silhouette x color, each in [0, 1]
 
-Silhouette: the visual hull is the largest solid that no view contradicts; at a point x it is min_v mask_v(x), the mask
-of every view looked up where the view sees x. Its outline in a view can never reach beyond the mask. Where one view
-leaves something out that the others show, the hull loses it, and its outline falls short in those. `silhouette` is the
-mean over the views of the intersection over union of outline and mask.
+Silhouette: The visual hull is the largest solid that agrees with all views. The hull at a point x is min_v mask_v(x),
+where each mask is sampled at the projection of x into the view. The outline of the hull in a view never extends beyond
+the mask. If a part is missing in one view, the hull loses the part, and its outline is too small in the other views.
+`silhouette` is the mean over the views of the intersection over union of outline and mask.
 
-Colour: the hull gives each foreground pixel a depth. The surface point there is looked for in the next views to either
-side; where they see it too (their own depth is that of the point), the colours should be equal. With d the mean
-absolute difference of those, `colour` is exp(-d / 0.1): a tenth of the full range costs a factor of e.
+Color: The hull gives each foreground pixel a depth. The surface point at that depth is projected into the two
+neighboring views. The point is visible there if the depth of the neighbor equals the depth of the point. The colors of
+a visible point should be equal. With the mean absolute difference d of these colors, `colour` is exp(-d / 0.1): a
+difference of a tenth of the full range divides the score by e.
 
-Hollows are not in a hull, so that even perfect views score below 1. Compare scores of the same input only. Measured
-on SyncDreamer's chicken: its true renders 0.81, the published sheet 0.71, that with one view mirrored 0.69 or in wrong
-colours 0.62, the input sixteen times 0.53, views in reversed order 0.46, shuffled 0.39.
+The visual hull has no hollows, so that even perfect views score below 1. Compare only scores of the same input.
+Measured on SyncDreamer's chicken:
+
+    true renders                                   0.81
+    published sheet                                0.71
+    published sheet, one view mirrored             0.69
+    published sheet, one view in wrong colors      0.62
+    input image, sixteen times                     0.53
+    views in reversed order                        0.46
+    views shuffled                                 0.39
 """
 
 from dataclasses import dataclass
@@ -29,19 +37,19 @@ from .foreground import foreground
 from .projection import frustum_points, project, sample_volumes, volume_points
 
 
-COLOUR_SCALE = 0.1  # mean difference that costs a factor of e
+COLOUR_SCALE = 0.1  # mean difference that divides the score by e
 HULL_SIZE, IMAGE_SIZE, DEPTH_PLANES = 64, 64, 96
 SAME_DEPTH = 0.04  # world units, between two and three cells of the hull
 
 
 @dataclass(frozen=True)
 class Consistency:
-    """Agreement of the views of a sheet; every number in [0, 1].
+    """Agreement of the views of a sheet; all values are in [0, 1].
 
     Args:
         score: silhouette x colour.
         silhouette, colour: Means over the views.
-        views: For each view its own silhouette x colour, which shows where a sheet fails.
+        views: silhouette x colour of each view, to locate errors in a sheet.
     """
 
     score: float
@@ -52,13 +60,13 @@ class Consistency:
 
 @dataclass(frozen=True)
 class Hull:
-    """The visual hull of a sheet.
+    """Visual hull of a sheet.
 
     Args:
         occupancy: `(1, 1, G, G, G)` in [0, 1], axes z, y, x, over [-half_extent, half_extent]^3.
         half_extent: World units.
         ring: Cameras of the sheet.
-        colours: `(V, 3, S, S)` the views in [0, 1].
+        colours: `(V, 3, S, S)`, views in [0, 1].
         masks: `(V, S, S)` in [0, 1].
     """
 
@@ -70,19 +78,28 @@ class Hull:
 
 
 def foregrounds(images: Tensor) -> Tensor:
-    """Masks `(V, H, W)` in {0, 1} of the object in `(V, H, W, 3)`, see `foreground`."""
+    """Return masks `(V, H, W)` in {0, 1} of the object in `(V, H, W, 3)`, see `foreground`."""
     masks = [foreground(image) for image in images.float().cpu().numpy()]
     return torch.from_numpy(np.stack(masks).astype(np.float32))
 
 
 def _lookup(images: Tensor, pixels: Tensor) -> Tensor:
-    """`(V, C, S, S)` at `(V, P, 2)`, pixel centres at i + 0.5 -> `(V, C, P)`. Beyond the frame the edge goes on."""
+    """Sample `(V, C, S, S)` at pixels `(V, P, 2)` with centers at i + 0.5 -> `(V, C, P)`.
+
+    Outside the image, the value of the nearest edge pixel is used.
+    """
     grid = pixels / images.shape[-1] * 2 - 1
     return F.grid_sample(images, grid[:, None], padding_mode="border", align_corners=False)[:, :, 0]
 
 
 def visual_hull(images: Tensor, ring: ViewRing, half_extent: float = 0.5) -> Hull:
-    """The hull of `(V, H, W, 3)` views in [0, 1] on white."""
+    """Compute the visual hull of a sheet.
+
+    Args:
+        images: `(V, H, W, 3)`, views in [0, 1] on white.
+        ring: Cameras of the views.
+        half_extent: Half side of the volume in world units.
+    """
     masks = F.interpolate(foregrounds(images)[:, None], (IMAGE_SIZE, IMAGE_SIZE), mode="area")
     colours = F.interpolate(images.float().cpu().movedim(-1, 1), (IMAGE_SIZE, IMAGE_SIZE), mode="area")
     points = volume_points(HULL_SIZE, half_extent).reshape(-1, 3)
@@ -92,18 +109,19 @@ def visual_hull(images: Tensor, ring: ViewRing, half_extent: float = 0.5) -> Hul
 
 
 def hull_depth(hull: Hull, poses: Tensor) -> tuple[Tensor, Tensor]:
-    """How the hull looks from some cameras of the ring's lens and radius.
+    """Render the outline and surface of the hull from cameras with the lens and radius of the ring.
 
     Args:
+        hull: Visual hull.
         poses: `(V, 3, 4)` world-to-camera.
 
     Returns:
-        Outline `(V, S, S)` in [0, 1] and the surface points `(V, S, S, 3)`, meaningless outside of it.
+        Outlines `(V, S, S)` in [0, 1], and surface points `(V, S, S, 3)`, which are undefined outside the outline.
     """
     reach = 3**0.5 * hull.half_extent
     depths = torch.linspace(hull.ring.radius - reach, hull.ring.radius + reach, DEPTH_PLANES)
     intrinsics = hull.ring.intrinsics(IMAGE_SIZE)
-    intrinsics[:2, 2] -= 0.5  # rays through pixel centres
+    intrinsics[:2, 2] -= 0.5  # rays through pixel centers
     outlines, surfaces = [], []
     for pose in poses:  # one camera at a time bounds the memory
         points = frustum_points(pose[None], intrinsics, IMAGE_SIZE, depths)  # (1, D, S, S, 3)
@@ -115,23 +133,24 @@ def hull_depth(hull: Hull, poses: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _overlap(outline: Tensor, mask: Tensor) -> float:
-    """Intersection over union of two soft masks; 0 for two empty ones, which are no object."""
+    """Return the intersection over union of two soft masks; 0 if both are empty, since there is no object."""
     union = torch.maximum(outline, mask).sum().item()
     return torch.minimum(outline, mask).sum().item() / union if union > 0 else 0.0
 
 
 def _colour_difference(hull: Hull, surface: Tensor, colour: Tensor, seen: Tensor, others: list[int], depth: Tensor):
-    """Mean absolute difference between a picture and the views, where they see the same surface.
+    """Return the mean absolute difference between an image and views on the surface that both show.
 
     Args:
-        surface: `(S, S, 3)` world points of the picture's pixels.
-        colour: `(3, S, S)` of the picture.
+        hull: Visual hull of the views.
+        surface: `(S, S, 3)` world points of the image's pixels.
+        colour: `(3, S, S)` of the image.
         seen: `(S, S)` bool, pixels to compare.
-        others: Views to compare with.
+        others: Indices of the views to compare with.
         depth: `(V, S, S)` of the hull in all views.
 
     Returns:
-        A float, or None where they share no surface.
+        A float, or `None` if image and views show no common surface.
     """
     points, expected = surface[seen], colour[:, seen]
     pixels, distance = project(points, hull.ring.world_to_camera()[others], hull.ring.intrinsics(IMAGE_SIZE))
@@ -146,20 +165,20 @@ def _colour_score(difference: float | None) -> float:
 
 
 def _depth(surfaces: Tensor, poses: Tensor) -> Tensor:
-    """Depth along the optical axis `(V, S, S)` of points `(V, S, S, 3)`."""
+    """Return the depth along the optical axis `(V, S, S)` of points `(V, S, S, 3)`."""
     return torch.einsum("vhwj,vj->vhw", surfaces, poses[:, 2, :3]) + poses[:, 2, 3, None, None]
 
 
 def consistency(images: Tensor, ring: ViewRing | None = None, half_extent: float = 0.5) -> Consistency:
-    """Score a sheet; see the head of this file.
+    """Score a sheet as described in the module docstring.
 
     Args:
         images: `(V, H, W, 3)` in [0, 1] on white, in the order of the ring.
-        ring: The cameras; SyncDreamer's without it.
-        half_extent: The object lies in [-half_extent, half_extent]^3, world units.
+        ring: Cameras; by default SyncDreamer's.
+        half_extent: The object lies in [-half_extent, half_extent]^3, in world units.
 
     Raises:
-        ValueError: If there is not one image for each camera.
+        ValueError: If the number of images is not the number of cameras.
     """
     ring = ring or ViewRing()
     _check_sheet(images, ring)
@@ -182,19 +201,24 @@ def consistency(images: Tensor, ring: ViewRing | None = None, half_extent: float
 def input_agreement(
     images: Tensor, image: Tensor, elevation_deg: float, ring: ViewRing | None = None, half_extent: float = 0.5
 ) -> float:
-    """How well a sheet explains the picture that it was made from, taken from a given elevation.
+    """Score how well a sheet agrees with its input image at a given elevation.
 
-    The hull is looked at from the azimuth of view 0 and that elevation. Outline and colours (of views 0 and its
-    neighbours) are compared with the picture as in `consistency`, after both are scaled to the same bounding box: how
-    large the object is in the picture does not matter.
+    The hull is rendered from the azimuth of view 0 and the given elevation. The outline of the hull, and the colors of
+    view 0 and its two neighbors, are compared with the input image as in `consistency`. Render and input image are
+    first scaled to the same bounding box, so that the size of the object in the input image has no effect.
 
     Args:
         images: `(V, H, W, 3)` in [0, 1], the sheet.
-        image: `(H, W, 3)` in [0, 1] on white, the picture.
-        elevation_deg: Of the picture's camera, degrees.
+        image: `(H, W, 3)` in [0, 1] on white, the input image.
+        elevation_deg: Elevation of the camera of the input image in degrees.
+        ring: Cameras; by default SyncDreamer's.
+        half_extent: The object lies in [-half_extent, half_extent]^3, in world units.
 
     Returns:
         Agreement in [0, 1].
+
+    Raises:
+        ValueError: If the number of images is not the number of cameras.
     """
     ring = ring or ViewRing()
     _check_sheet(images, ring)
@@ -203,7 +227,7 @@ def input_agreement(
     outlines, surfaces = hull_depth(hull, world_to_camera(camera)[None])
     mask = foregrounds(image[None])
     picture = _fitted(torch.cat([mask, image.float().cpu().movedim(-1, 0)]), mask[0], oversampling=4)
-    # Not smoothed: a mean of points on both sides of an edge lies on no surface.
+    # Without oversampling: the mean of points on both sides of an edge is not on the surface.
     seen = _fitted(torch.cat([outlines, surfaces[0].movedim(-1, 0)]), outlines[0], oversampling=1)
     if picture is None or seen is None:
         return 0.0
@@ -216,7 +240,11 @@ def input_agreement(
 
 
 def _fitted(layers: Tensor, mask: Tensor, oversampling: int) -> Tensor | None:
-    """`(C, H, H)` cut to a centred square around a mask and scaled to IMAGE_SIZE; None for an empty mask."""
+    """Crop `(C, H, H)` to a square centered on a mask, and scale the crop to IMAGE_SIZE.
+
+    Returns:
+        `(C, IMAGE_SIZE, IMAGE_SIZE)`, or `None` for an empty mask.
+    """
     rows, columns = torch.nonzero(mask > 0.5, as_tuple=True)
     if not len(rows):
         return None
@@ -231,4 +259,4 @@ def _fitted(layers: Tensor, mask: Tensor, oversampling: int) -> Tensor | None:
 
 def _check_sheet(images: Tensor, ring: ViewRing) -> None:
     if images.ndim != 4 or images.shape[0] != ring.num_views or images.shape[-1] != 3:
-        raise ValueError(f"A sheet is ({ring.num_views}, H, W, 3), one image a camera; got {tuple(images.shape)}.")
+        raise ValueError(f"images must be ({ring.num_views}, H, W, 3), one per camera, got {tuple(images.shape)}.")

@@ -1,7 +1,7 @@
-"""Between the published checkpoint, `syncdreamer-pretrain.ckpt`, and the models of the pipeline, both ways.
+"""Conversion between the published checkpoint, `syncdreamer-pretrain.ckpt`, and the models of the pipeline.
 
-Every parameter of our models has a `Source`: the published tensor, or the part of one, that it comes from. Both
-directions read the same table, so that one undoes the other.
+Every parameter of the models has a `Source`: a published tensor, or a part of one. Both directions of the conversion
+use the same table, so that one direction inverts the other.
 """
 
 import re
@@ -17,7 +17,7 @@ from .cameras import ViewRing
 UNET, VAE, CLIP = "model.diffusion_model.", "first_stage_model.", "clip_image_encoder.model."
 VISUAL = f"{CLIP}visual."
 
-# In the published file and of no use here. The poses of the cameras are checked against ours before they are left out.
+# Unused tensors of the published file. The camera poses are only compared with those of the model.
 UNUSED_SCHEDULE = (
     "betas", "alphas", "alphas_cumprod", "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod",
     "posterior_variance", "posterior_log_variance_clipped",
@@ -34,12 +34,12 @@ UNUSED = UNUSED_SCHEDULE + UNUSED_CAMERAS + UNUSED_TEXT
 
 
 class Source(NamedTuple):
-    """Where a parameter comes from.
+    """Published tensor from which a parameter is read.
 
     Args:
         key: Name in the published file.
-        part: Which third of it along the first axis, where query, key and value are one tensor.
-        transposed: Whether it is stored the other way round.
+        part: Index of the third along the first axis, if query, key and value are one tensor.
+        transposed: Whether the published tensor is transposed.
     """
 
     key: str
@@ -71,11 +71,13 @@ UNET_ENDS = (
 
 
 def unet_source(name: str, layers: int, has_attention: Callable[[int], bool]) -> Source:
-    """Of a parameter of `UNet2DConditionModel`, in latent-diffusion's numbering of blocks.
+    """Return the source of a parameter of `UNet2DConditionModel`, in the block numbering of latent-diffusion.
 
     Args:
-        layers: `layers_per_block`. A down block counts one more for its downsampler; an up block has one more layer.
-        has_attention: Whether an up block has cross-attention, after which its upsampler is counted.
+        name: Name of the parameter.
+        layers: `layers_per_block`. The downsampler of a down block counts as one more layer. An up block has one more
+            layer.
+        has_attention: Whether an up block has cross-attention, which shifts the index of its upsampler by one.
     """
     match = re.match(r"(down|up|mid)_block(?:s\.(\d+))?\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.", name)
     if match is None:
@@ -95,7 +97,10 @@ def unet_source(name: str, layers: int, has_attention: Callable[[int], bool]) ->
 
 
 def vae_source(name: str, levels: int) -> Source:
-    """Of a parameter of `AutoencoderKL` with `levels` resolutions; up blocks are numbered the other way round."""
+    """Return the source of a parameter of `AutoencoderKL` with `levels` resolutions.
+
+    The published up blocks are numbered in reverse order.
+    """
     name = re.sub(r"up_blocks\.(\d+)", lambda match: f"up.{levels - 1 - int(match[1])}", name)
     rules = (
         (r"down_blocks\.", "down."),
@@ -114,7 +119,7 @@ def vae_source(name: str, levels: int) -> Source:
 
 
 def clip_source(name: str) -> Source:
-    """Of a parameter of `CLIPVisionModelWithProjection`, in OpenAI's names."""
+    """Return the source of a parameter of `CLIPVisionModelWithProjection`, in OpenAI's names."""
     if name == "visual_projection.weight":
         return Source(f"{VISUAL}proj", transposed=True)
     projection = re.search(r"self_attn\.([qkv])_proj\.(weight|bias)$", name)
@@ -138,7 +143,10 @@ def clip_source(name: str) -> Source:
 
 
 def depth_attention_source(name: str) -> Source:
-    """Of a parameter of `DepthAttention`: the middle one, then those of the up blocks in order."""
+    """Return the source of a parameter of `DepthAttention`.
+
+    Index 0 is the middle block; the layers of the up blocks follow in order.
+    """
     _, index, rest = name.split(".", 2)
     rules = (
         (r"^proj_in", "proj_in.0"),
@@ -171,14 +179,17 @@ VOLUME_BLOCK = ((r"time_proj", "t_conv"), (r"view_proj", "v_conv"))
 
 
 def _spatial_block(level: int, index: int) -> str:
-    """Level 0 has conv0; level i its strided conv{2 i - 1} and then conv{2 i}_0 and conv{2 i}_1."""
+    """Return the published name of a block of the spatial network.
+
+    Level 0 has conv0. Level i has the strided conv{2 i - 1}, then conv{2 i}_0 and conv{2 i}_1.
+    """
     if level == 0:
         return "conv0"
     return f"conv{2 * level - 1}" if index == 0 else f"conv{2 * level}_{index - 1}"
 
 
 def volume_source(name: str, levels: int) -> Source:
-    """Of a parameter of `MultiViewVolume` whose volumes have `levels` resolutions."""
+    """Return the source of a parameter of `MultiViewVolume` whose volumes have `levels` resolutions."""
     net, rest = name.split(".", 1)
     if net == "encoder":
         return Source(f"spatial_volume.target_encoder.{_replaced(rest, ENCODER_BLOCK)}")
@@ -189,7 +200,8 @@ def volume_source(name: str, levels: int) -> Source:
         return Source(prefix + rest.replace("conv_in", "init_conv" if spatial else "conv0"))
     level, parameter = int(match[2]), _replaced(rest[match.end() :], VOLUME_BLOCK)
     if match[1] == "up":
-        # Numbered from the coarsest, and in the spatial network on from the blocks before: conv7, conv8, conv9.
+        # Numbered from the coarsest level. The spatial network continues the numbering of its down blocks: conv7,
+        # conv8, conv9.
         step = levels - 2 - level
         block = f"conv{2 * levels - 1 + step}" if spatial else f"up{step}"
         return Source(f"{prefix}{block}.{parameter}")
@@ -217,21 +229,34 @@ def _rule(part: str, model: nn.Module) -> Callable[[str], Source]:
 
 
 def sources(models: dict[str, nn.Module]) -> dict[str, dict[str, Source]]:
-    """For each model, under its name in the pipeline, and each tensor of its state dict: where it comes from."""
+    """Return the source of every tensor in the state dicts of models.
+
+    Args:
+        models: Models by their names in the pipeline.
+
+    Returns:
+        For each model, the source of each tensor by name.
+    """
     return {part: {name: _rule(part, model)(name) for name in model.state_dict()} for part, model in models.items()}
 
 
 def _take(tensor: Tensor, source: Source, shape: torch.Size) -> Tensor:
-    """The parameter that a published tensor holds. 1x1 convolutions and linear layers differ in their shape only."""
+    """Return the parameter that a published tensor holds.
+
+    1x1 convolutions and linear layers differ only in shape.
+
+    Raises:
+        ValueError: If the tensor has another shape, or no floating-point type.
+    """
     wanted = tuple(reversed(shape)) if source.transposed else tuple(shape)
     wanted = wanted if source.part is None else (3 * wanted[0], *wanted[1:])
     if _without_ones(tensor.shape) != _without_ones(wanted) or not tensor.is_floating_point():
         raise ValueError(
-            f"{source.key} has shape {tuple(tensor.shape)} and type {tensor.dtype}; the model needs numbers with a "
-            f"fraction of shape {wanted}."
+            f"{source.key} has shape {tuple(tensor.shape)} and type {tensor.dtype}; the model needs a floating-point "
+            f"tensor of shape {wanted}."
         )
     if source.part is not None:
-        tensor = tensor.chunk(3)[source.part].clone()  # no shared memory, which safetensors could not save
+        tensor = tensor.chunk(3)[source.part].clone()  # safetensors cannot save shared memory
     if source.transposed:
         tensor = tensor.T.contiguous()
     return tensor.reshape(shape)
@@ -244,29 +269,31 @@ def _without_ones(shape: Sequence[int]) -> list[int]:
 def check_keys(
     published: dict[str, Tensor], table: dict[str, dict[str, Source]], unused: Collection[str], name: str
 ) -> None:
-    """Check that a published checkpoint has the tensors that a table names, and nothing unknown.
+    """Check that a published checkpoint has exactly the tensors of a table, apart from unused tensors.
 
     Args:
+        published: Tensors of the checkpoint.
+        table: Sources from `sources`.
         unused: Keys of the checkpoint that no model needs.
-        name: Of the checkpoint, for the error.
+        name: Name of the checkpoint for the error message.
 
     Raises:
-        ValueError: For missing and unknown tensors.
+        ValueError: If tensors are missing or unknown.
     """
     wanted = {source.key for names in table.values() for source in names.values()}
     missing, left = sorted(wanted - published.keys()), sorted(published.keys() - wanted - set(unused))
     if missing or left:
         raise ValueError(
-            f"This is not a {name} checkpoint of this size: {len(missing)} tensors are missing "
+            f"The file is not a {name} checkpoint of this size: {len(missing)} tensors are missing "
             f"({', '.join(missing[:3])}) and {len(left)} are unknown ({', '.join(left[:3])})."
         )
 
 
 def check_cameras(published: dict[str, Tensor], ring: ViewRing) -> None:
-    """The cameras that a checkpoint carries are the ones that its weights know.
+    """Check that the cameras in a checkpoint, with which its weights were trained, are those of the ring.
 
     Raises:
-        ValueError: If they are not those of the ring.
+        ValueError: If the cameras differ.
     """
     if "poses" not in published:
         return
@@ -279,10 +306,14 @@ def check_cameras(published: dict[str, Tensor], ring: ViewRing) -> None:
 
 
 def load_published(models: dict[str, nn.Module], published: dict[str, Tensor]) -> None:
-    """Give models, which may be on the meta device, the weights of a published checkpoint, without copies.
+    """Load a published checkpoint into models without copying its tensors.
+
+    Args:
+        models: Models by their names in the pipeline; may be on the meta device.
+        published: Tensors of the checkpoint.
 
     Raises:
-        ValueError: For a missing, unknown or misshaped tensor, or for other cameras.
+        ValueError: If a tensor is missing, unknown or of the wrong shape, or if the cameras differ.
     """
     table = sources(models)
     check_keys(published, table, UNUSED, "SyncDreamer")
@@ -292,10 +323,10 @@ def load_published(models: dict[str, nn.Module], published: dict[str, Tensor]) -
 
 
 def assign(models: dict[str, nn.Module], published: dict[str, Tensor], table: dict[str, dict[str, Source]]) -> None:
-    """Give models the published tensors that a table names.
+    """Assign the published tensors of a table to models.
 
     Raises:
-        ValueError: For a misshaped tensor.
+        ValueError: If a tensor has the wrong shape.
     """
     for part, model in models.items():
         shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -304,11 +335,12 @@ def assign(models: dict[str, nn.Module], published: dict[str, Tensor], table: di
 
 
 def to_published(models: dict[str, nn.Module], layout: dict[str, tuple[int, ...]] | None = None) -> dict[str, Tensor]:
-    """The weights of models under the published names: all but `UNUSED`.
+    """Return the weights of models under the published names, without `UNUSED`.
 
     Args:
-        layout: Shapes of the published tensors; without it, 1x1 convolutions that are linear layers here stay
-            matrices.
+        models: Models by their names in the pipeline.
+        layout: Shapes of the published tensors. Without it, published 1x1 convolutions that are linear layers in the
+            models stay matrices.
     """
     parts: dict[str, dict[int, Tensor]] = {}
     for model, names in sources(models).items():

@@ -1,4 +1,4 @@
-"""A stock UNet with depth attention: forward hooks that live as long as a `with` block."""
+"""Stock UNet with depth attention, which is added by forward hooks within a `with` block."""
 
 from typing import Any
 
@@ -10,17 +10,17 @@ from .depth_attention import DepthAttention
 
 
 class VolumeDenoiser:
-    """The UNet of a multi-view model.
+    """UNet of a multi-view model with depth attention.
 
-    The hooks are put on once, on entering, and taken off on leaving: the UNet is left as it was found. The volumes
-    are an argument of every call and are forgotten at its end.
+    The context manager registers the hooks on entry and removes them on exit, which restores the UNet. The volumes are
+    arguments of every call and are released at its end.
 
         with VolumeDenoiser(unet, depth_attention) as denoiser:
             output = denoiser(sample, timestep, context, volumes)
 
     Args:
-        unet: Its sites must be those that `depth_attention` was made for.
-        depth_attention: One transformer for each site.
+        unet: UNet with the sites that `depth_attention` was built for.
+        depth_attention: Depth attention with one transformer for each site.
     """
 
     def __init__(self, unet: UNet2DConditionModel, depth_attention: DepthAttention):
@@ -40,18 +40,18 @@ class VolumeDenoiser:
 
     def _hook(self, index: int):
         def attend(module: nn.Module, inputs: tuple, output: Tensor | tuple[Tensor]) -> Tensor | tuple[Tensor]:
-            if isinstance(output, tuple):  # the transformers of the UNet return one
+            if isinstance(output, tuple):  # the transformers of the UNet return a tuple
                 return (self.depth_attention(index, output[0], self._volumes), *output[1:])
             return self.depth_attention(index, output, self._volumes)
 
         return attend
 
     def __call__(self, sample: Tensor, timestep: Tensor | int, context: Tensor, volumes: list[Tensor]) -> Tensor:
-        """The model's output, without guidance.
+        """Return the output of the UNet without guidance.
 
         Args:
-            sample: `(B, in_channels, h, w)`: the noisy latents and, behind them, that of the input image.
-            timestep: Of all of them.
+            sample: `(B, in_channels, h, w)`, the noisy latents followed by the latent of the input image.
+            timestep: Timestep of all samples.
             context: `(B, 1, cross_attention_dim)`.
             volumes: Levels from fine to coarse for the same B, from `MultiViewVolume.frustums`.
 
@@ -75,17 +75,21 @@ def predict(
     volumes: list[Tensor],
     guidance_scale: float,
 ) -> Tensor:
-    """Guided output s_u + w (s - s_u) for some views (Ho and Salimans 2022); w = 1 skips s_u.
+    """Return the guided output s_u + w (s - s_u) for some views (Ho and Salimans 2022); w = 1 skips s_u.
 
-    The unconditional half sees zeros in place of the context, of the image's latent and of every volume.
+    For the unconditional output s_u, the context, the latent of the input image and every volume are zero.
 
     Args:
+        denoiser: Denoiser inside its `with` block.
         latents: `(B, C, h, w)`, noisy.
-        image_latent: `(B, C, h, w)` of the input image, unscaled.
-        timestep: Of all of them.
+        image_latent: `(B, C, h, w)` latent of the input image, unscaled.
+        timestep: Timestep of all latents.
         context: `(B, 1, cross_attention_dim)`.
-        volumes: Levels for the same B.
+        volumes: Levels from fine to coarse for the same B.
         guidance_scale: w.
+
+    Returns:
+        `(B, C, h, w)`.
     """
     if guidance_scale == 1:
         return denoiser(torch.cat([latents, image_latent], 1), timestep, context, volumes)

@@ -1,4 +1,4 @@
-"""Attention of every pixel of the UNet over the depths of its view frustum (arXiv 2309.03453, section 3.3)."""
+"""Attention of every pixel of the UNet over the depths in its view frustum (arXiv 2309.03453, section 3.3)."""
 
 from typing import NamedTuple
 
@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 
 class Site(NamedTuple):
-    """A module of the UNet whose output depth attention changes.
+    """Module of the UNet whose output is modified by depth attention.
 
     Args:
-        module: Its name in the UNet.
-        channels: Of that output.
-        level: Of the volume that has its resolution; 0 is the finest.
+        module: Name of the module in the UNet.
+        channels: Channels of the output.
+        level: Level of the volume with the resolution of the output; 0 is the finest.
     """
 
     module: str
@@ -25,10 +25,10 @@ class Site(NamedTuple):
 def attention_sites(
     block_out_channels: tuple[int, ...], layers_per_block: int, up_block_types: tuple[str, ...]
 ) -> list[Site]:
-    """Where SyncDreamer puts depth attention in a `UNet2DConditionModel`: ten places in Stable Diffusion's.
+    """Return SyncDreamer's sites of depth attention in a `UNet2DConditionModel`: ten in Stable Diffusion's UNet.
 
-    It comes after the middle block and after every layer of the up blocks but the first. Where a block ends with an
-    upsampler, its last layer's turn comes after that, at the next finer level.
+    Depth attention follows the middle block and every layer of the up blocks, except for the first up block. If a
+    block ends with an upsampler, the depth attention of its last layer follows the upsampler, at the next finer level.
     """
     levels = len(block_out_channels)
     sites = [Site("mid_block", block_out_channels[-1], levels - 1)]
@@ -47,13 +47,13 @@ def attention_sites(
 
 
 class DepthTransformer(nn.Module):
-    """A pixel asks the features along its ray, and the answer is added to it.
+    """Cross-attention of each pixel to the features along its ray, added to the pixel.
 
     Args:
-        channels: Of the UNet at this place.
+        channels: Channels of the UNet at this site.
         volume_dim: Channels of the volume.
         heads: Attention heads, each of volume_dim / 2 channels.
-        groups: Of the group norms.
+        groups: Groups of the group norms.
     """
 
     def __init__(self, channels: int, volume_dim: int, heads: int, groups: int):
@@ -62,7 +62,7 @@ class DepthTransformer(nn.Module):
         inner = heads * self.head_dim
         self.proj_in = nn.Conv2d(channels, inner, 1)
         self.norm_in = nn.GroupNorm(groups, inner)
-        # Without a bias: a volume of zeros, the unconditional case, stays zero up to the norm's shift.
+        # Without a bias, a volume of zeros (the unconditional case) stays zero up to the shift of the norm.
         self.proj_context = nn.Conv3d(volume_dim, volume_dim, 1, bias=False)
         self.norm_context = nn.GroupNorm(groups, volume_dim)
         self.to_q = nn.Linear(inner, inner, bias=False)
@@ -73,14 +73,14 @@ class DepthTransformer(nn.Module):
         self.conv1 = nn.Conv2d(inner, inner, 3, padding=1, bias=False)
         self.norm2 = nn.GroupNorm(groups, inner)
         self.conv2 = nn.Conv2d(inner, channels, 3, padding=1, bias=False)
-        # A new module changes nothing in the UNet that it is put into.
+        # A new module does not change the output of the UNet.
         nn.init.zeros_(self.conv2.weight)
 
     def attend(self, x: Tensor, context: Tensor) -> Tensor:
-        """Attention over depth, `(B, inner, H, W)` and `(B, volume_dim, D, H, W)` -> `(B, inner, H, W)`.
+        """Attend over depth: `(B, inner, H, W)` and `(B, volume_dim, D, H, W)` -> `(B, inner, H, W)`.
 
-        Keys and values are never made for the D depths of a pixel. By associativity, q.(W_k c_d) = (W_k^T q).c_d and
-        sum_d a_d W_v c_d = W_v sum_d a_d c_d: the same numbers, with a twentieth of the work at 32x32.
+        Keys and values are not computed for the D depths of a pixel. By associativity, q.(W_k c_d) = (W_k^T q).c_d and
+        sum_d a_d W_v c_d = W_v sum_d a_d c_d. The result is the same with a twentieth of the operations at 32x32.
         """
         query = self.to_q(x.movedim(1, -1)).unflatten(-1, (self.heads, self.head_dim))  # (B, H, W, heads, head_dim)
         to_k = self.to_k.weight.unflatten(0, (self.heads, self.head_dim))
@@ -101,15 +101,15 @@ class DepthTransformer(nn.Module):
 
 
 class DepthAttention(ModelMixin, ConfigMixin):
-    """The depth attention of a UNet, one transformer for each of its sites. Defaults are SyncDreamer's.
+    """Depth attention of a UNet, with one transformer for each site. The defaults are SyncDreamer's.
 
     Args:
-        block_out_channels, layers_per_block, up_block_types: As in the UNet's config.
-        volume_dims: Channels of the volume's levels, from fine to coarse.
-        num_heads, norm_num_groups: Of every transformer.
+        block_out_channels, layers_per_block, up_block_types: As in the config of the UNet.
+        volume_dims: Channels of the levels of the volume, from fine to coarse.
+        num_heads, norm_num_groups: Heads and groups of every transformer.
 
     Raises:
-        ValueError: If the volume has not one level for each resolution of the UNet.
+        ValueError: If the volume does not have one level for each resolution of the UNet.
     """
 
     @register_to_config
@@ -125,7 +125,7 @@ class DepthAttention(ModelMixin, ConfigMixin):
         super().__init__()
         if len(volume_dims) != len(block_out_channels):
             raise ValueError(
-                f"The volume needs a level for each of the UNet's {len(block_out_channels)} resolutions, "
+                f"volume_dims must have a level for each of the UNet's {len(block_out_channels)} resolutions, "
                 f"got volume_dims={tuple(volume_dims)}."
             )
         self.sites = attention_sites(block_out_channels, layers_per_block, up_block_types)
@@ -134,11 +134,14 @@ class DepthAttention(ModelMixin, ConfigMixin):
         )
 
     def forward(self, site: int, hidden: Tensor, volumes: list[Tensor]) -> Tensor:
-        """The output of the UNet's module at a site, changed.
+        """Apply depth attention to the output of the UNet's module at a site.
 
         Args:
             site: Index into `sites`.
             hidden: `(B, channels, H, W)`.
             volumes: Levels from fine to coarse, from `MultiViewVolume.frustums`.
+
+        Returns:
+            `(B, channels, H, W)`.
         """
         return self.layers[site](hidden, volumes[self.sites[site].level].to(hidden.dtype))

@@ -1,4 +1,4 @@
-"""From a picture with a transparent background to the square on white that the model was trained on."""
+"""Preparation of an image with a transparent background: the square on white that the model was trained on."""
 
 import numpy as np
 import PIL.Image
@@ -12,21 +12,21 @@ BICUBIC = PIL.Image.Resampling.BICUBIC
 def prepare_image(
     image: PIL.Image.Image, size: int = 256, crop_size: int | None = None, alpha_threshold: int = 0
 ) -> Tensor:
-    """Frame the object, scale to `size` and composite onto white, as SyncDreamer's `prepare_inputs` does.
+    """Frame the object, scale the image to `size` and composite onto white, as SyncDreamer's `prepare_inputs`.
 
     Args:
-        image: With an alpha channel.
-        size: Height and width of the result, pixels.
-        crop_size: Longer side of the object in the result, pixels; SyncDreamer's examples use 200 of 256. Without it
-            the picture keeps its framing and is only padded to a square.
-        alpha_threshold: Alpha (0 to 255) that still counts as background when the object is framed. SyncDreamer has
-            0, so that a haze that nobody sees widens the frame; 12 is a good value for cut-outs by machine.
+        image: Image with an alpha channel.
+        size: Height and width of the result in pixels.
+        crop_size: Longer side of the object in the result in pixels; SyncDreamer's examples use 200 of 256. `None`
+            keeps the framing of the image and only pads the image to a square.
+        alpha_threshold: Largest alpha (0 to 255) that counts as background when the object is framed. With 0, as in
+            SyncDreamer, an invisible haze widens the frame; 12 suits automatic cutouts.
 
     Returns:
         `(3, size, size)` float32 in [-1, 1].
 
     Raises:
-        ValueError: Without transparency, without an object, or for a crop size outside [1, size].
+        ValueError: If the image has no transparency or no object, or if the crop size is outside [1, size].
     """
     rgba = _check(image, alpha_threshold)
     if crop_size is None:
@@ -51,16 +51,16 @@ def _check(image: PIL.Image.Image, alpha_threshold: int) -> PIL.Image.Image:
     rgba = image.convert("RGBA")
     low, high = rgba.getchannel("A").getextrema()
     if high <= alpha_threshold:
-        raise ValueError(f"The image is transparent everywhere: its greatest alpha is {high} of 255.")
+        raise ValueError(f"The image is transparent everywhere: the maximum alpha is {high} of 255.")
     if low == 255:
         raise ValueError("The image is opaque everywhere; remove its background first.")
     return rgba
 
 
 def _crop(rgba: PIL.Image.Image, crop_size: int, alpha_threshold: int) -> PIL.Image.Image:
-    """Cut the object out and scale its longer side to `crop_size`."""
+    """Crop to the object and scale its longer side to `crop_size`."""
     rows, columns = np.nonzero(np.asarray(rgba.getchannel("A")) > alpha_threshold)
-    # The last row and column are lost, as upstream; one pixel matters only to an object of one pixel.
+    # The last row and column are dropped, as upstream. An object of one pixel keeps its pixel.
     left, top = columns.min(), rows.min()
     right, bottom = max(columns.max(), left + 1), max(rows.max(), top + 1)
     cut = rgba.crop((int(left), int(top), int(right), int(bottom)))

@@ -1,5 +1,7 @@
-"""The published checkpoint of MVDream (Shi et al. 2024), `sd-v2.1-base-4view.pt`, as stock diffusers and transformers
-models and an embedding of cameras."""
+"""Loading of MVDream's published checkpoint `sd-v2.1-base-4view.pt` (Shi et al. 2024).
+
+The checkpoint is converted to stock diffusers and transformers models, and a camera embedding.
+"""
 
 import re
 from dataclasses import dataclass
@@ -31,15 +33,15 @@ UNUSED = (
 
 @dataclass(frozen=True)
 class MVDreamArchitecture:
-    """Sizes of the published model; tests have smaller ones.
+    """Sizes of the published model. Tests use smaller sizes.
 
     Args:
-        widths, heads: Of the UNet at each resolution.
-        vae_widths: Of the autoencoder.
-        text_width, text_heads, text_layers, vocabulary: Of the text encoder. The published one has one layer more,
-            which is not used.
+        widths, heads: Channels and attention heads of the UNet at each resolution.
+        vae_widths: Channels of the autoencoder at each resolution.
+        text_width, text_heads, text_layers, vocabulary: Sizes of the text encoder. The published encoder has one more
+            layer, which is not used.
         sample_size: Height and width of the latents.
-        norm_groups: Of group normalization.
+        norm_groups: Groups of the group norms.
     """
 
     widths: tuple[int, ...] = (320, 640, 1280, 1280)
@@ -81,7 +83,7 @@ def build_models(architecture: MVDreamArchitecture | None = None) -> dict[str, n
 
 
 def build_scheduler() -> DDIMScheduler:
-    """The noise schedule of Stable Diffusion."""
+    """Build a scheduler with the noise schedule of Stable Diffusion."""
     return DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
         steps_offset=1,
@@ -89,13 +91,20 @@ def build_scheduler() -> DDIMScheduler:
 
 
 def read_mvdream(path: str | Path, architecture: MVDreamArchitecture | None = None) -> dict[str, Any]:
-    """The components of a prior from the published file, or from its tensors as safetensors; no tokenizer.
+    """Load the components of a prior, without a tokenizer, from the published file or its tensors as safetensors.
+
+    Args:
+        path: Checkpoint file.
+        architecture: Sizes of the models; by default the published sizes.
+
+    Returns:
+        Models in evaluation mode and the scheduler, by their names in the pipeline.
 
     Raises:
-        ValueError: If the file holds something else.
+        ValueError: If the file is not such a checkpoint.
     """
     published = read_tensors(path, key=None)
-    # Buffers that no file holds, such as CLIP's position ids, are made for real.
+    # Buffers that are not in the file, such as CLIP's position ids, are created with values.
     with init_empty_weights(include_buffers=False):
         models = build_models(architecture)
     table = sources(models)
@@ -105,7 +114,7 @@ def read_mvdream(path: str | Path, architecture: MVDreamArchitecture | None = No
 
 
 def sources(models: dict[str, nn.Module]) -> dict[str, dict[str, Source]]:
-    """For each model, and each tensor of its state dict: where it comes from."""
+    """Return the source of every tensor in the state dicts of models, by model and name."""
     unet, vae = models["unet"], models["vae"]
     kinds, levels = unet.config.up_block_types, len(vae.config.block_out_channels)
 
@@ -122,7 +131,10 @@ def sources(models: dict[str, nn.Module]) -> dict[str, dict[str, Source]]:
 
 
 def unused_keys(models: dict[str, nn.Module]) -> set[str]:
-    """Keys of the published file that no model needs: those of the schedule, and of OpenCLIP's last layer."""
+    """Return the keys of the published file that no model needs.
+
+    These are the tensors of the noise schedule and of OpenCLIP's last layer.
+    """
     last = models["text_encoder"].config.num_hidden_layers
     layer = f"{TEXT}transformer.resblocks.{last}."
     names = ("ln_1", "ln_2", "attn.in_proj_", "attn.out_proj", "mlp.c_fc", "mlp.c_proj")
@@ -133,12 +145,12 @@ def unused_keys(models: dict[str, nn.Module]) -> set[str]:
 
 
 def camera_source(name: str) -> Source:
-    """Of a parameter of `CameraEmbedding`."""
+    """Return the source of a parameter of `CameraEmbedding`."""
     return Source(UNET + name.replace("linear_1", "camera_embed.0").replace("linear_2", "camera_embed.2"))
 
 
 def text_source(name: str) -> Source:
-    """Of a parameter of `CLIPTextModel`, in OpenCLIP's names."""
+    """Return the source of a parameter of `CLIPTextModel`, in OpenCLIP's names."""
     name = name.removeprefix("text_model.")
     projection = re.search(r"layers\.(\d+)\.self_attn\.([qkv])_proj\.(weight|bias)$", name)
     if projection:
@@ -159,7 +171,7 @@ def text_source(name: str) -> Source:
 
 
 def to_published(models: dict[str, nn.Module]) -> dict[str, Tensor]:
-    """The weights of models under the published names, but for the unused ones."""
+    """Return the weights of models under the published names, without the unused tensors."""
     parts: dict[str, dict[int, Tensor]] = {}
     for model, names in sources(models).items():
         state = models[model].state_dict()

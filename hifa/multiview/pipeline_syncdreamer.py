@@ -1,4 +1,4 @@
-"""SyncDreamerPipeline: one picture in, the same object from sixteen fixed cameras out."""
+"""SyncDreamerPipeline: views of an object from sixteen fixed cameras, generated from one image."""
 
 import math
 from collections.abc import Callable
@@ -32,37 +32,38 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 @dataclass
 class SyncDreamerPipelineOutput(BaseOutput):
-    """Result of `SyncDreamerPipeline`.
+    """Output of `SyncDreamerPipeline`.
 
     Args:
-        images: The views in the order of `pipe.ring`: PIL images, or an array or tensor `(views, H, W, 3)` in [0, 1],
-            or the latents `(views, C, h, w)`.
+        images: Views in the order of `pipe.ring`: PIL images, an array or tensor `(views, H, W, 3)` in [0, 1], or
+            latents `(views, C, h, w)`.
     """
 
     images: Any
 
 
 class SyncDreamerPipeline(DiffusionPipeline):
-    """Views of an object from one picture, generated together (SyncDreamer, Liu et al. 2023, arXiv 2309.03453).
+    """Pipeline that generates consistent views of an object from one image.
 
-    The views are those of `pipe.ring`: elevation 30 degrees, azimuth 0, 22.5, ... 337.5 counter-clockwise from that of
-    the picture. They cannot be changed: the weights know no others.
+    The method is SyncDreamer (Liu et al. 2023, arXiv 2309.03453). The views are those of `pipe.ring`: elevation 30
+    degrees, azimuth 0, 22.5, ... 337.5 degrees counter-clockwise from that of the input image. The cameras cannot be
+    changed, because the weights are trained for them.
 
     Args:
         vae: Stable Diffusion's autoencoder.
         image_encoder: CLIP's vision model.
-        unet: Takes the latent of the picture beside the noisy one.
-        volume, depth_attention, conditioner: The parts that SyncDreamer adds.
-        scheduler: Any diffusers scheduler with a noise schedule; a `DDIMScheduler` is made from it.
-        num_inference_steps, guidance_scale, eta, crop_size: What a call takes if it is not told; saved with the model,
-            since another size of model is at its best with others. These are SyncDreamer's.
+        unet: UNet with the latent of the input image concatenated to the noisy latent.
+        volume, depth_attention, conditioner: Networks that SyncDreamer adds.
+        scheduler: Any diffusers scheduler with a noise schedule, which is converted to a `DDIMScheduler`.
+        num_inference_steps, guidance_scale, eta, crop_size: Defaults of a call; saved with the model, because the best
+            values depend on the size of the model. These are SyncDreamer's.
 
     Raises:
-        ValueError: If the parts do not fit together.
+        ValueError: If the components do not fit together.
     """
 
     model_cpu_offload_seq = "vae->image_encoder->unet"
-    # Called from within the UNet, or by other methods than `forward`; 0.2 GB in half precision.
+    # Called from within the UNet, or by methods other than `forward`; 0.2 GB in half precision.
     _exclude_from_cpu_offload = ["volume", "depth_attention", "conditioner"]
     _callback_tensor_inputs = ["latents"]
 
@@ -100,16 +101,17 @@ class SyncDreamerPipeline(DiffusionPipeline):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path = TOYBOX, **kwargs: Any
     ) -> "SyncDreamerPipeline":
-        """Load what `save_pretrained` wrote: a folder or a hub id; the embedded Toybox model by default.
+        """Load a folder of `save_pretrained` or a Hub ID; by default the embedded Toybox model.
 
         Args:
-            kwargs: As for `DiffusionPipeline.from_pretrained`: `dtype`, `variant`, `token`, `revision`, ...
+            pretrained_model_name_or_path: Folder or Hub ID.
+            kwargs: Arguments of `DiffusionPipeline.from_pretrained`: `dtype`, `variant`, `token`, `revision`, ...
         """
         if pretrained_model_name_or_path == TOYBOX:
-            # Stored in half precision, in which transformers would leave the image encoder.
+            # Stored in half precision, which transformers would keep for the image encoder.
             kwargs = {"dtype": torch.float32} | kwargs
         elif not Path(pretrained_model_name_or_path).is_dir():
-            # diffusers takes classes from outside of it from a local folder only.
+            # diffusers loads classes of other packages only from a local folder.
             hub = ("revision", "token", "cache_dir", "force_download", "local_files_only")
             pretrained_model_name_or_path = snapshot_download(
                 str(pretrained_model_name_or_path),
@@ -127,17 +129,17 @@ class SyncDreamerPipeline(DiffusionPipeline):
         architecture: Architecture | None = None,
         **hub: Any,
     ) -> "SyncDreamerPipeline":
-        """Load a published checkpoint, by default the author's. Nothing but tensors is unpickled.
+        """Load a published checkpoint, by default that of SyncDreamer's author. Only tensors are unpickled.
 
         Args:
-            path_or_id: A file, or `owner/name/path/in/the/repository.ckpt` on the hub, with `spaces/` in front for
-                the repository of a Space.
-            dtype: Of the models; float32 without it, which is read from the disk as it is used.
-            architecture: Sizes of the models, if they are not the published ones.
-            hub: For `huggingface_hub.hf_hub_download`: `revision`, `token`, `cache_dir`, `local_files_only`, ...
+            path_or_id: A file, or `owner/name/path/in/the/repository.ckpt` on the Hub; `spaces/` in front denotes a
+                Space.
+            dtype: Data type of the models. `None` keeps float32, and the weights are read from disk when they are used.
+            architecture: Sizes of the models, if they differ from the published sizes.
+            hub: Arguments of `huggingface_hub.hf_hub_download`: `revision`, `token`, `cache_dir`, ...
 
         Raises:
-            ValueError: If there is no such file, or it is of another model.
+            ValueError: If the file does not exist, or is a checkpoint of another model.
         """
         models = read_checkpoint(find_checkpoint(path_or_id, **hub), architecture)
         prediction_type = (architecture or Architecture()).prediction_type
@@ -146,17 +148,17 @@ class SyncDreamerPipeline(DiffusionPipeline):
 
     @property
     def ring(self) -> ViewRing:
-        """The cameras of the views."""
+        """Cameras of the views."""
         return self.volume.ring
 
     @property
     def embedded(self) -> bool:
-        """Whether it is the embedded Toybox model."""
+        """Whether the model is the embedded Toybox model."""
         return self.config.get("_name_or_path") == str(TOYBOX)
 
     @property
     def image_size(self) -> int:
-        """Height and width of the views, pixels."""
+        """Height and width of the views in pixels."""
         return self.volume.config.latent_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
@@ -165,7 +167,7 @@ class SyncDreamerPipeline(DiffusionPipeline):
 
     @property
     def num_timesteps(self) -> int:
-        """Steps of the call that is going on."""
+        """Number of steps of the current call."""
         return self._num_timesteps
 
     def check_inputs(
@@ -179,11 +181,11 @@ class SyncDreamerPipeline(DiffusionPipeline):
         output_type: str = "pil",
         callback_on_step_end_tensor_inputs: list[str] | None = None,
     ) -> None:
-        """Check the options of a call before any work starts; `prepare_image` checks the picture.
+        """Check the options of a call before any work; `prepare_image` checks the image.
 
         Raises:
-            TypeError: If the generator is not one.
-            ValueError: For a value out of its range.
+            TypeError: If `generator` is not a `torch.Generator`.
+            ValueError: If a value is out of its range.
         """
         last = self.scheduler.config.num_train_timesteps - 1
         _check_range("elevation_deg", elevation_deg, -90, 90)
@@ -198,11 +200,11 @@ class SyncDreamerPipeline(DiffusionPipeline):
         unknown = set(callback_on_step_end_tensor_inputs or []) - set(self._callback_tensor_inputs)
         if unknown:
             raise ValueError(
-                f"callback_on_step_end_tensor_inputs knows {self._callback_tensor_inputs}, got {sorted(unknown)}."
+                f"callback_on_step_end_tensor_inputs may be {self._callback_tensor_inputs}, got {sorted(unknown)}."
             )
 
     def _given(self, name: str, value: Any) -> Any:
-        """The value of an option of a call: the model's own without one."""
+        """Return the value of an option of a call; `None` selects the default of the model."""
         return self.config[name] if value is None else value
 
     def predict_views(
@@ -214,15 +216,21 @@ class SyncDreamerPipeline(DiffusionPipeline):
         guidance_scale: float,
         view_chunk: int,
     ) -> Tensor:
-        """Guided output of the UNet for all views at one timestep.
+        """Return the guided output of the UNet for all views at one timestep.
 
-        One volume is made from all noisy views; then the views are taken `view_chunk` at a time, which bounds the
-        memory and changes nothing else.
+        One volume is computed from all noisy views. The views are then processed in chunks of `view_chunk`. The chunk
+        size limits the memory and does not change the result.
 
         Args:
+            denoiser: Denoiser inside its `with` block.
             latents: `(views, C, h, w)` float32.
-            timestep: 0-d.
-            condition: From `encode_image`.
+            timestep: 0-d tensor.
+            condition: Condition from `encode_image`.
+            guidance_scale: w in s_u + w (s - s_u).
+            view_chunk: Number of views in a chunk.
+
+        Returns:
+            `(views, C, h, w)` float32.
         """
         dtype = self.volume.dtype
         t_embed = self.conditioner.embed_time(timestep.reshape(1).to(latents.device)).to(dtype)
@@ -238,7 +246,7 @@ class SyncDreamerPipeline(DiffusionPipeline):
         return torch.cat(outputs)
 
     def decode_views(self, latents: Tensor, view_chunk: int = 4) -> Tensor:
-        """Images `(views, H, W, 3)` in [0, 1] float32 of latents `(views, C, h, w)`."""
+        """Decode latents `(views, C, h, w)` to images `(views, H, W, 3)` in [0, 1], float32."""
         config = self.vae.config
         scaled = (latents / config.scaling_factor + (config.shift_factor or 0.0)).to(self.vae.dtype)
         images = [self.vae.decode(part).sample.float() for part in scaled.split(view_chunk)]
@@ -263,23 +271,32 @@ class SyncDreamerPipeline(DiffusionPipeline):
     ) -> SyncDreamerPipelineOutput | tuple:
         """Generate all views of an object.
 
-        `None` for `num_inference_steps`, `guidance_scale`, `eta` or `crop_size` is the model's own, see the class.
+        `None` for `num_inference_steps`, `guidance_scale`, `eta` or `crop_size` selects the default of the model, see
+        the class.
 
         Args:
-            image: The object with a transparent background.
-            elevation_deg: Of the picture's camera above the horizon, degrees; SyncDreamer was trained on -10 to 40.
-                `selection.sweep_elevation` finds one that is not known.
-            num_inference_steps: DDIM steps.
-            guidance_scale: w in s_u + w (s - s_u); 1 is no guidance and half the work.
-            eta: Share of fresh noise in each step, 0 to 1.
-            generator: Source of all randomness; without it a CPU generator with seed 0.
-            crop_size, alpha_threshold: How the object is framed, see `prepare_image`; in pixels of the views.
-            view_chunk: Views that are denoised and decoded together; less memory, same result.
+            image: Image of the object with a transparent background.
+            elevation_deg: Elevation of the image's camera above the horizon in degrees. SyncDreamer was trained on -10
+                to 40 degrees. `selection.sweep_elevation` estimates an unknown elevation.
+            num_inference_steps: Number of DDIM steps.
+            guidance_scale: w in s_u + w (s - s_u); 1 disables guidance and halves the work.
+            eta: Fraction of fresh noise in each step, from 0 to 1.
+            generator: Generator for all random numbers; by default a CPU generator with seed 0.
+            crop_size, alpha_threshold: Framing of the object in pixels of the views, see `prepare_image`.
+            view_chunk: Number of views that are denoised and decoded together. A smaller chunk needs less memory and
+                gives the same result.
             output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`.
-            return_dict: `False` returns the tuple (images,).
-            callback_on_step_end: Called as `callback(pipe, step, timestep, tensors)` after each step, from step 0;
-                the latents it returns replace the old ones. Setting `pipe._interrupt = True` ends the call early.
-            callback_on_step_end_tensor_inputs: Names of the tensors it is given: `latents`.
+            return_dict: If `False`, return the tuple (images,).
+            callback_on_step_end: Called as `callback(pipe, step, timestep, tensors)` after each step, from step 0. The
+                latents in the returned dict replace the current latents. Setting `pipe._interrupt = True` ends the
+                call early.
+            callback_on_step_end_tensor_inputs: Names of the tensors for the callback: `latents`.
+
+        Returns:
+            `SyncDreamerPipelineOutput`, or a tuple.
+
+        Raises:
+            TypeError, ValueError: See `check_inputs` and `prepare_image`.
 
         Examples:
             >>> pipe = SyncDreamerPipeline.from_single_file(dtype=torch.float16).to("cuda")
@@ -321,20 +338,22 @@ class SyncDreamerPipeline(DiffusionPipeline):
         return SyncDreamerPipelineOutput(images=images) if return_dict else (images,)
 
     def encode_image(self, prepared: Tensor, elevation_deg: float, generator: torch.Generator) -> Condition:
-        """What `predict_views` is told of the picture.
+        """Encode the input image as the condition of `predict_views`.
 
         Args:
             prepared: `(3, H, H)` in [-1, 1], from `prepare_image`.
+            elevation_deg: Elevation of the image's camera in degrees.
+            generator: Generator for the sample of the posterior.
         """
         device = self._execution_device
         pixels = prepared[None].to(device)
-        # The posterior's noise is drawn before that of the views: a seed on the CPU gives upstream's numbers.
+        # The noise of the posterior is drawn before that of the views. With a CPU seed, the numbers equal upstream's.
         picture = image_latent(self.vae, pixels, generator)
         image_embeds = clip_embedding(self.image_encoder, pixels)
         return Condition(picture, image_embeds, view_embedding(elevation_deg, self.ring).to(device))
 
     def prepare_latents(self, generator: torch.Generator) -> Tensor:
-        """Pure noise `(views, C, h, w)`, float32 whatever the models are."""
+        """Sample pure noise `(views, C, h, w)`, in float32 for models of any type."""
         config = self.volume.config
         shape = (config.num_views, config.latent_channels, config.latent_size, config.latent_size)
         return (
@@ -343,7 +362,7 @@ class SyncDreamerPipeline(DiffusionPipeline):
 
 
 def _step_noise(latents: Tensor, eta: float, last: bool, generator: torch.Generator) -> Tensor:
-    """Noise of a step. The last one gets none: diffusers would leave it in the images."""
+    """Return the noise of a step. The last step has no noise, which diffusers would leave in the images."""
     if eta == 0 or last:
         return torch.zeros_like(latents)
     return randn_tensor(latents.shape, generator=generator, device=latents.device)
@@ -352,12 +371,12 @@ def _step_noise(latents: Tensor, eta: float, last: bool, generator: torch.Genera
 def _check_range(name: str, value: Any, low: float, high: float = math.inf, kind: type = float) -> None:
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not (whole or (kind is float and isinstance(value, float))) or not low <= value <= high:
-        bounds = f"{low} or more" if high == math.inf else f"from {low} to {high}"
-        raise ValueError(f"{name} must be {'a whole number ' if kind is int else ''}{bounds}, got {value!r}.")
+        bounds = f">= {low}" if high == math.inf else f"from {low} to {high}"
+        raise ValueError(f"{name} must be {'an integer ' if kind is int else ''}{bounds}, got {value!r}.")
 
 
 def sheet(images: list[PIL.Image.Image]) -> PIL.Image.Image:
-    """All views side by side, the format of SyncDreamer's published sheets."""
+    """Concatenate all views side by side, in the format of SyncDreamer's published sheets."""
     return PIL.Image.fromarray(np.concatenate([np.asarray(image) for image in images], axis=1))
 
 
@@ -374,7 +393,7 @@ def _check_fit(
     ]  # fmt: skip
     for name, value, other, expected in pairs:
         if value != expected:
-            raise ValueError(f"{name} is {value}, but {other} is {expected}: the parts are of different models.")
+            raise ValueError(f"{name} is {value}, but {other} is {expected}. Use components of one model.")
 
 
 def _format(images: Tensor, output_type: str) -> Any:

@@ -1,7 +1,7 @@
-"""Geometry between images, the world and volumes; pure functions in float32.
+"""Geometry between images, the world and volumes: pure functions in float32.
 
-Images and volumes of the multi-view networks are sampled as SyncDreamer samples them: the first pixel is at 0 and the
-last at size - 1 (`align_corners=True`), without the half pixel of `hifa.cameras`. The weights were trained that way.
+The multi-view networks sample images and volumes as SyncDreamer does: the first pixel is at 0 and the last at size - 1
+(`align_corners=True`), without the half-pixel offset of `hifa.cameras`. The weights were trained with this convention.
 """
 
 import torch
@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-NEAREST_DEPTH = 1e-4  # points behind the camera are kept from flipping over
+NEAREST_DEPTH = 1e-4  # lower bound, so that points behind the camera are not mirrored
 
 
 def volume_points(size: int, half_extent: float, device: torch.device | None = None) -> Tensor:
-    """World points `(size, size, size, 3)` of a cubic grid over [-half_extent, half_extent]^3, corners included.
+    """Return world points `(size, size, size, 3)` of a cubic grid over [-half_extent, half_extent]^3 with corners.
 
-    The axes of the grid are z, y, x, as `grid_sample` reads a volume; the last one holds x, y, z.
+    The axes of the grid are z, y, x, as `grid_sample` expects. The last axis holds x, y, z.
     """
     line = torch.linspace(-half_extent, half_extent, size, device=device)
     z, y, x = torch.meshgrid(line, line, line, indexing="ij")
@@ -23,13 +23,13 @@ def volume_points(size: int, half_extent: float, device: torch.device | None = N
 
 
 def frustum_points(poses: Tensor, intrinsics: Tensor, size: int, depths: Tensor) -> Tensor:
-    """World points on the rays through all pixels of some cameras, at given depths.
+    """Return world points on the rays through all pixels of cameras, at given depths.
 
     Args:
         poses: `(V, 3, 4)` world-to-camera.
         intrinsics: `(3, 3)` in pixels.
         size: Height and width in pixels.
-        depths: `(D,)` along the optical axis, world units.
+        depths: `(D,)` along the optical axis in world units.
 
     Returns:
         `(V, D, size, size, 3)`.
@@ -44,7 +44,7 @@ def frustum_points(poses: Tensor, intrinsics: Tensor, size: int, depths: Tensor)
 
 
 def project(points: Tensor, poses: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor]:
-    """Where world points appear in images.
+    """Project world points into images.
 
     Args:
         points: `(P, 3)`.
@@ -61,18 +61,19 @@ def project(points: Tensor, poses: Tensor, intrinsics: Tensor) -> tuple[Tensor, 
 
 
 def sample_images(images: Tensor, pixels: Tensor) -> Tensor:
-    """Bilinear samples of `images` `(B, C, H, H)` at `pixels` `(B, P, 2)` -> `(B, C, P)`; zero outside."""
+    """Sample `images` `(B, C, H, H)` bilinearly at `pixels` `(B, P, 2)` -> `(B, C, P)`; zero outside."""
     grid = pixels / ((images.shape[-1] - 1) / 2) - 1
     samples = F.grid_sample(images.float(), grid[:, None], padding_mode="zeros", align_corners=True)
     return samples[:, :, 0].to(images.dtype)
 
 
 def sample_volumes(volumes: Tensor, points: Tensor, half_extent: float) -> Tensor:
-    """Trilinear samples of volumes over [-half_extent, half_extent]^3; zero outside.
+    """Sample volumes over [-half_extent, half_extent]^3 trilinearly; zero outside.
 
     Args:
         volumes: `(B, C, V, V, V)`, axes z, y, x.
         points: `(B, D, H, W, 3)` world points.
+        half_extent: Half side of the volumes in world units.
 
     Returns:
         `(B, C, D, H, W)`.

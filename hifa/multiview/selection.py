@@ -1,7 +1,7 @@
-"""Choosing among several sheets of one picture: the best seed, and the elevation when nobody knows it.
+"""Selection among several sheets of one image: the best seed, and the elevation if it is unknown.
 
-SyncDreamer's results differ from seed to seed, and its authors picked the best of four by eye. Here candidates are
-ranked by consistency(sheet).score x input_agreement(sheet, picture, elevation), both in `consistency.py`.
+SyncDreamer's results vary with the seed, and its authors selected the best of four by eye. Here, candidates are ranked
+by consistency(sheet).score x input_agreement(sheet, image, elevation), both from `consistency.py`.
 """
 
 from collections.abc import Iterable
@@ -17,20 +17,20 @@ from .input_image import prepare_image
 from .pipeline_syncdreamer import SyncDreamerPipeline
 
 
-# What SyncDreamer was trained on.
+# Training range of SyncDreamer.
 ELEVATIONS_DEG = (-10.0, 0.0, 10.0, 20.0, 30.0, 40.0)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A generated sheet and what it is worth.
+    """Generated sheet with its scores.
 
     Args:
         images: `(views, H, W, 3)` in [0, 1].
-        seed: Of its generator.
-        elevation_deg: That the picture was taken to have.
+        seed: Seed of the generator.
+        elevation_deg: Assumed elevation of the input image in degrees.
         consistency: Agreement of the views with each other.
-        agreement: With the picture, [0, 1].
+        agreement: Agreement with the input image in [0, 1].
     """
 
     images: Tensor
@@ -41,7 +41,7 @@ class Candidate:
 
     @property
     def score(self) -> float:
-        """By which candidates are ranked, [0, 1]."""
+        """Score in [0, 1] for ranking candidates."""
         return self.consistency.score * self.agreement
 
 
@@ -51,10 +51,13 @@ def rank(
     trials: Iterable[tuple[int, float]],
     **settings: Any,
 ) -> list[Candidate]:
-    """Generate a sheet for each (seed, elevation in degrees), best first.
+    """Generate a sheet for each pair of seed and elevation in degrees, and sort the sheets by score, best first.
 
     Args:
-        settings: Of the pipeline's call: `num_inference_steps`, `crop_size`, ...
+        pipe: Multi-view model.
+        image: Input image.
+        trials: Pairs (seed, elevation in degrees).
+        settings: Arguments for the pipeline call: `num_inference_steps`, `crop_size`, ...
     """
     config = pipe.volume.config
     framing = {name: settings[name] for name in ("crop_size", "alpha_threshold") if name in settings}
@@ -73,7 +76,7 @@ def rank(
 def best_of_seeds(
     pipe: SyncDreamerPipeline, image: PIL.Image.Image, elevation_deg: float, seeds: Iterable[int], **settings: Any
 ) -> list[Candidate]:
-    """One sheet for each seed, best first."""
+    """Generate one sheet for each seed, and sort the sheets by score, best first."""
     return rank(pipe, image, [(seed, elevation_deg) for seed in seeds], **settings)
 
 
@@ -84,5 +87,8 @@ def sweep_elevation(
     seed: int = 0,
     **settings: Any,
 ) -> list[Candidate]:
-    """One sheet for each elevation from the same noise, best first: `[0].elevation_deg` is the estimate."""
+    """Generate one sheet for each elevation from the same noise, and sort the sheets by score, best first.
+
+    `[0].elevation_deg` is the estimated elevation.
+    """
     return rank(pipe, image, [(seed, elevation) for elevation in elevations_deg], **settings)

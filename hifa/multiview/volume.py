@@ -1,8 +1,9 @@
-"""The volumes that keep the views of SyncDreamer consistent (Liu et al. 2023, arXiv 2309.03453, section 3.3).
+"""Volume networks that make the views of SyncDreamer consistent (Liu et al. 2023, arXiv 2309.03453, section 3.3).
 
-Every step, the noisy latents of all views are encoded and unprojected into one cubic volume of the object. A 3D
-network makes a spatial volume of it; a view frustum is cut out of that for each view and becomes features at every
-resolution of the UNet. `depth_attention.py` reads them.
+In every step, the noisy latents of all views are encoded and unprojected into one cubic volume of the object. A 3D
+network turns this volume into a spatial volume. For each view, features are sampled from the spatial volume in the
+view frustum. A second 3D network turns the frustum into features at every resolution of the UNet, which
+`depth_attention.py` uses.
 """
 
 import torch
@@ -15,12 +16,12 @@ from .projection import frustum_points, project, sample_images, sample_volumes, 
 
 
 class ViewBlock(nn.Module):
-    """Residual block on the noisy latent of a view, told of the time and of where the view is.
+    """Residual block on the noisy latent of a view, conditioned on time and view embeddings.
 
     Args:
-        channels: Of input and output.
+        channels: Channels of input and output.
         time_dim, view_dim: Sizes of the two embeddings.
-        groups: Of the group norms.
+        groups: Groups of the group norms.
     """
 
     def __init__(self, channels: int, time_dim: int, view_dim: int, groups: int):
@@ -41,7 +42,7 @@ class ViewBlock(nn.Module):
 
 
 class ViewEncoder(nn.Module):
-    """Features of the noisy latent of one view, at its resolution: `latent_channels` -> `channels`."""
+    """Encoder for the noisy latent of one view, at constant resolution: `latent_channels` -> `channels`."""
 
     def __init__(self, latent_channels: int, channels: int, time_dim: int, view_dim: int, groups: int):
         super().__init__()
@@ -60,14 +61,14 @@ class ViewEncoder(nn.Module):
 
 
 class VolumeBlock(nn.Module):
-    """Add the embeddings, normalise, convolve.
+    """3D block that adds the embeddings, normalizes and convolves.
 
     Args:
-        in_channels, out_channels: Channels before and after.
+        in_channels, out_channels: Channels of input and output.
         time_dim: Size of the time embedding.
-        view_dim: Size of the view embedding; 0 for a volume that belongs to no view.
-        groups: Of the group norm.
-        resize: `"down"` halves and `"up"` doubles every side; `"same"` keeps it.
+        view_dim: Size of the view embedding; 0 for a volume without a view.
+        groups: Groups of the group norm.
+        resize: `"down"` halves and `"up"` doubles every side; `"same"` keeps the size.
     """
 
     def __init__(
@@ -92,12 +93,12 @@ class VolumeBlock(nn.Module):
 
 
 class VolumeUNet(nn.Module):
-    """A U-shaped 3D network whose levels halve every side; skip connections are added.
+    """U-shaped 3D network. Each level halves every side, and skip connections are added.
 
     Args:
-        in_channels: Of the input.
+        in_channels: Channels of the input.
         dims: Channels of the levels, from fine to coarse.
-        layers: Blocks of a level after the strided one; the finest level, which has none, has one fewer.
+        layers: Blocks of a level after its strided block. The finest level has `layers - 1` blocks and none strided.
         time_dim, view_dim, groups: See `VolumeBlock`.
     """
 
@@ -118,7 +119,7 @@ class VolumeUNet(nn.Module):
             self.up.append(block(coarse, fine, "up"))
 
     def forward(self, x: Tensor, t_embed: Tensor, v_embed: Tensor | None = None) -> list[Tensor]:
-        """`(B, in_channels, D, H, W)` -> the levels from fine to coarse, `(B, dims[i], D/2^i, H/2^i, W/2^i)`."""
+        """`(B, in_channels, D, H, W)` -> levels from fine to coarse, `(B, dims[i], D/2^i, H/2^i, W/2^i)`."""
         levels, x = [], self.conv_in(x)
         for blocks in self.down:
             for block in blocks:
@@ -130,23 +131,26 @@ class VolumeUNet(nn.Module):
 
 
 class MultiViewVolume(ModelMixin, ConfigMixin):
-    """From the noisy latents of all views to features along the rays of each of them. Defaults are SyncDreamer's.
+    """Volume networks: from the noisy latents of all views to features along the rays of each view.
+
+    The defaults are SyncDreamer's.
 
     Args:
-        num_views, elevation_deg, radius, focal_length: The cameras, see `ViewRing`. The number of views decides the
-            shape of the weights, and their order is part of what was learnt.
-        latent_channels, latent_size: Of a view; the size is a multiple of 2^(levels - 1).
-        encoder_dim: Channels that a view contributes to the volume.
+        num_views, elevation_deg, radius, focal_length: Cameras, see `ViewRing`. The number of views determines the
+            shape of the weights. The weights are trained for the order of the views.
+        latent_channels, latent_size: Channels and side of the latent of a view. The side is a multiple of
+            2^(levels - 1).
+        encoder_dim: Channels that each view contributes to the volume.
         time_dim, view_dim: Sizes of the embeddings.
         volume_size: Voxels per side of the spatial volume.
-        half_extent: Half its side, world units.
+        half_extent: Half side of the spatial volume in world units.
         volume_dims: Channels of the levels, from fine to coarse; one level for each resolution of the UNet.
-        frustum_depth: Depth planes of a frustum, a multiple of 2^(levels - 1).
-        frustum_half_depth: The planes lie within radius +- this, world units: sqrt(3) / 2 reaches all corners.
-        norm_num_groups: Of the group norms.
+        frustum_depth: Number of depth planes in a frustum, a multiple of 2^(levels - 1).
+        frustum_half_depth: The planes lie within radius +- this value, in world units; sqrt(3) / 2 covers all corners.
+        norm_num_groups: Groups of the group norms.
 
     Raises:
-        ValueError: For sizes that the levels cannot halve.
+        ValueError: If a size is not a multiple of 2^(levels - 1).
     """
 
     @register_to_config
@@ -179,7 +183,7 @@ class MultiViewVolume(ModelMixin, ConfigMixin):
         self.frustum_net = VolumeUNet(volume_dims[0], volume_dims, 1, time_dim, view_dim, norm_num_groups)
 
     def spatial_volume(self, latents: Tensor, t_embed: Tensor, v_embed: Tensor) -> Tensor:
-        """One volume of the object from all views.
+        """Compute one volume of the object from all views.
 
         Args:
             latents: `(B, num_views, latent_channels, latent_size, latent_size)`, noisy.
@@ -199,16 +203,18 @@ class MultiViewVolume(ModelMixin, ConfigMixin):
         return self.spatial_net(unprojected.reshape(batch, -1, size, size, size), t_embed)[0]
 
     def frustum_depths(self) -> Tensor:
-        """Depth planes `(frustum_depth,)` of every frustum, along the optical axis, world units."""
+        """Return the depth planes `(frustum_depth,)` of every frustum, along the optical axis in world units."""
         near, far = (self.config.radius + side * self.config.frustum_half_depth for side in (-1, 1))
         return torch.linspace(near, far, self.config.frustum_depth)
 
     def frustums(self, volume: Tensor, t_embed: Tensor, v_embed: Tensor, views: Tensor) -> list[Tensor]:
-        """Features along the rays of some views. Memory is that of these views: ask for a few at a time.
+        """Compute features along the rays of some views.
+
+        Memory grows with the number of views: pass a few views at a time.
 
         Args:
             volume: `(B, volume_dims[0], V, V, V)` from `spatial_volume`.
-            t_embed, v_embed: As for `spatial_volume`.
+            t_embed, v_embed: See `spatial_volume`.
             views: `(B, n)` int64 indices of views.
 
         Returns:
@@ -219,7 +225,7 @@ class MultiViewVolume(ModelMixin, ConfigMixin):
         poses = self.ring.world_to_camera().to(device)[views.flatten()]
         size = self.config.latent_size
         points = frustum_points(poses, self.ring.intrinsics(size).to(device), size, self.frustum_depths().to(device))
-        # Sampled one view after the other: copies of the volume would need more memory than the frustums.
+        # Sampled view by view, because copies of the volume would need more memory than the frustums.
         samples = [
             sample_volumes(volume[i // count, None], points[i, None], self.config.half_extent)
             for i in range(batch * count)
