@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     Invalid input is reported in one line on stderr.
 
     Args:
-        argv: Arguments; `None` for those of the process.
+        argv: Arguments; `None` uses `sys.argv`.
 
     Returns:
         Exit code: 0 on success, 1 if some files could not be exported, 2 for invalid input, 130 if Ctrl-C aborts the
@@ -357,7 +357,7 @@ def pick_device(name: str) -> str:
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError, ImportError) as error:  # torch raises any of these
         raise ValueError(
-            f"--device {name} cannot be used here ({str(error).splitlines()[0]}). Omit --device to use {best}."
+            f"--device {name} is not available ({str(error).splitlines()[0]}). Omit --device to use {best}."
         ) from error
     return name
 

@@ -266,7 +266,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the batch command.
 
     Args:
-        argv: Arguments; `None` for those of the process.
+        argv: Arguments; `None` uses `sys.argv`.
 
     Returns:
         Exit code: 0 if all prompts are finished, 1 if a prompt failed, 2 for invalid input.

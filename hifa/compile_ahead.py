@@ -35,7 +35,7 @@ for name, path in zip(sys.argv[1::2], sys.argv[2::2]):
 def compile_ahead() -> subprocess.Popen | None:
     """Start a background process that compiles the loops, unless they are cached.
 
-    A loop that is needed before the process has compiled it is compiled by its caller.
+    A loop that is needed earlier is compiled by its caller.
 
     Returns:
         The process, or `None` if all loops are cached.

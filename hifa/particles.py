@@ -49,7 +49,7 @@ def _check(runs: Sequence[HiFARun]) -> None:
     if len(set(map(id, runs))) < max(2, len(runs)):
         raise ValueError(f"Particles must be two or more runs without repetitions, got {len(runs)}.")
     if any(run.variational is None for run in runs):
-        raise ValueError("Particles need the score of distillation='vsd'. Start all runs with it.")
+        raise ValueError("Particles need the score of distillation='vsd'. Start all runs with this setting.")
     first = runs[0]
     for run in runs[1:]:
         for name in ("prompt", "negative_prompt", "config", "step"):

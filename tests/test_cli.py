@@ -151,9 +151,9 @@ def test_bad_pictures_are_told_before_a_model_is_loaded(tmp_path, capsys, monkey
         (("a red ball", "--save-every", "0"), "--save-every must be between"),
         (("a red ball", "--mesh-resolution", "3"), "--mesh-resolution must be between"),
         (("a red ball", "--seed", "-1"), "--seed must be between"),
-        (("a red ball", "--device", "foo"), "--device foo cannot be used here"),
-        (("a red ball", "--device", "cuda:99"), "--device cuda:99 cannot be used here"),
-        (("a red ball", "--device", "meta"), "--device meta cannot be used here"),
+        (("a red ball", "--device", "foo"), "--device foo is not available"),
+        (("a red ball", "--device", "cuda:99"), "--device cuda:99 is not available"),
+        (("a red ball", "--device", "meta"), "--device meta is not available"),
         (
             ("a red ball", "--preset", "paper", "--normal-model", "x"),
             "--normal-model has no effect with --preset paper",

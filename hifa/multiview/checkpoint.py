@@ -25,7 +25,7 @@ def find_checkpoint(path_or_id: str | Path, **hub: Any) -> Path:
         hub: Arguments of `huggingface_hub.hf_hub_download`.
 
     Raises:
-        ValueError: If `path_or_id` is neither a file nor has this form.
+        ValueError: If `path_or_id` is not a file and does not have this form.
     """
     if Path(path_or_id).is_file():
         return Path(path_or_id)

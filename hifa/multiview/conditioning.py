@@ -42,7 +42,7 @@ class ViewConditioner(ModelMixin, ConfigMixin):
         image_embed_dim: Size of CLIP's image embedding.
         view_dim: Size of a view embedding.
         cross_attention_dim: Width of the UNet's context.
-        time_dim: Size of the time embedding for the volume networks, which differs from that of the UNet.
+        time_dim: Size of the time embedding for the volume networks, which is separate from that of the UNet.
         context_hidden_dim: Width of two hidden layers between the embeddings and the context. 0 is a linear map, as
             in SyncDreamer. The content of a view depends on products of object and camera features. A small UNet
             has few layers to compute such products, and gets better results with the hidden layers.
@@ -130,7 +130,7 @@ def clip_embedding(image_encoder: CLIPVisionModelWithProjection, image: Tensor) 
 def image_latent(vae: AutoencoderKL, image: Tensor, generator: torch.Generator | None) -> Tensor:
     """Return the latent that is concatenated to the noisy latents: an unscaled sample of the posterior.
 
-    Zero123 was trained without the scaling factor here. The latents of the views are scaled as usual.
+    Zero123 was trained with the unscaled latent of the input image. The latents of the views are scaled as usual.
 
     Args:
         vae: Autoencoder.

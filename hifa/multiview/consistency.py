@@ -8,9 +8,9 @@ the mask. If a part is missing in one view, the hull loses the part, and its out
 `silhouette` is the mean over the views of the intersection over union of outline and mask.
 
 Color: The hull gives each foreground pixel a depth. The surface point at that depth is projected into the two
-neighboring views. The point is visible there if the depth of the neighbor equals the depth of the point. The colors of
-a visible point should be equal. With the mean absolute difference d of these colors, `colour` is exp(-d / 0.1): a
-difference of a tenth of the full range divides the score by e.
+neighboring views. The point is visible in a view if the depth of the hull in the view equals the depth of the point.
+The colors of a visible point should be equal. With the mean absolute difference d of these colors, `colour` is
+exp(-d / 0.1): a difference of a tenth of the full range divides the score by e.
 
 The visual hull has no hollows, so that even perfect views score below 1. Compare only scores of the same input.
 Measured on SyncDreamer's chicken:
@@ -139,7 +139,7 @@ def _overlap(outline: Tensor, mask: Tensor) -> float:
 
 
 def _colour_difference(hull: Hull, surface: Tensor, colour: Tensor, seen: Tensor, others: list[int], depth: Tensor):
-    """Return the mean absolute difference between an image and views on the surface that both show.
+    """Return the mean absolute difference between an image and views, over the surface visible in both.
 
     Args:
         hull: Visual hull of the views.
@@ -150,7 +150,7 @@ def _colour_difference(hull: Hull, surface: Tensor, colour: Tensor, seen: Tensor
         depth: `(V, S, S)` of the hull in all views.
 
     Returns:
-        A float, or `None` if image and views show no common surface.
+        A float, or `None` if no surface is visible in both.
     """
     points, expected = surface[seen], colour[:, seen]
     pixels, distance = project(points, hull.ring.world_to_camera()[others], hull.ring.intrinsics(IMAGE_SIZE))

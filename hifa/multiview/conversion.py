@@ -38,7 +38,7 @@ class Source(NamedTuple):
 
     Args:
         key: Name in the published file.
-        part: Index of the third along the first axis, if query, key and value are one tensor.
+        part: Index of the third along the first axis, if query, key and value are stored in one tensor.
         transposed: Whether the published tensor is transposed.
     """
 
@@ -290,7 +290,7 @@ def check_keys(
 
 
 def check_cameras(published: dict[str, Tensor], ring: ViewRing) -> None:
-    """Check that the cameras in a checkpoint, with which its weights were trained, are those of the ring.
+    """Check that the cameras of a checkpoint, for which its weights were trained, match the ring.
 
     Raises:
         ValueError: If the cameras differ.

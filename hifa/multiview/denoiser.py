@@ -13,7 +13,7 @@ class VolumeDenoiser:
     """UNet of a multi-view model with depth attention.
 
     The context manager registers the hooks on entry and removes them on exit, which restores the UNet. The volumes are
-    arguments of every call and are released at its end.
+    arguments of every call and are released when the call ends.
 
         with VolumeDenoiser(unet, depth_attention) as denoiser:
             output = denoiser(sample, timestep, context, volumes)

@@ -9,16 +9,16 @@ WHITE_LEVEL = 0.95  # a pixel with a channel below this belongs to the object
 # background. The levels were measured on regions of this size in four sheets of SyncDreamer. The holes (through the
 # handle of a teapot, between a dragon's legs) have a median of 250 to 253 of 255. The white parts of the dragon and of
 # a clownfish have a median of 244 to 248.
-HOLE_SHARE, HOLE_PIXELS = 0.01, 8  # fraction of the object's pixels with holes, and the minimum for small images
+HOLE_SHARE, HOLE_PIXELS = 0.01, 8  # fraction of the object's pixels, holes included; minimum in pixels
 HOLE_LEVEL = 250 / 255  # minimum median of the darkest channel in a hole
 
 
 def foreground(colour: np.ndarray) -> np.ndarray:
     """Return the mask `(H, W)` bool of the object in an image `(H, W, 3)` in [0, 1].
 
-    The object is everything that is not white, and the white regions inside the object. White that is connected to the
-    border is background. White inside the object is a highlight, an eye or a label, which belong to the object. The
-    exception is a large region of pure background, such as the hole of a donut or of the handle of a mug.
+    White pixels that are connected to the border are background, and all other pixels belong to the object. White
+    pixels inside the object are a highlight, an eye or a label. The exception is a large region of pure background,
+    such as the hole of a donut or of the handle of a mug.
     """
     darkest = colour.min(-1)
     solid = ndimage.binary_fill_holes(darkest < WHITE_LEVEL)

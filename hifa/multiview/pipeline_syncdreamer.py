@@ -47,7 +47,7 @@ class SyncDreamerPipeline(DiffusionPipeline):
 
     The method is SyncDreamer (Liu et al. 2023, arXiv 2309.03453). The views are those of `pipe.ring`: elevation 30
     degrees, azimuth 0, 22.5, ... 337.5 degrees counter-clockwise from that of the input image. The cameras cannot be
-    changed, because the weights are trained for them.
+    changed, because the weights are trained for these cameras.
 
     Args:
         vae: Stable Diffusion's autoencoder.
@@ -134,9 +134,10 @@ class SyncDreamerPipeline(DiffusionPipeline):
         Args:
             path_or_id: A file, or `owner/name/path/in/the/repository.ckpt` on the Hub; `spaces/` in front denotes a
                 Space.
-            dtype: Data type of the models. `None` keeps float32, and the weights are read from disk when they are used.
+            dtype: Data type of the models. `None` keeps float32, and the weights are read from disk on first use.
             architecture: Sizes of the models, if they differ from the published sizes.
-            hub: Arguments of `huggingface_hub.hf_hub_download`: `revision`, `token`, `cache_dir`, ...
+            hub: Arguments of `huggingface_hub.hf_hub_download`: `revision`, `token`, `cache_dir`, `local_files_only`,
+                ...
 
         Raises:
             ValueError: If the file does not exist, or is a checkpoint of another model.
@@ -293,7 +294,7 @@ class SyncDreamerPipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs: Names of the tensors for the callback: `latents`.
 
         Returns:
-            `SyncDreamerPipelineOutput`, or a tuple.
+            `SyncDreamerPipelineOutput`, or the tuple (images,).
 
         Raises:
             TypeError, ValueError: See `check_inputs` and `prepare_image`.
