@@ -24,7 +24,12 @@ MODULES = {
 PROGRAM = """
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
-for name, path in zip(sys.argv[1::2], sys.argv[2::2]):
+from filelock import FileLock, Timeout
+try:
+    FileLock(sys.argv[1]).acquire(timeout=0)
+except Timeout:  # another process is compiling
+    sys.exit()
+for name, path in zip(sys.argv[2::2], sys.argv[3::2]):
     spec = spec_from_file_location(name, path)
     sys.modules[name] = module = module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -35,7 +40,8 @@ for name, path in zip(sys.argv[1::2], sys.argv[2::2]):
 def compile_ahead() -> subprocess.Popen | None:
     """Start a background process that compiles the loops, unless they are cached.
 
-    A loop that is needed earlier is compiled by its caller.
+    A loop that is needed earlier is compiled by its caller. If two processes are started at once, the second one ends
+    without compiling.
 
     Returns:
         The process, or `None` if all loops are cached.
@@ -43,7 +49,9 @@ def compile_ahead() -> subprocess.Popen | None:
     if is_compiled():
         return None
     named = [part for name in MODULES for part in (f"{__package__}.{name}", str(_path_of(name)))]
-    command = [sys.executable, "-P", "-c", PROGRAM, *named]
+    lock = _user_cache() if not os.access(PACKAGE, os.W_OK) else PACKAGE / "__pycache__"
+    lock.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-P", "-c", PROGRAM, str(lock / "compile_ahead.lock"), *named]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -56,11 +64,14 @@ def is_compiled() -> bool:
 
 
 def _is_compiled(path: Path, loop: str) -> bool:
-    own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numba"
     named = os.environ.get("NUMBA_CACHE_DIR")
-    places = [Path(named)] if named else [path.parent / "__pycache__", own]
+    places = [Path(named)] if named else [path.parent / "__pycache__", _user_cache()]
     compiled = (index for place in places for index in place.rglob(f"{path.stem}.{loop}-*.nbi"))
     return any(index.stat().st_mtime >= path.stat().st_mtime for index in compiled)
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numba"
 
 
 def _path_of(name: str) -> Path:
