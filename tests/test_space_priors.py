@@ -113,11 +113,11 @@ def test_a_default_that_cannot_be_loaded_is_no_default_and_this_is_said(shelf, t
 def test_a_prior_that_takes_time_to_load_is_told_of_and_one_that_cannot_be_loaded_is_not(tiny_prior):
     shelf = tiny_shelf(tiny_prior)
     key = shelf.fallback.key
-    assert "is loaded now" in shelf.loading_notice(key)
+    assert "Loading" in shelf.loading_notice(key)
     shelf.get(key)
     assert shelf.loading_notice(key) == shelf.loading_notice("unknown") == ""
     on_cpu, on_gpu = PriorShelf("cpu", PRIORS), PriorShelf("meta", PRIORS, load=refused)
-    assert on_cpu.loading_notice("sd15") == "" and "is loaded now" in on_gpu.loading_notice("sd15")
+    assert on_cpu.loading_notice("sd15") == "" and "Loading" in on_gpu.loading_notice("sd15")
     with pytest.raises(OSError):
         on_gpu.get("sd15")
     assert on_gpu.loading_notice("sd15") == "", "it failed a moment ago"

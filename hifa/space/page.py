@@ -1,4 +1,4 @@
-"""The page: three tabs, one result panel, the visitor's runs; and what happens when something is pressed."""
+"""The Gradio page: three input tabs, a result panel, the visitor's runs, and all event handlers."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,10 +23,10 @@ from .worker import Worker, current
 
 
 HEADER = """# HiFA: text to 3D
-Watch an object take shape. Stop whenever you like: what is there becomes the asset, and Resume goes on from it."""
+Watch an object take shape. Stop at any time to export the current state. Resume continues the run."""
 HOUR = 3600
 QUEUE_SIZE = 24
-GPU = {"concurrency_id": "gpu", "concurrency_limit": QUEUE_SIZE}  # they wait in the worker's own line
+GPU = {"concurrency_id": "gpu", "concurrency_limit": QUEUE_SIZE}  # runs wait in the worker's own queue
 EXPORT = {"concurrency_id": "export", "concurrency_limit": 2}
 KEEP_ADDRESS = """() => {
   const link = document.querySelector('#share a');
@@ -49,14 +49,14 @@ QUIET = {"show_progress": "hidden", **PRIVATE}
 
 
 class Page:
-    """Everything on the page and its wiring.
+    """All components of the page and their event handlers.
 
     Args:
-        demo: The page that is being built.
-        worker: Does the runs.
-        actions: Make them.
-        zero: On ZeroGPU.
-        endpoint: Of the Hub; the usual one without it.
+        demo: `gr.Blocks` that the page is built in.
+        worker: Executes the runs.
+        actions: Validates requests and creates the runs.
+        zero: Whether the app runs on ZeroGPU.
+        endpoint: URL of the Hugging Face Hub; `None` for the default.
     """
 
     def __init__(self, demo: gr.Blocks, worker: Worker, actions: Actions, zero: bool, endpoint: str | None):
@@ -83,7 +83,7 @@ class Page:
                 self.hub = HubForm(self.store, self.shelf, self.panel.hub_place, endpoint)
         self._wire(demo)
 
-    # The tabs
+    # Tabs
 
     def _text_tab(self, zero: bool) -> None:
         self.prompt = gr.Textbox(
@@ -111,7 +111,7 @@ class Page:
         self.guided = ImageInputs("guided", self.store, self.actions.view_steps)
         self.guidance_end = gr.Slider(
             0.05, 1.0, 0.5, step=0.05, label="Share of the run that the picture guides", elem_id="guidance-end",
-            info="Its pull fades out until then, and the prompt goes on alone. 1: it stays to the end.",
+            info="The picture's influence fades out until then; after that, only the prompt guides. 1: no fading.",
         )  # fmt: skip
         self.hallucinate = gr.Button("Hallucinate", variant="primary", elem_id="hallucinate")
         self.guided_settings = RunSettings("guided", "hallucination", self.shelf, self.worker.timings, zero)
@@ -121,14 +121,14 @@ class Page:
         with gr.Accordion("Words that Toybox knows", open=False):
             gr.HTML(vocabulary_html())
 
-    # The wiring
+    # Events
 
     @property
     def starters(self) -> list[gr.Button]:
         return [self.generate, self.reconstruct, self.hallucinate, self.image.make, self.guided.make]
 
     def _entered(self) -> dict[str, Tab]:
-        """The tabs by the kind of their runs."""
+        """Return the tabs by the kind of run that each tab starts."""
         return {
             "text": Tab(self.settings, self.prompt),
             "image": Tab(self.image_settings, inputs=self.image),
@@ -150,7 +150,7 @@ class Page:
                     [prompt.change, settings.prior.change], self._on_prompt, [prompt, settings.prior], hint,
                     trigger_mode="always_last", queue=False, **QUIET,
                 )  # fmt: skip
-        # What writes to the panel on its own, until something is started or another thing opened.
+        # `followed`, `extracted` and `made` write to the panel until a run is started or an example is opened.
         opening = Opening(self.worker, self.history, panel, self.runs, self.tabs, self._entered())
         opened = [*opening.outputs, self.visitor]
         loaded = demo.load(
@@ -167,7 +167,7 @@ class Page:
             show_progress_on=panel.progress, cancels=[followed, extracted], **EXPORT, **PRIVATE,
         )  # fmt: skip
         streams = [followed, extracted, made]
-        # Not when something is pressed: it may be refused, and what is shown goes on.
+        # Cancel the streams when a run is accepted, not on the click: after a refused click they must continue.
         self.pending.change(None, None, None, cancels=streams, **PRIVATE)
         self._start(
             [self.generate.click, self.prompt.submit], self.prepare_text, [self.prompt, *self.settings.inputs],
@@ -193,7 +193,8 @@ class Page:
         self.hub.wire(panel.run_id)
         panel.stop.click(self.stop, panel.run_id, panel.stop, queue=False, **QUIET)
         panel.later.click(self.put_off_files, panel.run_id, None, queue=False, **QUIET)
-        # Two listeners: one that also calls a function cancels after that, and what is said in between would stay.
+        # Two listeners: a single listener calls its function before it cancels, and updates of the stream in between
+        # would overwrite the output of the function.
         panel.cancel_extract.click(None, None, None, cancels=[extracted], **PRIVATE)
         panel.cancel_extract.click(self.let_go, panel.run_id, panel.outputs, **QUIET)
         panel.share.change(None, None, None, js=KEEP_ADDRESS, **PRIVATE)
@@ -207,19 +208,22 @@ class Page:
         seed: gr.Number | None,
         then: ImageInputs | None = None,
     ) -> None:
-        """Prepare, work, rest: the same for everything that can be started.
+        """Connect the events of an action that starts work: prepare the run, work, and reset the page.
 
         Args:
-            prepare: From `inputs`, the visitor and whether something is pending to the outputs below; it refuses what
-                cannot work.
-            button: Where the refusal shows.
-            seed: Is shown the seed.
-            then: Shows the views that were made.
+            triggers: Event listeners that start the action.
+            prepare: Handler that gets the values of `inputs`, the visitor and whether a run is pending. It returns the
+                values of the outputs below, or raises `gr.Error` for a request that cannot run.
+            inputs: Components whose values `prepare` gets.
+            button: Component with the progress and error state of `prepare`.
+            seed: Field that receives the seed of the run; `None` for none.
+            then: Image inputs that display the generated views after the work; `None` for none.
         """
         panel, shared = self.panel, [self.visitor, self.pending]
         seeds = [] if seed is None else [seed]
-        # Through the queue, though at once: without it the browser is not told why something is refused. The refusal
-        # is shown on the button, that is in a message only, because on the outputs it would be a bare "Error" on each.
+        # `prepare` uses the queue, without a concurrency limit, because the browser does not receive error messages of
+        # unqueued events. The error state is attached to the button, which displays no state, so that only the message
+        # appears. If attached to the outputs, each output would display a bare "Error".
         prepared = gr.on(
             triggers, prepare, [*inputs, *shared], [*seeds, *shared, *self.starters, panel.stop, *panel.outputs],
             concurrency_limit=None, show_progress="hidden", show_progress_on=button, **PRIVATE,
@@ -228,7 +232,7 @@ class Page:
             self.work, panel.run_id, panel.live_outputs, show_progress="minimal", show_progress_on=panel.progress,
             scroll_to_output=True, **GPU, **PRIVATE,
         )  # fmt: skip
-        # Refused by the queue, say: the run waits in the store, and has a Resume.
+        # A full queue refuses the work, for example. The run then waits in the store and can be resumed.
         reopened = worked.failure(self.reopen, panel.run_id, panel.outputs, queue=False, **QUIET)
         panel.load_after(reopened)
         if then is not None:
@@ -242,7 +246,7 @@ class Page:
             queue=False, **QUIET,
         )  # fmt: skip
 
-    # What is pressed
+    # Event handlers
 
     def tell_notice(self):
         notice = self.shelf.notice()
@@ -302,15 +306,15 @@ class Page:
             self._tell_of_loading(folder.read().request.prior)
             self.actions.check_resumable(folder)
             folder.clear_stop()
-        # Without a seed to show.
+        # Leave out the seed: Resume has no seed field.
         return self._prepared(folder, "", visitor)[1:]
 
     def _refuse_second(self, pending: bool) -> None:
         if pending:
-            raise gr.Error("A run is going on. Stop it first, or wait.", print_exception=False)
+            raise gr.Error("Another run is in progress. Stop it first, or wait until it ends.", print_exception=False)
 
     def _tell_of_loading(self, key: str) -> None:
-        """A download can take minutes, in which nothing else happens on the page."""
+        """Display a notice if the prior must be loaded first. A download takes minutes without any other feedback."""
         if notice := self.shelf.loading_notice(key):
             gr.Info(notice, duration=20)
 
@@ -318,16 +322,16 @@ class Page:
         if notice:
             gr.Warning(notice, duration=20)
         record = folder.read()
-        first = waiting(folder, record, "Waiting for a free place …")
+        first = waiting(folder, record, "Waiting in the queue …")
         off = [gr.Button(interactive=False) for _ in self.starters]
         kept = self.history.remember(visitor, folder.id)
-        # A Stop that was pressed for the run before is not for this one.
+        # Reset the button, which reads "Stopping …" if the previous run was stopped.
         stop = gr.Button("Stop", interactive=True)
         return record.request.seed, kept, True, *off, stop, *self.panel.values(first)
 
     def work(self, run_id: str) -> Iterator[tuple]:
         with told():
-            # Resume would be refused until `rest`, which offers it.
+            # Hide Resume, which is refused while the run is pending. `rest` displays the button.
             yield from self.panel.stream(self.worker.advance(self.store.open(run_id)), offering=False)
 
     def stop(self, run_id: str):
@@ -340,14 +344,14 @@ class Page:
             self.store.open(run_id).put_off_files()
 
     def rest(self, run_id: str, visitor: Any, *chosen: Any) -> tuple:
-        """Everything can be started again, and how long that takes is known better."""
+        """Enable all start buttons again and refresh the time estimates."""
         on = [gr.Button(interactive=True) for _ in self.starters]
         settings = (self.settings, self.image_settings, self.guided_settings)
         presets = [s.refreshed(*chosen[3 * i : 3 * i + 3]) for i, s in enumerate(settings)]
         stop = gr.Button("Stop", interactive=True)
         try:
             resume = gr.Column(visible=resumable(self.worker.look(self.store.open(run_id))))
-        except UnknownRunError:  # cleaned up in the meantime
+        except UnknownRunError:  # the run was deleted in the meantime
             resume = gr.Column(visible=False)
         return False, *on, stop, resume, self.history.html(visitor), *presets
 
@@ -361,7 +365,7 @@ class Page:
             yield from self.panel.stream(self.worker.make_files(self.store.open(run_id)))
 
     def let_go(self, run_id: str) -> tuple:
-        """The run after its extraction was cancelled, when that has let go of it."""
+        """Wait until the canceled extraction releases the run, then return the state of the run."""
         with told(), self.store.open(run_id).locked():
             pass
         return self.reopen(run_id)
@@ -373,9 +377,9 @@ class Page:
 
 
 def build_page(worker: Worker, actions: Actions, zero: bool = False, endpoint: str | None = None) -> gr.Blocks:
-    """The app, to be launched; arguments as for `Page`."""
+    """Build the app, ready to launch. Arguments are those of `Page`."""
     with gr.Blocks(title="HiFA: text to 3D", analytics_enabled=False, delete_cache=(HOUR, 24 * HOUR)) as demo:
-        # First, so that its endpoints have the plain names.
+        # Build the API first: Gradio appends a suffix to endpoint names that are already taken.
         Api(worker, actions, GPU, EXPORT).build()
         Page(demo, worker, actions, zero, endpoint)
     worker.store.served.keep(demo)

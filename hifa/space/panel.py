@@ -1,4 +1,4 @@
-"""The result panel that all tabs share: progress, live preview, 3D model, turntable, facts and downloads."""
+"""The result panel that all tabs share: progress, live preview, 3D model, turntable, metadata and downloads."""
 
 import html
 from collections.abc import Iterable, Iterator
@@ -17,9 +17,9 @@ from .store import FAILED, FINISHED, PAUSED, STOPPED, WAITING, Record
 
 DOWNLOADS = {"glb": "GLB", "obj": "OBJ (zip)", "ply": "PLY", "mp4": "MP4", "asset": "Asset (zip)", "run": "Run (zip)"}
 RESUMABLE = (WAITING, PAUSED, STOPPED, FAILED)
-Media = dict[str, tuple[tuple[str, int, str], ...]]  # path, time of change, caption
+Media = dict[str, tuple[tuple[str, int, str], ...]]  # by kind: path, modification time in ns, caption
 TEXTURE_SIZES = (256, 512, 1024, 2048)
-# The browser shows the mode that was chosen last, also when a new picture comes: no round trip, no state to keep.
+# The browser stores the selected mode, so that new pictures keep the mode without a round trip or server state.
 CHOOSE_MODE = "(mode) => { document.getElementById('preview').dataset.mode = mode; return mode; }"
 CSS = (
     "\n".join(f"#preview[data-mode={mode}] img:not(.{mode}) {{ display: none; }}" for mode in MODES)
@@ -56,7 +56,7 @@ footer { flex-wrap: wrap; }
 
 
 class ProgressLine(gr.HTML):
-    """A bar and a line of text; its value is `{"share", "text"}`."""
+    """A progress bar with a line of text. Its value is `{"share": fraction in [0, 1], "text": text}`."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(
@@ -79,15 +79,21 @@ class ProgressLine(gr.HTML):
 
 
 class ResultPanel:
-    """Built where it stands; `outputs` are its parts and `values` what they show.
+    """Components of the result panel, built in the current Gradio context.
 
-    Of these a stream gives only `live_outputs`. Which run it is of is for whoever begins or opens it to say: what
-    looks on while another window works goes on for a moment after the next run was begun here.
+    `values` returns one value for each component in `outputs`.
 
-    Files are not among them: `media` says which there are, and `load` brings each to the browser once. A stream gives
-    every value with every message, because Gradio's client changes a message that waits into the one that follows it:
-    on a busy computer a value that is sent once, and skipped afterwards, never arrives. And files must not come twice:
-    the 3D viewer loads itself when it gets its first one, and forgets to show itself if that comes again meanwhile.
+    Streams update only `live_outputs`, which exclude the run id. The event that starts or opens a run sets the id. A
+    stream that follows a run of another window continues for a moment after the next run is started here, and must not
+    overwrite the id of that run.
+
+    Files are sent separately: `media` lists the files, and `load` sends each file to the browser once. There are two
+    reasons:
+
+    - A stream sends every value with every message, because Gradio's client merges a waiting message into the next
+      message. On a busy computer, a value that is sent once and skipped afterwards never arrives.
+    - A file must not arrive twice. The 3D viewer loads its code when the first model arrives, and stays hidden if the
+      model arrives again during that time.
     """
 
     def __init__(self):
@@ -96,7 +102,7 @@ class ResultPanel:
         with gr.Row(equal_height=True):
             with gr.Column(scale=5, min_width=200):
                 self.progress = ProgressLine(elem_id="progress")
-            # Here, and not beside Generate, so that they are in sight of the preview on a phone too.
+            # These buttons are here instead of next to Generate, so that they are near the preview on a phone, too.
             with gr.Column(visible=False, min_width=110, scale=1) as self.stop_place:
                 self.stop = gr.Button("Stop", variant="stop", min_width=110, elem_id="stop")
             with gr.Column(visible=False, min_width=110, scale=1) as self.resume_place:
@@ -112,10 +118,10 @@ class ResultPanel:
                     [(mode.capitalize(), mode) for mode in MODES], value="colour", label="Preview shows",
                     elem_id="mode", container=True,
                 )  # fmt: skip
-            # It is on the page from the start, though out of sight, because gradio's viewer stays blank when its model
-            # arrives before it.
+            # The viewer is on the page from the start, but hidden: Gradio's viewer stays blank if the model arrives
+            # before the viewer exists.
             with gr.Column(min_width=280, visible="hidden") as self.model_place:
-                # Front +Z, which is at alpha 90; the gray is that of the preview.
+                # The front of the object is +Z, at alpha = 90 degrees. The gray is the background of the preview.
                 self.model = gr.Model3D(
                     label="3D model", clear_color=(*[PREVIEW_GRAY] * 3, 1.0), camera_position=(90, 75, None),
                     height=430, interactive=False, elem_id="model",
@@ -135,7 +141,7 @@ class ResultPanel:
                     self.facts = gr.HTML(elem_id="facts", container=True, padding=True, label="Facts")
             with gr.Row():
                 self.downloads = {
-                    # `load` enables those that have a file.
+                    # `load` enables the buttons that have a file.
                     kind: gr.DownloadButton(
                         name, size="sm", min_width=90, elem_id=f"download-{kind}", interactive=False
                     )
@@ -152,10 +158,10 @@ class ResultPanel:
                     self.extract = gr.Button("Make mesh", elem_id="extract")
                     self.cancel_extract = gr.Button("Cancel", variant="stop", visible=False, elem_id="cancel-extract")
         self.share = gr.HTML(elem_id="share")
-        self.hub_place = gr.Column(visible=False)  # what is built in here is of a run that has something to give
+        self.hub_place = gr.Column(visible=False)  # visible if the run has files
 
     def wire(self) -> None:
-        """What happens in the panel alone."""
+        """Connect the events within the panel."""
         self.mode.change(None, self.mode, None, js=CHOOSE_MODE, api_visibility="private")
         gr.on(
             [self.faces.change, self.texture.change], size_hint, [self.faces, self.texture], self.size_hint,
@@ -168,7 +174,7 @@ class ResultPanel:
         )  # fmt: skip
 
     def load_after(self, event: gr.events.Dependency) -> None:
-        """Bring files after an event outside of the queue, which does not tell the page that `media` changed."""
+        """Load the files after an event outside of the queue. Such an event does not trigger `media.change`."""
         event.then(
             self.load, [self.media, self.loaded],
             [self.loaded, self.model, self.turntable, self.views, *self.downloads.values()],
@@ -189,15 +195,16 @@ class ResultPanel:
 
     @classmethod
     def values(cls, shown: Shown) -> tuple:
-        """One value for each of `outputs`."""
+        """Return one value for each of `outputs`."""
         return shown.run_id, share_html(shown.run_id), *cls.live_values(shown)
 
     @staticmethod
     def live_values(shown: Shown, offering: bool = True) -> tuple:
-        """One value for each of `live_outputs`.
+        """Return one value for each of `live_outputs`.
 
         Args:
-            offering: Resume, where it makes sense.
+            shown: State of the run.
+            offering: Whether to display Resume if the run can be resumed.
         """
         have, record = shown.files, shown.record
         made = bool(have) and not shown.working
@@ -214,23 +221,32 @@ class ResultPanel:
             gr.Column(visible=True if "glb" in have else "hidden"),
             facts_html(shown),
             gr.Column(visible=made),
-            gr.Accordion(visible=bool(shown.run_id)),  # an example has no run to make it from
+            gr.Accordion(visible=bool(shown.run_id)),  # an example has no run to extract a mesh from
             gr.update(visible=not shown.making),
             gr.update(visible=shown.making),
             gr.Column(visible=made and bool(shown.run_id)),
         )
 
     def stream(self, states: Iterable[Shown], offering: bool = True) -> Iterator[tuple]:
-        """`live_values` of one state after the other."""
+        """Return an iterator over the `live_values` of each state."""
         return (self.live_values(state, offering) for state in states)
 
     @staticmethod
     def load(media: Media, loaded: Media) -> tuple:
-        """What the browser does not have yet of `media`, or has and should not."""
+        """Return updates of the files in which the browser differs from `media`.
+
+        Args:
+            media: Current files; see `media_of`.
+            loaded: Files that the browser has.
+
+        Returns:
+            `media` as the new value of `loaded`, then one value each for the 3D model, the turntable, the views and
+            each of `DOWNLOADS`.
+        """
 
         def file(kind: str) -> Any:
             path = Path(media[kind][0][0]) if kind in media else None
-            # One that is gone was replaced by another, which is on its way here.
+            # A missing file was replaced by a newer file, which the next event loads.
             return path if path is not None and path.is_file() else None
 
         def changed(kind: str, value: Any) -> Any:
@@ -248,12 +264,15 @@ class ResultPanel:
 
 
 def resumable(shown: Shown) -> bool:
-    """Nothing goes on with the run, and there is more to do."""
+    """Return whether the run is idle and not finished."""
     return shown.record is not None and shown.settled and shown.record.status in RESUMABLE
 
 
 def media_of(shown: Shown) -> Media:
-    """The files of a state: each kind's paths with the time by which a new one is told, and what is said of it."""
+    """Return the files of a state: by kind, a tuple `(path, modification time in ns, caption)` for each file.
+
+    The modification time distinguishes a new file from an old file with the same path.
+    """
     files_of = {kind: [(path, "")] for kind, path in shown.files.items()}
     if shown.views:
         files_of["views"] = list(shown.views)
@@ -264,7 +283,7 @@ def media_of(shown: Shown) -> Media:
 
 
 def preview_html(previews: dict[str, str]) -> str:
-    """All pictures at once; the style sheet shows the one of the chosen mode."""
+    """Return the HTML of all preview pictures. The style sheet displays only the picture of the selected mode."""
     if not previews:
         return "<figure class='empty'><p>The preview appears here a moment after you start.</p></figure>"
     images = "".join(
@@ -288,15 +307,15 @@ def facts_html(shown: Shown) -> str:
     }
     stale = {step for kind, step in record.made_at.items() if kind in record.files} - {record.step}
     if shown.settled and stale:
-        facts["Files"] = f"of step {', '.join(map(str, sorted(stale)))}; those of step {record.step:,} can be made"
+        facts["Files"] = f"from step {', '.join(map(str, sorted(stale)))}; files of step {record.step:,} can be made"
     elif shown.settled and files.are_drafts(record):
-        facts["Files"] = "drafts, made quickly when the run was stopped; full ones can be made"
+        facts["Files"] = "quick drafts, made when the run was stopped; files in full quality can be made"
     rows = "".join(f"<dt>{name}</dt><dd>{html.escape(str(value))}</dd>" for name, value in facts.items())
     return f"<dl>{rows}</dl>"
 
 
 def prior_name(key: str) -> str:
-    """Of a prior that the app offers; others are called by their key."""
+    """Return the display name of a prior; for a prior that the app does not offer, return the key."""
     return next((prior.name for prior in PRIORS if prior.key == key), key)
 
 
@@ -317,10 +336,10 @@ def size_hint(faces: int, texture: int) -> str:
 
 
 def share_html(run_id: str) -> str:
-    """The address under which a run can be opened again; relative, so that it holds behind any proxy."""
+    """Return HTML with the address of a run. The address is relative, so that it works behind any proxy."""
     if not run_id:
         return ""
     return (
-        f"<p class='hint'>This run has an address: <a href='?run={run_id}'>?run={run_id}</a>. Whoever knows it can "
+        f"<p class='hint'>Address of this run: <a href='?run={run_id}'>?run={run_id}</a>. Anyone with the address can "
         "open, resume and download the run.</p>"
     )

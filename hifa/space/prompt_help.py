@@ -1,4 +1,4 @@
-"""Help with prompts for a prior that knows few words: which are unknown, while typing, and what there is."""
+"""Prompt help for priors with a small vocabulary: hints about unknown words while typing, and a word list."""
 
 import html
 import re
@@ -9,12 +9,15 @@ from ..toybox.vocabulary import COLOURS, KIND_WORDS, PUNCTUATION, all_words, nea
 
 
 def knows_few_words(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """A tokenizer of whole words marks the unknown ones; one of word pieces, such as CLIP's, knows them all."""
+    """Return whether a tokenizer has a small vocabulary of whole words.
+
+    Such a tokenizer has a separate token for unknown words. A word-piece tokenizer, such as CLIP's, encodes any word.
+    """
     return tokenizer.unk_token is not None and tokenizer.unk_token != tokenizer.eos_token
 
 
 def unknown_words(text: str) -> list[str]:
-    """Words outside of the vocabulary. The last one is left alone while it may become a known one."""
+    """Return the words outside of the vocabulary, except for an unfinished last word that starts a known word."""
     known = set(all_words())
     words = re.sub(f"{PUNCTUATION}|,", " ", text.lower()).split()
     typing = text[-1:].isalnum() and bool(words)
@@ -26,16 +29,16 @@ def unknown_words(text: str) -> list[str]:
 
 
 def prompt_hint(text: str) -> str:
-    """HTML: unknown words and the nearest known ones; empty if there are none."""
+    """Return HTML with the unknown words and the nearest known words; empty if all words are known."""
     hints = [
-        f"<p><b>{html.escape(word)}</b> is not in Toybox's vocabulary; near are {', '.join(nearest_words(word))}.</p>"
+        f"<p><b>{html.escape(word)}</b> is not in Toybox's vocabulary. Try {', '.join(nearest_words(word))}.</p>"
         for word in dict.fromkeys(unknown_words(text[:500]))
     ]
     return f"<div class='hint' role='status'>{''.join(hints)}</div>" if hints else ""
 
 
 def vocabulary_html() -> str:
-    """Kinds with their synonyms and colours with their shade."""
+    """Return HTML with all kinds of objects and their synonyms, and all colors with a swatch."""
     kinds = ", ".join(
         kind + (f" <i>({', '.join(others)})</i>" if (others := [w for w in words if w != kind]) else "")
         for kind, words in KIND_WORDS.items()
@@ -46,6 +49,6 @@ def vocabulary_html() -> str:
         for colour, rgb in COLOURS.items()
     )
     return (
-        "<p>The embedded Toybox prior was trained on a small world: an object in one colour, or one on another, as in "
-        f"“a red ball on a blue cube”.</p><p><b>Objects:</b> {kinds}</p><p><b>Colours:</b> {colours}</p>"
+        "<p>The embedded Toybox prior was trained on objects in one color, alone or one on top of another, as in "
+        f"“a red ball on a blue cube”.</p><p><b>Objects:</b> {kinds}</p><p><b>Colors:</b> {colours}</p>"
     )
