@@ -61,8 +61,8 @@ def test_a_run_costs_its_steps_and_the_set_up_of_each_lease():
 
 
 @pytest.mark.parametrize("seconds, words", [
-    (20, "anybody's day"), (100, "day of a free account (5 min 0 s), not of a visitor (2 min 0 s)"),
-    (400, "day of PRO (40 min 0 s), not of a free account"), (3000, "Resume goes on the next day"),
+    (20, "every daily quota"), (100, "quota of a free account (5 min 0 s), not of a visitor (2 min 0 s)"),
+    (400, "quota of PRO (40 min 0 s), not of a free account"), (3000, "Resume continues it the next day"),
 ])  # fmt: skip
 def test_it_is_said_whose_day_a_run_fits_into(seconds, words):
     assert words in quota_text(seconds)
@@ -90,5 +90,5 @@ def test_presets_on_zero_gpu_have_the_steps_that_their_budget_allows(tmp_path):
         assert paper.steps == 10_000
     assert left_for_last(BUDGETS["Quick"]) <= DAYS["a visitor"]
     assert left_for_last(BUDGETS["Standard"]) <= DAYS["a free account"]
-    assert "it fits into anybody's day" in settings.estimate("sd15", quick, quick.steps)
+    assert "fits into every daily quota" in settings.estimate("sd15", quick, quick.steps)
     assert settings.presets("toybox") == at_home.presets("toybox")

@@ -113,7 +113,7 @@ def test_it_goes_to_the_hub(tmp_path):
 
 
 def test_a_folder_without_the_app_or_without_git_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="is no git checkout"):
+    with pytest.raises(ValueError, match="is not a git checkout"):
         space_files(tmp_path)
     git(tmp_path, "init", "-q")
     with pytest.raises(ValueError, match="app.py, README.md"):

@@ -1,7 +1,7 @@
-"""What a run costs of a visitor's day on ZeroGPU, and whether it fits.
+"""GPU time that a run takes from a visitor's daily ZeroGPU quota.
 
-Figures of the platform: a lease that asks for n seconds is granted to who has 1.5 n left (its present cards count so),
-and what a lease takes is counted.
+ZeroGPU grants a lease of n seconds if at least 1.5 n seconds of the quota are left. The factor of 1.5 belongs to the
+GPUs that ZeroGPU uses at present. The seconds that the lease takes are deducted from the quota.
 """
 
 import math
@@ -12,19 +12,23 @@ from .priors import Preset
 from .timings import clock
 
 
-DAYS = {"a visitor": 120, "a free account": 300, "PRO": 2400}  # seconds of GPU in a day, by who asks
-# Seconds of GPU that a preset is made for: a visitor's day with some room, and most of that of a free account.
+DAYS = {"a visitor": 120, "a free account": 300, "PRO": 2400}  # GPU seconds per day, by account
+# GPU seconds of a preset: Quick leaves a margin in a visitor's quota; Standard takes most of a free account's quota.
 BUDGETS = {"Quick": 70.0, "Standard": 180.0}
-GUESSED_STEP, GUESSED_SETUP = 0.25, 8.0  # seconds, until a run has told better
-COARSE = 50  # steps of a preset are a multiple of so many
-FACTOR = 1.5  # of what is asked for, what has to be left
+GUESSED_STEP, GUESSED_SETUP = 0.25, 8.0  # seconds, until a run has been measured
+COARSE = 50  # steps of a preset are a multiple of this number
+FACTOR = 1.5  # required quota, as a multiple of the requested seconds
 
 
 def gpu_seconds(steps: int, step_seconds: float, setup_seconds: float) -> float:
-    """What a run takes of the GPU: its steps, and in each of its leases the set-up and, but for the last, the reserve.
+    """Return the GPU seconds of a run: its steps, and the setup of each of its leases.
+
+    `RESERVE` seconds of each lease are not available for steps.
 
     Args:
-        setup_seconds: From the start of a lease to its first step.
+        steps: Number of steps of the run.
+        step_seconds: Seconds per step.
+        setup_seconds: Seconds from the start of a lease to its first step.
     """
     work = steps * step_seconds
     room = max(LONGEST_LEASE - RESERVE - setup_seconds, step_seconds)
@@ -33,10 +37,13 @@ def gpu_seconds(steps: int, step_seconds: float, setup_seconds: float) -> float:
 
 
 def within_budget(preset: Preset, step_seconds: float | None, setup_seconds: float | None) -> Preset:
-    """A preset with as many steps as its budget allows, and no more than it has; the same if it has no budget.
+    """Return the preset with as many of its steps as its budget allows, but at least `COARSE` steps.
+
+    A preset without a budget is returned unchanged.
 
     Args:
-        step_seconds, setup_seconds: As measured; `None` before that.
+        preset: Preset with the maximum number of steps.
+        step_seconds, setup_seconds: Measured times as in `gpu_seconds`; `None` before the first measurement.
     """
     budget = BUDGETS.get(preset.name)
     if budget is None:
@@ -47,19 +54,20 @@ def within_budget(preset: Preset, step_seconds: float | None, setup_seconds: flo
 
 
 def left_for_last(seconds: float) -> float:
-    """What has to be left of a day so that a run of so many seconds ends: its last lease has to be granted."""
+    """Return the daily quota, in seconds, with which the last lease of a run of `seconds` is still granted."""
     return seconds + (FACTOR - 1) * min(seconds + RESERVE, LONGEST_LEASE) + RESERVE
 
 
 def quota_text(seconds: float) -> str:
-    """Whose day a run fits into."""
+    """Return a sentence about the daily quotas into which a run of `seconds` fits."""
     fits = [who for who, day in DAYS.items() if left_for_last(seconds) <= day]
-    about = f"About {clock(seconds)} of the GPU, set-up counted: "
+    about = f"About {clock(seconds)} of GPU time with setup: "
     if len(fits) == len(DAYS):
-        return about + "it fits into anybody's day."
+        return about + "fits into every daily quota."
     if not fits:
-        return about + "more than a day has even with PRO; it pauses, and Resume goes on the next day."
+        return about + "more than the daily quota of PRO. The run pauses, and Resume continues it the next day."
     short = next(who for who in reversed(DAYS) if who not in fits)
     return (
-        about + f"it fits into the day of {fits[0]} ({clock(DAYS[fits[0]])}), not of {short} ({clock(DAYS[short])})."
+        about
+        + f"fits into the daily quota of {fits[0]} ({clock(DAYS[fits[0]])}), not of {short} ({clock(DAYS[short])})."
     )

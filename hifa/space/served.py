@@ -1,8 +1,10 @@
-"""What Gradio keeps on disk to give it away: uploads, and copies of what can be downloaded.
+"""Gradio's file cache on disk: uploads, and copies of the files for download.
 
-It deletes them by age alone, and after a kill never. Here they have a folder of their own, of which the oldest go when
-they take too much; who opens a run again gets new copies. The folder is not below that of the runs, which may be one
-that Gradio gives everything away from, as it is: an upload of somebody's could be a page with a script in it.
+Gradio deletes cached files by age only, and never after the server was killed. Therefore the app sets a cache folder
+of its own and deletes the oldest files if the folder gets too large. Opening a run again creates new copies.
+
+The cache is not inside the folder of the runs. Gradio may be configured to serve every file in that folder unchanged,
+and an upload could be an HTML page with a script.
 """
 
 import contextlib
@@ -18,16 +20,16 @@ import gradio as gr
 
 
 logger = logging.getLogger(__name__)
-VARIABLE = "GRADIO_TEMP_DIR"  # where Gradio looks for the folder
+VARIABLE = "GRADIO_TEMP_DIR"  # environment variable with Gradio's cache folder
 MAX_BYTES = 5 * 10**9
-YOUNG = 600  # seconds in which somebody may still be about to use a file
+YOUNG = 600  # seconds during which a new file may still be needed
 
 
 def folder_for(root: Path) -> Path:
-    """The folder of the server whose runs are in `root`: the same after a restart, another one for another server."""
+    """Return the cache folder of the server with runs in `root`: the same after a restart, unique for each server."""
     name = _name_for(root)
     chosen = Path(os.environ.get(VARIABLE, ""))
-    if chosen.name.startswith(name):  # where it lies if its usual place was taken
+    if chosen.name.startswith(name):  # a replacement folder of `serve_from`
         return chosen
     return Path(tempfile.gettempdir()).resolve() / name
 
@@ -37,11 +39,12 @@ def _name_for(root: Path) -> str:
 
 
 def serve_from(root: Path) -> None:
-    """Let Gradio keep its files in a folder that nobody else can look into, unless somebody chose another place, which
-    is then left alone.
+    """Set Gradio's cache folder to a folder that only this user can read.
 
-    In a shared temporary directory anybody can make the folder first, and be given the uploads. Then another one is
-    taken, with a name that nobody can foresee.
+    A folder that is already set in the environment is left unchanged.
+
+    In a shared temporary directory, another user could create the folder first and receive the uploads. In this case a
+    new folder with a random name is used.
     """
     if VARIABLE in os.environ:
         return
@@ -49,28 +52,30 @@ def serve_from(root: Path) -> None:
     try:
         make_private(folder)
     except OSError as error:
-        logger.warning("%s Another folder is taken until the next start.", error)
+        logger.warning("%s A new temporary folder is used until the next start.", error)
         folder = Path(tempfile.mkdtemp(prefix=f"{folder.name}-", dir=folder.parent))
     os.environ[VARIABLE] = str(folder)
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder of this user's own, readable by nobody else, or see to it that it is one.
+    """Create a folder that only this user can read, or restrict an existing folder of this user.
 
     Raises:
-        OSError: If there is something else: a link, a file, or the folder of another user.
+        OSError: If the path is a link, a file, or a folder of another user.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.mkdir(folder, 0o700)
     except FileExistsError:
         if not is_own(folder):
-            raise FileExistsError(f"{str(folder)!r} is a link, or not a folder of this user.") from None
-        os.chmod(folder, 0o700)  # of earlier versions, which let others read
+            raise FileExistsError(
+                f"{str(folder)!r} is a link, a file or a folder of another user. Remove it or set {VARIABLE}."
+            ) from None
+        os.chmod(folder, 0o700)  # folders of earlier versions were readable by other users
 
 
 def is_own(folder: Path) -> bool:
-    """Whether it is a folder of this user, and no link."""
+    """Return whether `folder` is a folder of this user and not a link."""
     try:
         facts = os.lstat(folder)
     except OSError:
@@ -79,32 +84,35 @@ def is_own(folder: Path) -> bool:
 
 
 class Served:
-    """The folder.
+    """Gradio's cache folder with a size limit.
 
     Args:
-        path: It need not exist.
-        max_bytes: What its files may take, but for those that are young.
+        path: The folder, which need not exist.
+        max_bytes: Size limit of the files.
+        young: Age in seconds below which a file is kept in any case.
     """
 
     def __init__(self, path: Path, max_bytes: int = MAX_BYTES, young: float = YOUNG):
-        # The parent alone is resolved: the folder itself must be no link.
+        # Resolve only the parent: the folder itself must not be a link.
         self.path = path.parent.resolve() / path.name
         self.max_bytes, self.young, self.kept = max_bytes, young, frozenset()
 
     def keep(self, demo: gr.Blocks) -> None:
-        """Never delete what every visitor of a page gets, such as the pictures of the examples."""
+        """Exclude the files that every visitor of the page gets, such as example pictures, from deletion."""
         self.kept = frozenset(Path(name).resolve() for block in demo.blocks.values() for name in block.keep_in_cache)
 
     def sweep(self) -> list[Path]:
-        """Delete the files that were put there longest ago, until the others take no more; returns them. Nothing is
-        deleted in a folder of somebody else, or behind a link."""
+        """Delete the oldest files until the rest fits into `max_bytes`, and return the deleted paths.
+
+        Nothing is deleted if the folder belongs to another user or is a link.
+        """
         if not is_own(self.path):
             return []
         files, now = [], time.time()
         for path in self.path.rglob("*"):
-            with contextlib.suppress(OSError):  # Gradio deletes, too, and a folder may not be empty
+            with contextlib.suppress(OSError):  # Gradio deletes files too, and folders may not be empty
                 facts = path.lstat()
-                # A copy has the times of its original; this is its own.
+                # A copy inherits the modification time of its original, but has a change time of its own.
                 old = now - facts.st_ctime >= self.young
                 if stat.S_ISREG(facts.st_mode) and path not in self.kept:
                     files.append((facts.st_ctime, facts.st_size, old, path))

@@ -1,4 +1,4 @@
-"""The controls of a tab that decide how a run is made: prior, preset, seed, and the rest folded away."""
+"""Controls of a tab for the settings of a run: prior, preset, seed and advanced settings."""
 
 import json
 from typing import Any
@@ -14,22 +14,24 @@ from .timings import Timings, clock, work_key
 
 MIN_STEPS, MAX_STEPS = 10, 10_000
 ADVANCED = ("guidance_scale", "denoising_stride")
-QUOTA = "On ZeroGPU a day has 2 minutes for visitors, 5 for free accounts and 40 for PRO."
+QUOTA = "The daily ZeroGPU quota is 2 minutes for visitors, 5 for free accounts and 40 for PRO."
 
 
 class RunSettings:
-    """Built where it stands; `inputs` go to `settings_of`.
+    """Components for the settings of a run, built in the current Gradio context.
 
     Args:
         name: Prefix of the element ids.
-        kind: As in `Request`: by which the presets and the step times are chosen.
-        zero: On ZeroGPU; say what a run costs of the visitor's quota.
+        kind: Kind of the run, as in `Request`. It determines the presets and the step times.
+        shelf: Cache of the priors on offer.
+        timings: Step times measured on this machine.
+        zero: Whether the app runs on ZeroGPU. If so, the controls state how much of the daily quota a run takes.
     """
 
     def __init__(self, name: str, kind: str, shelf: PriorShelf, timings: Timings, zero: bool):
         self.kind, self.shelf, self.timings, self.zero = kind, shelf, timings, zero
         self.distils = kind != "image"
-        self.first = shelf.default  # what the page begins with, whatever can be loaded by then
+        self.first = shelf.default  # initial prior of the page, even if it fails to load later
         prior, presets = self.first, self.presets(self.first.key)
         self.prior = gr.Dropdown(
             [(p.name, p.key) for p in shelf.priors.values()], value=prior.key, label="Prior", visible=self.distils,
@@ -50,23 +52,23 @@ class RunSettings:
         with gr.Accordion("Advanced settings", open=False, elem_id=f"{name}-advanced"):
             self.steps = gr.Number(
                 default.steps, label="Steps", precision=0, minimum=MIN_STEPS, maximum=MAX_STEPS,
-                elem_id=f"{name}-steps", info="More steps take longer and look finer.",
+                elem_id=f"{name}-steps", info="More steps take longer and give finer results.",
             )  # fmt: skip
-            # Text, because the browser makes 0 of an empty number.
+            # Text fields, because the browser turns an empty number field into 0.
             self.guidance = gr.Textbox(
                 label="Guidance scale", placeholder="as the preset has it", max_length=20, visible=self.distils,
-                elem_id=f"{name}-guidance", info="More follows the prompt harder.",
+                elem_id=f"{name}-guidance", info="Higher values follow the prompt more closely.",
             )  # fmt: skip
             self.stride = gr.Textbox(
                 label="Denoising stride", placeholder="as the preset has it", max_length=20, visible=self.distils,
-                elem_id=f"{name}-stride", info="From 0 to 1; less denoises more often in a step.",
+                elem_id=f"{name}-stride", info="From 0 to 1. Smaller values denoise more often in a step.",
             )  # fmt: skip
             self.negative = gr.Textbox(
                 label="Negative prompt", max_length=500, visible=self.distils, elem_id=f"{name}-negative"
             )
 
     def presets(self, prior: str) -> tuple[Preset, ...]:
-        """Those of a prior; on ZeroGPU sized by what is known of its step time."""
+        """Return the presets of a prior. On ZeroGPU, presets of GPU priors are limited by quota and step time."""
         presets = self.shelf.priors[prior].presets if self.distils else RECONSTRUCTION_PRESETS
         if not (self.zero and self.distils and self.shelf.priors[prior].needs_gpu):
             return presets
@@ -78,7 +80,7 @@ class RunSettings:
 
     @property
     def inputs(self) -> list[gr.components.Component]:
-        """What `values` takes."""
+        """Components whose values the event handlers get, in this order."""
         return [
             self.prior,
             self.preset,
@@ -91,11 +93,14 @@ class RunSettings:
         ]
 
     def settings_of(self, prior: str, preset: str, steps: float, guidance: Any, stride: Any) -> dict[str, Any]:
-        """Fields of `HiFAConfig`. Where another prior has to do they are those of its own preset of the same place; of
-        what was entered only a number of steps that is not the preset's counts then.
+        """Return fields of `HiFAConfig` from the entered values.
+
+        If the fallback replaces the prior, the fields are those of the fallback's preset at the same position. Of the
+        entered values, only a number of steps that differs from the number of the preset is then kept.
 
         Raises:
-            ValueError: For a number of steps out of range, or an unknown preset or prior.
+            ValueError: If the number of steps is out of range, a value is not a number, or the preset or prior is
+                unknown.
         """
         used = self.shelf.get_or_fall_back(prior)[0] if self.distils else prior
         if used != prior:
@@ -105,17 +110,17 @@ class RunSettings:
         return settings_of({p.name: p for p in self.presets(prior)}, preset, steps, guidance, stride)
 
     def refreshed(self, prior: str | None = None, name: str | None = None, steps: float | None = None) -> gr.Radio:
-        """The presets with what a run takes by now; without arguments, with what the page begins with."""
+        """Return the preset control with a current time estimate, by default for the initial values."""
         prior = prior or self.first.key
         preset = self._preset(prior, name)
         return gr.Radio(info=self.estimate(prior, preset, steps or preset.steps))
 
     def restored(self, request: Request) -> list[Any]:
-        """What `inputs` were when a run was asked for; the seed is kept, to make the same again."""
+        """Return the values of `inputs` for a stored request. The seed is fixed, to allow an identical run."""
         presets, asked = self.presets(request.prior), request.settings
         steps = asked.get("num_inference_steps")
-        own = {"num_inference_steps", *ADVANCED}  # which have controls
-        # As they come back from a file.
+        own = {"num_inference_steps", *ADVANCED}  # settings with their own controls
+        # Stored requests went through JSON, so the presets must, too.
         alike = [p for p in presets if all(asked.get(k) == v for k, v in _read_back(p).items() if k not in own)]
         alike = alike or list(presets)
         preset = next((p for p in alike if p.steps == steps), alike[min(1, len(alike) - 1)])
@@ -128,7 +133,7 @@ class RunSettings:
         ]  # fmt: skip
 
     def wire(self) -> None:
-        """What happens among the controls alone."""
+        """Connect the events within the controls."""
         quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         if self.distils:
             self.prior.input(self._on_prior, self.prior, [self.prior, self.preset, self.steps], **quiet)
@@ -151,18 +156,16 @@ class RunSettings:
         return gr.Radio(info=self.estimate(prior, self._preset(prior, name), steps))
 
     def _preset(self, prior: str, name: str | None) -> Preset:
-        """By its name; the usual one of the prior if it has none of that name."""
+        """Return the preset of a prior by name; for any other name, return the default preset."""
         presets = self.presets(prior)
         return next((p for p in presets if p.name == name), presets[min(1, len(presets) - 1)])
 
     def estimate(self, prior: str, preset: Preset, steps: float | None) -> str:
-        """What a run will take, by what was measured here."""
+        """Return a text with the expected duration of a run, from the times measured on this machine."""
         key = work_key(self.kind, prior if self.distils else "", preset.settings)
         step_seconds, steps = self.timings.get(key), int(steps or 0)
         if step_seconds is None:
-            return (
-                f"{steps:,} steps. How long they take here is known after the first run. {QUOTA if self.zero else ''}"
-            )
+            return f"{steps:,} steps. Their duration here is known after the first run. {QUOTA if self.zero else ''}"
         text = f"{steps:,} steps, about {clock(steps * step_seconds)}, as measured here."
         if not self.zero:
             return text
@@ -170,17 +173,19 @@ class RunSettings:
 
 
 def settings_of(presets: dict[str, Preset], preset: str, steps: Any, guidance: Any, stride: Any) -> dict[str, Any]:
-    """Fields of `HiFAConfig` from a preset and what differs from it.
+    """Return fields of `HiFAConfig` from a preset and the entered values that differ from the preset.
 
     Args:
-        steps: `None` for those of the preset.
-        guidance, stride: As they were typed; empty or `None` for those of the preset.
+        presets: Presets by name.
+        preset: Name of a preset.
+        steps: Number of steps; `None` for the number of the preset.
+        guidance, stride: Entered text; empty or `None` for the value of the preset.
 
     Raises:
-        ValueError: For a number of steps out of range, what is no number, or an unknown preset.
+        ValueError: If the number of steps is out of range, a value is not a number, or the preset is unknown.
     """
     if preset not in presets:
-        raise ValueError(f"There is no preset {preset!r}; choose one of {', '.join(presets)}.")
+        raise ValueError(f"Unknown preset {preset!r}. Choose one of {', '.join(presets)}.")
     steps = presets[preset].steps if steps is None else steps
     if not MIN_STEPS <= steps <= MAX_STEPS or int(steps) != steps:
         raise ValueError(f"Steps must be a whole number from {MIN_STEPS} to {MAX_STEPS:,}, got {steps:g}.")
@@ -199,7 +204,7 @@ def _read_back(preset: Preset) -> dict[str, Any]:
 
 
 def about(shelf: PriorShelf, prior: Prior) -> str:
-    """What it needs, its licence, and why another one takes its place, if that is known."""
+    """Return the requirements and the license of a prior, and why the fallback replaces the prior, if known."""
     problem = shelf.problem(prior.key)
-    notice = f" **It cannot be loaded now: {problem}. {shelf.fallback.name} takes its place.**" if problem else ""
-    return f"It {prior.needs}. Licence: [{prior.licence}]({prior.licence_url}).{notice}"
+    notice = f" **It cannot be loaded now: {problem}. {shelf.fallback.name} is used instead.**" if problem else ""
+    return f"It {prior.needs}. License: [{prior.licence}]({prior.licence_url}).{notice}"

@@ -1,4 +1,4 @@
-"""Sheets of sixteen views in the folder of a run: the one that was given, or one for each seed with its score."""
+"""Sheets of sixteen views in the folder of a run: a given sheet, or a generated sheet with a score for each seed."""
 
 import json
 from pathlib import Path
@@ -10,15 +10,15 @@ from ..state import write_text_atomically
 
 
 GIVEN, MADE, SCORES = "sheet.png", "sheets", "scores.json"
-CONTACT = ".contact.jpg"  # a sheet in rows, to look at
+CONTACT = ".contact.jpg"  # suffix of the copies for display, with the views in rows
 COLUMNS = 4
 
 
 class Sheets:
-    """The sheets of a run.
+    """The view sheets of a run.
 
     Args:
-        path: Its folder.
+        path: Folder of the run.
     """
 
     def __init__(self, path: Path):
@@ -29,12 +29,12 @@ class Sheets:
         return (self.path / GIVEN).is_file()
 
     def give(self, image: PIL.Image.Image) -> None:
-        """Take a sheet from elsewhere; it is used as it is."""
+        """Store a sheet that was uploaded or made by another run, for use without changes."""
         with atomically(self.path / GIVEN) as partial:
             image.save(partial)
 
     def scores(self) -> dict[int, float]:
-        """Of the sheets that were made, by seed, best first; see `multiview.selection`."""
+        """Return the scores of the generated sheets by seed, best first; see `multiview.selection`."""
         try:
             scores = json.loads((self.path / MADE / SCORES).read_text())
         except FileNotFoundError:
@@ -53,11 +53,11 @@ class Sheets:
         write_text_atomically(folder / SCORES, json.dumps({**self.scores(), seed: score}))
 
     def pictures(self) -> list[tuple[Path, str]]:
-        """All sheets to look at, the one that is used first, each with what there is to say of it."""
+        """Return the path and caption of all sheets for display, starting with the sheet that is used."""
         if self.given:
-            return [(_contact(self.path / GIVEN), "the sheet that was given")]
+            return [(_contact(self.path / GIVEN), "given sheet")]
         scores = self.scores()
-        # A score is of use beside others only.
+        # A single score is not informative, so scores are shown for comparison only.
         said = {seed: f" · views agree {score:.0%}" if len(scores) > 1 else "" for seed, score in scores.items()}
         return [(_contact(self.path / MADE / f"{seed}.png"), f"seed {seed}{said[seed]}") for seed in scores]
 
@@ -66,22 +66,22 @@ class Sheets:
             return image.copy()
 
     def best(self) -> PIL.Image.Image:
-        """The given sheet, or that of the best score.
+        """Return the given sheet, or the generated sheet with the best score.
 
         Raises:
-            ValueError: If there is none.
+            ValueError: If there is no sheet.
         """
         if self.given:
             with PIL.Image.open(self.path / GIVEN) as image:
                 return image.copy()
         seeds = list(self.scores())
         if not seeds:
-            raise ValueError("There are no views to reconstruct. Give a picture or a sheet of sixteen views.")
+            raise ValueError("There are no views to reconstruct. Upload a picture or a sheet of sixteen views.")
         return self.open(seeds[0])
 
 
 def _contact(sheet: Path) -> Path:
-    """A file of `contact_picture`, made when it is first asked for."""
+    """Return the path of a sheet's `contact_picture`. The first call creates the file."""
     path = sheet.with_suffix(CONTACT)
     if not path.is_file():
         with atomically(path) as partial, PIL.Image.open(sheet) as image:
@@ -90,7 +90,12 @@ def _contact(sheet: Path) -> Path:
 
 
 def contact_picture(sheet: PIL.Image.Image, side: int = 128) -> PIL.Image.Image:
-    """A sheet, whose views lie side by side, in rows of four: fit for looking at."""
+    """Arrange the views of a sheet, which are side by side, in rows of four for display.
+
+    Args:
+        sheet: Views of equal size in a single row.
+        side: Pixels per side of each view in the result.
+    """
     size, count = sheet.height, sheet.width // sheet.height
     rows = -(-count // COLUMNS)
     picture = PIL.Image.new("RGB", (COLUMNS * side, rows * side), "white")
