@@ -100,11 +100,11 @@ def test_files_that_are_put_off_are_made_later(tmp_path, shelf, monkeypatch):
             folder.put_off_files()
             asked = time.monotonic()
     assert time.monotonic() - asked < 2 and not any("Packing" in text for text in texts)
-    assert state.settled and not state.exporting and state.text.endswith("Its files were put off.")
+    assert state.settled and not state.exporting and state.text.endswith("The files can be made later.")
     assert set(state.files) == {"glb", "obj", "ply"} and set(state.missing) == {"mp4", "asset", "run"}
     monkeypatch.setattr(files, "TURNTABLE", files.TurntableOptions(2, 32))
     end = list(worker.make_files(folder))[-1]
-    assert not end.missing and "put off" not in end.text
+    assert not end.missing and "canceled" not in end.text
 
 
 def test_stop_before_its_turn_ends_a_run_before_the_first_step(tmp_path, shelf):

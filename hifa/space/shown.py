@@ -1,4 +1,4 @@
-"""What a visitor sees of a run at one moment, while it works and when it rests."""
+"""The state of a run as the page and the API present it, in progress or idle."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,22 +13,22 @@ from .timings import clock
 
 @dataclass(frozen=True)
 class Shown:
-    """What a visitor sees of a run at one moment.
+    """State of a run at one moment.
 
     Args:
-        run_id: Empty before there is a run.
-        record: `None` before there is a run.
-        text: One line.
-        share: Of the work that is done, [0, 1].
-        left: Seconds, if known.
-        previews: See `snapshot`.
-        files: See `files.existing`.
-        views: See `Sheets.pictures`.
-        working: Something goes on that can be stopped.
-        exporting: The files of a run are made, which can be put off.
-        making: A mesh is made again, which can be cancelled.
-        settled: Nothing goes on at all, so that it can be resumed.
-        missing: Kinds of files that can be made of it and are not there.
+        run_id: Id of the run; empty without a run.
+        record: Record of the run; `None` without a run.
+        text: Status line.
+        share: Fraction of the work that is done, [0, 1].
+        left: Estimated seconds left; `None` if unknown.
+        previews: Preview pictures; see `snapshot`.
+        files: Paths by kind; see `files.existing`.
+        views: Sheets with captions; see `Sheets.pictures`.
+        working: Whether the run is waiting or in progress, so that it can be stopped.
+        exporting: Whether the files of the run are being made, which can be postponed.
+        making: Whether the mesh is being extracted again, which can be canceled.
+        settled: Whether no work is in progress. Only then can the run be resumed.
+        missing: Kinds of files that are missing or outdated and can be made.
     """
 
     run_id: str = ""
@@ -46,7 +46,7 @@ class Shown:
     missing: tuple[str, ...] = ()
 
     def status(self) -> dict[str, Any]:
-        """Plain values, for the API."""
+        """Return the state as plain values for the API."""
         record = self.record
         if record is None:
             return {"run_id": "", "status": "none", "text": self.text}
@@ -63,7 +63,7 @@ def views_of(folder: RunFolder, record: Record) -> tuple[tuple[Path, str], ...]:
 
 
 def progress(folder: RunFolder, record: Record, news: News) -> Shown:
-    """A run in the middle of the work."""
+    """Return the state of a run during a lease."""
     left = None if news.step_seconds is None else news.step_seconds * (news.steps - news.step)
     if not news.steps:
         share, views = news.share, views_of(folder, record)
@@ -78,7 +78,7 @@ def progress(folder: RunFolder, record: Record, news: News) -> Shown:
 
 
 def waiting(folder: RunFolder, record: Record, text: str) -> Shown:
-    """A run whose turn it is not yet."""
+    """Return the state of a run in the queue."""
     views = views_of(folder, record)
     return Shown(folder.id, record, text, 0.0, None, folder.previews(), {}, views, working=True)
 
@@ -92,10 +92,13 @@ def shown(
     exporting: bool = False,
     making: bool = False,
 ) -> Shown:
-    """A run that nobody optimises right now.
+    """Return the state of a run that is not in a lease.
 
     Args:
-        text: What goes on with it; nothing does without one.
+        folder: Folder of the run.
+        record: Record of the run.
+        text: Current activity; empty for an idle run.
+        working, exporting, making: See `Shown`.
     """
     share = record.step / record.steps if record.steps else float(record.status == FINISHED)
     return Shown(
@@ -105,7 +108,7 @@ def shown(
 
 
 def done(record: Record) -> str:
-    """What has become of a run, in a line."""
+    """Summarize the status of a run in one line."""
     step = f"step {record.step:,} of {record.steps:,}"
     head = {
         WAITING: "Waiting.",
@@ -115,6 +118,6 @@ def done(record: Record) -> str:
         FINISHED: f"Finished {record.steps:,} steps in {clock(record.seconds)}."
         if record.steps
         else "The views are made.",
-        FAILED: "This did not work.",
+        FAILED: "The run failed.",
     }[record.status]
     return " ".join(part for part in (head, record.message, record.problem) if part)

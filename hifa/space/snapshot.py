@@ -1,4 +1,4 @@
-"""What a run looks like at one moment: colour, normals, depth and opacity as small pictures for a browser."""
+"""Preview pictures of a run for the browser: color, normals, depth and opacity."""
 
 import base64
 import io
@@ -17,10 +17,15 @@ MODES = ("colour", "normals", "depth", "opacity")
 
 
 def snapshot(run: HiFARun, azimuth_deg: float, size: int = 96) -> dict[str, str]:
-    """Pictures from the side at 15 degrees: for each of `MODES` a JPEG as a data URI.
+    """Render previews of a run from an elevation of 15 degrees.
 
     Args:
+        run: The run to render.
+        azimuth_deg: Azimuth of the camera in degrees; 0 is the front.
         size: Pixels per side.
+
+    Returns:
+        A JPEG data URI for each of `MODES`.
     """
     background = torch.full((3,), PREVIEW_GRAY, device=run.device)
     picture = render_picture(run.radiance_field, run.front_camera(azimuth_deg), size, run.sampling, background)
@@ -35,7 +40,7 @@ def snapshot(run: HiFARun, azimuth_deg: float, size: int = 96) -> dict[str, str]
 
 
 def data_uri(pixels: np.ndarray) -> str:
-    """`(H, W, 3)` in [0, 1] as a JPEG in a data URI."""
+    """Encode pixels, `(H, W, 3)` in [0, 1], as a JPEG data URI."""
     buffer = io.BytesIO()
     PIL.Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8)).save(buffer, "jpeg", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

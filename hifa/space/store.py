@@ -1,16 +1,16 @@
-"""Runs on disk: each has a folder with an unguessable name, and all of its state is in there.
+"""Storage of runs on disk. Each run has a folder with an unguessable name, which holds the entire state of the run.
 
-    <root>/<id>/record.json     what was asked and how far it is
-                run/            HiFARun.save
-                picture.png, sheet.png, sheets/    what the image tabs were given, and the views that were made
-                previews.json   the last pictures, as data URIs
-                files/          what can be downloaded
-                stop            is there while somebody wants it to stop
-                later           is there while somebody wants no files to be made now
-                lock            held by the process that works on it
+    <root>/<id>/record.json     request and progress
+                run/            written by `HiFARun.save`
+                picture.png, sheet.png, sheets/    inputs of the image tabs, and generated views
+                previews.json   latest preview pictures, as data URIs
+                files/          files for download
+                stop            exists while a stop is requested
+                later           exists while the files are postponed
+                lock            locked by the process that works on the run
     <root>/visitors/            see `history`
 
-Whoever knows the id may open, stop and continue a run; nothing lists the ids of others.
+Anyone with the id can open, stop and resume a run. Visitors cannot list the ids of other visitors' runs.
 """
 
 import contextlib
@@ -32,38 +32,38 @@ from ..state import write_text_atomically
 from .served import Served, folder_for
 
 
-ID = re.compile(r"[A-Za-z0-9_-]{22}")  # of secrets.token_urlsafe(16): 128 random bits
+ID = re.compile(r"[A-Za-z0-9_-]{22}")  # format of secrets.token_urlsafe(16): 128 random bits
 RECORD, RUN, PREVIEWS, FILES = "record.json", "run", "previews.json", "files"
 STOP, LATER, LOCK = "stop", "later", "lock"
 PICTURE = "picture.png"
 WAITING, RUNNING, PAUSED, STOPPED, FINISHED, FAILED = "waiting", "running", "paused", "stopped", "finished", "failed"
 DAY = 86_400
-SWEEP_SECONDS = 60  # at least, between two clean-ups
+SWEEP_SECONDS = 60  # minimum time between two sweeps
 
 
 class UnknownRunError(ValueError):
-    """There is no such run: a wrong id, or one that was cleaned up."""
+    """The run does not exist: the id is wrong, or the run was deleted."""
 
 
 class BusyRunError(ValueError):
-    """Somebody else is working on the run."""
+    """Another thread or process is working on the run."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody asked for; enough to start the run again.
+    """Parameters of a run, sufficient to start the run again.
 
     Args:
         kind: `"text"`, `"image"` or `"hallucination"`.
-        prompt, negative_prompt: No prompt, no distillation.
+        prompt, negative_prompt: Prompts. With an empty prompt there is no distillation.
         prior: Key of `priors.PRIORS`.
-        seed: Of everything.
-        settings: Fields of `HiFAConfig` that differ from the prior's default.
-        object_share: Of the frame that the object takes in the picture that the views are made of.
-        elevation_deg: Of the picture's camera.
-        view_seeds: Of the sheets to make from the picture; the best one is reconstructed.
-        view_steps: Denoising steps for them; as many as the multi-view model is made for without it.
-        views_only: End with the sheets.
+        seed: Seed of the optimization.
+        settings: Fields of `HiFAConfig` that differ from the default of the prior.
+        object_share: Size of the object relative to the frame, in the picture from which views are generated.
+        elevation_deg: Elevation of the picture's camera in degrees.
+        view_seeds: Seeds of the sheets to generate from the picture. The best sheet is reconstructed.
+        view_steps: Denoising steps of each sheet; `None` for the default of the multi-view model.
+        views_only: Whether to stop after the sheets.
     """
 
     kind: str
@@ -81,18 +81,20 @@ class Request:
 
 @dataclass(frozen=True)
 class Record:
-    """Where a run is.
+    """Progress of a run.
 
     Args:
-        status: One of the constants of this module.
-        message: Why it is paused or failed, for the user; or a remark.
-        problem: Why files are missing, for the user.
-        step, steps, loss: Of the optimisation; `loss` of the last step.
-        seconds: Spent on steps, over all sessions.
-        created, touched: Unix times.
-        files: Paths in `files/`, by what they are: `glb`, `obj`, `ply`, `mp4`, `asset`, `run`.
-        made_at: The step of the run at which each of them was made, or turned out to be impossible.
-        facts: Of the mesh and the files, for the user.
+        request: Parameters of the run.
+        status: One of the status constants of this module.
+        message: Reason why the run is paused or failed, or a remark, for the user.
+        problem: Reason why files are missing, for the user.
+        step, steps: Finished steps and total number of steps of the optimization.
+        loss: Loss of the last step; `None` before the first step.
+        seconds: Time spent on steps, over all sessions.
+        created, touched: Unix times of the creation and of the last write.
+        files: Paths in `files/` by kind: `glb`, `obj`, `ply`, `mp4`, `asset`, `run`.
+        made_at: Step of the run at which each kind of file was made or proved impossible to make.
+        facts: Metadata of the mesh and the files, for the user.
     """
 
     request: Request
@@ -111,10 +113,10 @@ class Record:
 
 
 class RunFolder:
-    """One run of a store.
+    """Folder of one run.
 
     Args:
-        path: Its folder, which exists.
+        path: An existing folder.
     """
 
     def __init__(self, path: Path):
@@ -126,12 +128,12 @@ class RunFolder:
 
     @property
     def run(self) -> Path:
-        """Where `HiFARun.save` writes."""
+        """Folder that `HiFARun.save` writes."""
         return self.path / RUN
 
     @property
     def started(self) -> bool:
-        """There is a saved run to continue."""
+        """Whether the folder contains a saved run."""
         return is_saved_in(self.run)
 
     @property
@@ -141,9 +143,10 @@ class RunFolder:
         return folder
 
     def read(self) -> Record:
-        """
+        """Read the record.
+
         Raises:
-            UnknownRunError: If the record is gone or damaged.
+            UnknownRunError: If the record is missing or damaged.
         """
         try:
             facts = json.loads((self.path / RECORD).read_text())
@@ -151,27 +154,32 @@ class RunFolder:
             request["view_seeds"] = tuple(request["view_seeds"])
             return Record(Request(**request), **facts)
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UnknownRunError(f"The record of this run is gone or damaged ({type(error).__name__}).") from error
+            raise UnknownRunError(
+                f"The record of this run is missing or damaged ({type(error).__name__}). Start a new run."
+            ) from error
 
     def write(self, record: Record, **changes: Any) -> Record:
-        """Write the record with changes, atomically; returns it."""
+        """Write the record with `changes` atomically, and return the new record."""
         record = replace(record, touched=time.time(), **changes)
         write_text_atomically(self.path / RECORD, json.dumps(asdict(record)))
         return record
 
     def previews(self) -> dict[str, str]:
-        """The last pictures as data URIs by the name of what they show; empty if there are none yet."""
+        """Return the latest preview pictures as data URIs by mode; empty before the first preview."""
         try:
             return json.loads((self.path / PREVIEWS).read_text())
         except (OSError, ValueError):
             return {}
 
     def request_stop(self) -> None:
-        with contextlib.suppress(FileNotFoundError):  # cleaned up in the meantime
+        with contextlib.suppress(FileNotFoundError):  # the run was deleted
             (self.path / STOP).touch()
 
     def clear_stop(self, patience: float = 10.0) -> None:
-        """Forget that it was stopped, to go on with it. The Stop of a run that is going on stays.
+        """Remove the stop request before the run is resumed. The stop request of a run in progress stays.
+
+        Args:
+            patience: See `locked`.
 
         Raises:
             BusyRunError, UnknownRunError: See `locked`.
@@ -181,11 +189,11 @@ class RunFolder:
 
     @property
     def stop_requested(self) -> bool:
-        """Also when the folder is gone: nobody waits for the result any more."""
+        """Whether to stop the run. A deleted folder counts as a stop request."""
         return (self.path / STOP).exists() or not self.path.exists()
 
     def put_off_files(self) -> None:
-        """Leave the files that are being made for later."""
+        """Postpone the files that are being made."""
         with contextlib.suppress(FileNotFoundError):
             (self.path / LATER).touch()
 
@@ -198,29 +206,29 @@ class RunFolder:
 
     @property
     def busy(self) -> bool:
-        """Somebody works on it; a process lets go when it ends, however it ends."""
+        """Whether another thread or process works on the run. The lock is released even if that process crashes."""
         try:
-            with self.locked(0, fcntl.LOCK_SH):  # others that only look are not in the way
+            with self.locked(0, fcntl.LOCK_SH):  # shared locks do not exclude each other
                 return False
         except BusyRunError:
             return True
 
     @contextlib.contextmanager
     def locked(self, patience: float = 10.0, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
-        """Hold the run alone. The lock is of the file system, so it falls with the process.
+        """Hold the lock of the run. The operating system releases the lock when the process ends.
 
         Args:
-            patience: Seconds to wait for somebody else.
-            kind: `LOCK_SH` of `fcntl`: hold it together with others who do.
+            patience: Seconds to wait for the lock.
+            kind: `fcntl.LOCK_EX` for an exclusive lock, or `fcntl.LOCK_SH` for a shared lock.
 
         Raises:
-            BusyRunError: If it is still taken then.
-            UnknownRunError: If the folder is gone.
+            BusyRunError: If the lock is still taken after `patience` seconds.
+            UnknownRunError: If the folder was deleted.
         """
         try:
             handle = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
         except FileNotFoundError as error:
-            raise UnknownRunError("This run was cleaned up. Start a new one.") from error
+            raise UnknownRunError("This run was deleted. Start a new run.") from error
         try:
             deadline = time.monotonic() + patience
             while True:
@@ -230,31 +238,31 @@ class RunFolder:
                 except BlockingIOError as error:
                     if time.monotonic() >= deadline:
                         raise BusyRunError(
-                            "Something goes on with this run, here or in another window. Stop it, or wait."
+                            "This run is in use, here or in another window. Stop it there, or wait."
                         ) from error
                     time.sleep(0.05)
             yield
         finally:
-            # Not by closing alone: a forked worker that lives on has the handle too.
+            # Unlock explicitly: a forked worker that is still alive shares the handle, so closing does not unlock.
             fcntl.flock(handle, fcntl.LOCK_UN)
             os.close(handle)
 
     def size(self) -> int:
-        """Bytes of everything in it."""
+        """Return the total size of the files in bytes."""
         total = 0
         for file in self.path.rglob("*"):
-            with contextlib.suppress(FileNotFoundError):  # somebody works on the run
+            with contextlib.suppress(FileNotFoundError):  # files may disappear while the run is in progress
                 total += file.stat().st_size if file.is_file() else 0
         return total
 
 
 class RunStore:
-    """All runs.
+    """Store of all runs.
 
     Args:
-        root: Their folder; made if it is not there, readable by its owner only.
-        max_age: Seconds that a run is kept after it was touched last.
-        max_bytes: What all runs may take; the ones touched longest ago go first.
+        root: Folder of the store. A missing folder is created, readable by its owner only.
+        max_age: Seconds that a run is kept after its last change.
+        max_bytes: Size limit of all runs together. The runs with the oldest changes are deleted first.
     """
 
     def __init__(self, root: Path, max_age: float = 7 * DAY, max_bytes: int = 20 * 10**9):
@@ -264,7 +272,7 @@ class RunStore:
         self._sweeping, self._swept = threading.Lock(), 0.0
 
     def create(self, request: Request) -> RunFolder:
-        """A new run; old ones may go to make room.
+        """Create a run. Old runs may be deleted to free space.
 
         Raises:
             OSError: If the disk is full.
@@ -276,29 +284,31 @@ class RunStore:
         return folder
 
     def open(self, run_id: Any) -> RunFolder:
-        """The run with an id, from wherever it comes.
+        """Return the run with an id.
+
+        Args:
+            run_id: Id of the run, possibly from an untrusted source.
 
         Raises:
-            UnknownRunError: If there is none, or this is no id.
+            UnknownRunError: If the id is malformed or there is no such run.
         """
         if not isinstance(run_id, str) or not ID.fullmatch(run_id) or not (self.root / run_id / RECORD).is_file():
             raise UnknownRunError(
-                f"There is no run with this address any more: runs are kept for {self.max_age / DAY:g} days. "
-                "Start a new one."
+                f"There is no run with this address. Runs are kept for {self.max_age / DAY:g} days. Start a new run."
             )
         return RunFolder(self.root / run_id)
 
     def sweep(self, now: bool = False) -> list[str]:
-        """Delete what is too old or too much, but nothing that somebody is working on; returns the ids.
+        """Delete runs above the age or size limit, except for runs in progress, and return the deleted ids.
 
         Args:
-            now: Also if the last time is not long ago.
+            now: Whether to sweep even if the last sweep was less than `SWEEP_SECONDS` ago.
         """
         with self._sweeping:
             if not now and time.monotonic() - self._swept < SWEEP_SECONDS:
                 return []
             self._swept = time.monotonic()
-            with contextlib.suppress(OSError):  # that must not keep anybody from a run
+            with contextlib.suppress(OSError):  # a failed sweep of the cache must not block a run
                 self.served.sweep()
             return self._sweep()
 
@@ -306,7 +316,7 @@ class RunStore:
         runs = []
         for path in self.root.iterdir():
             if ID.fullmatch(path.name):
-                with contextlib.suppress(OSError):  # another process sweeps too
+                with contextlib.suppress(OSError):  # another process may delete runs, too
                     runs.append((_last_touched(path), RunFolder(path).size(), path))
         total, removed = sum(size for _, size, _ in runs), []
         for touched, size, path in sorted(runs):
@@ -324,7 +334,7 @@ def _last_touched(path: Path) -> float:
 
 
 def _remove(folder: RunFolder) -> bool:
-    """Delete a run unless somebody is working on it."""
+    """Delete a run unless the run is in progress, and return whether the run was deleted."""
     try:
         with folder.locked(0):
             shutil.rmtree(folder.path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""How long a step takes here, measured in earlier runs, so that presets can say what they cost."""
+"""Step times measured in earlier runs on this machine, to estimate the duration of a run."""
 
 import hashlib
 import json
@@ -8,35 +8,37 @@ from typing import Any
 from ..state import write_text_atomically
 
 
-# Settings that a step takes as long with, whatever they are.
+# Settings that do not affect the time of a step.
 FREE = ("num_inference_steps", "guidance_scale", "image_guidance_end")
 
 
 class Timings:
-    """Seconds by kind of work, in a small file: of a step, and from the start of a lease to its first step.
+    """Step and setup times by kind of work, in a small file.
+
+    All times are in seconds. The setup time is the time from the start of a lease to its first step.
 
     Args:
-        path: Of the file.
+        path: Path of the JSON file, which need not exist.
     """
 
     def __init__(self, path: Path):
         self.path = path
 
     def get(self, key: str) -> float | None:
-        """Seconds per step, as guessed before the first measurement; `None` without either."""
+        """Return the measured seconds per step, or else the guess; `None` without either."""
         known = self._read()
         return known.get(key, known.get(f"{key} guess"))
 
     def setup(self, key: str) -> float | None:
-        """Seconds of a lease before its first step; `None` before the first measurement."""
+        """Return the seconds of a lease before its first step; `None` before the first measurement."""
         return self._read().get(f"{key} set-up")
 
     def guess(self, key: str, step_seconds: float) -> None:
-        """What to say of a step until one is measured in a run."""
+        """Store a guess of the step time, used until a run is measured."""
         write_text_atomically(self.path, json.dumps(self._read() | {f"{key} guess": step_seconds}))
 
     def note(self, key: str, step_seconds: float, setup_seconds: float) -> None:
-        """Take measurements in: half of a figure is the last one."""
+        """Store measurements. Each stored time is the mean of its previous value and the new measurement."""
         known = self._read()
         for name, seconds in ((key, step_seconds), (f"{key} set-up", setup_seconds)):
             known[name] = seconds if name not in known else (known[name] + seconds) / 2
@@ -50,10 +52,12 @@ class Timings:
 
 
 def work_key(kind: str, prior: str, settings: dict[str, Any]) -> str:
-    """Under what the times of a run are measured: its kind, its prior, and the settings that a step depends on.
+    """Return the key of a run's times, from its kind, its prior and the settings that affect the step time.
 
     Args:
-        prior: Empty without a prompt.
+        kind: Kind of the run, as in `Request`.
+        prior: Key of the prior; empty without a prompt.
+        settings: Fields of `HiFAConfig` that differ from the default of the prior.
     """
     telling = {name: value for name, value in settings.items() if name not in FREE}
     digest = hashlib.sha256(json.dumps(telling, sort_keys=True).encode()).hexdigest()[:8] if telling else "default"
@@ -61,7 +65,7 @@ def work_key(kind: str, prior: str, settings: dict[str, Any]) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Format a duration in seconds, such as "2 min 5 s"."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

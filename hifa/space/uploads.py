@@ -1,4 +1,4 @@
-"""Which paths of a visitor are taken: those of files that were uploaded here."""
+"""Validation of file paths from clients. Only paths of uploaded files are accepted."""
 
 import os
 import stat
@@ -9,30 +9,31 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 
-# The same of a path that exists and of one that does not: what is on the server is no business of its visitors.
-REFUSED = "The picture was not uploaded here, or was cleaned up in the meantime. Upload it again."
+# The message must not depend on whether the path exists, to reveal nothing about other files on the server.
+REFUSED = "This picture was not uploaded here, or was deleted. Upload it again."
 
 
 def uploaded(path: Any) -> str:
     """The real path of an uploaded file.
 
-    Gradio checks only the paths of payloads that are marked as files, and a picture's need no mark. Nothing outside of
-    the upload folder is looked at: a device could block, and a look that takes longer would tell that it exists.
+    Gradio checks only the paths of payloads that are marked as files, and a picture's payload needs no mark. Paths
+    outside of the upload folder are never accessed: a device could block, and the response time could reveal whether a
+    file exists.
 
     Args:
-        path: As it came from a client.
+        path: Path as received from a client; may be of any type.
 
     Raises:
-        gr.Error: If it is no regular file below the upload folder.
+        gr.Error: If the path is not a regular file below the upload folder.
     """
     folder = Path(get_upload_folder())
     places = {Path(os.path.abspath(folder)), folder.resolve()}
     try:
         named = Path(os.path.abspath(path))
         if any(place in named.parents for place in places):
-            real = named.resolve(strict=True)  # links lead out again
+            real = named.resolve(strict=True)  # a link may point outside of the folder
             if folder.resolve() in real.parents and stat.S_ISREG(os.lstat(real).st_mode):
                 return str(real)
-    except (OSError, ValueError, TypeError, RuntimeError):  # RuntimeError: links in a circle
+    except (OSError, ValueError, TypeError, RuntimeError):  # RuntimeError: circular links
         pass
     raise gr.Error(REFUSED, duration=20, print_exception=False)

@@ -1,4 +1,4 @@
-"""What the first visitor would wait for: loops that are compiled and modules that are imported when first used."""
+"""Warm-up of the app: compile loops and import modules before the first visitor would have to wait for them."""
 
 import contextlib
 import tempfile
@@ -17,18 +17,22 @@ from .snapshot import snapshot
 from .timings import Timings, work_key
 
 
-PROMPT = "a red ball"  # which Toybox knows
+PROMPT = "a red ball"  # in Toybox's vocabulary
 STEPS = 4
 
 
 def warm_up(prior: Prior, pipe: HiFAPipeline, timings: Timings) -> None:
-    """Make a run of a few steps in the way of each tab, and the files of one, and forget them: some seconds, and more
-    in a fresh environment, where loops are compiled and cached. How long a step took is what first visitors are told.
+    """Optimize a few steps for each tab, export the files of one run, and discard all results.
+
+    This takes some seconds, and longer in a fresh environment, where loops are compiled and cached. The measured step
+    times are the first estimates that visitors see.
 
     Args:
-        pipe: Of the prior.
+        prior: Prior of the runs.
+        pipe: Pipeline of the prior.
+        timings: Store for the measured step times.
     """
-    # At full size from the start: what is said to the first visitor is rather too long than too short.
+    # Render at full size from the start, so that the first estimates are too long rather than too short.
     settings = {"seed": 0, "num_inference_steps": STEPS, "growth_end": 0.0}
     run = pipe.start(PROMPT, **settings)
     seconds = {"text": step_seconds(pipe, run)}
@@ -44,13 +48,16 @@ def warm_up(prior: Prior, pipe: HiFAPipeline, timings: Timings) -> None:
         run.save(Path(place) / "run")
         asset = run.asset()
         asset.export_video(Path(place) / "turntable.mp4", num_frames=2, size=32)
-        with contextlib.suppress(EmptyFieldError):  # so early there need not be a surface
+        with contextlib.suppress(EmptyFieldError):  # there may be no surface after so few steps
             asset.export_mesh(Path(place) / "mesh.glb", resolution=32, texture_size=64)
 
 
 def step_seconds(pipe: HiFAPipeline, run: HiFARun) -> float:
-    """Of the shortest step of a run, with a preview: the first one compiles, and what else the machine does while a
-    server starts is soon over."""
+    """Return the seconds of the shortest step of a run, including a preview.
+
+    The first step takes longer because loops are compiled. Other work at the start of the server may slow down some of
+    the following steps.
+    """
     times = [time.monotonic()]
     for _ in pipe.advance(run):
         snapshot(run, 0.0, size=16)
@@ -59,7 +66,7 @@ def step_seconds(pipe: HiFAPipeline, run: HiFARun) -> float:
 
 
 def drawn_ball(size: int = 64) -> PIL.Image.Image:
-    """A view of an object that looks the same from everywhere."""
+    """Draw a view of an object that looks the same from all sides: a red disk on white."""
     image = PIL.Image.new("RGB", (size, size), "white")
     PIL.ImageDraw.Draw(image).ellipse((size // 4, size // 4, 3 * size // 4, 3 * size // 4), fill="red")
     return image

@@ -1,4 +1,4 @@
-"""From a waiting run to a finished one: leases one after the other, then the files. Runs in the server's process."""
+"""Execution of runs in the server process: leases one after the other, then the export of the files."""
 
 import asyncio
 import contextlib
@@ -20,20 +20,21 @@ from .store import FAILED, FINISHED, PAUSED, RUNNING, STOPPED, WAITING, Record, 
 from .timings import Timings, work_key
 
 
-WAIT_SECONDS = 0.25  # between looks at the line: so soon Stop is seen
-REMAKE_PATIENCE = 3.0  # seconds; one that was cancelled lets go before
+WAIT_SECONDS = 0.25  # between checks of the queue; also the largest delay of Stop
+REMAKE_PATIENCE = 3.0  # seconds to wait for the lock; a canceled extraction releases the lock sooner
 
 
 class Worker:
-    """Does what the runs of a store ask for.
+    """Executor of the runs of a store.
 
     Args:
-        store: Of the runs.
-        lease: See `lease.make_lease`; on ZeroGPU wrapped in `spaces.GPU`.
-        limited: Leases end by themselves, and another one goes on.
-        timings: Take in what is measured.
-        export_in_turn: The next run in line waits for the files of the one before, too: both would be slow where there
-            is but a CPU for everything.
+        store: Store of the runs.
+        lease: Function that executes a lease; see `lease.make_lease`. On ZeroGPU, the function is wrapped in
+            `spaces.GPU`.
+        limited: Whether leases have a time limit. If so, a new lease continues the run.
+        timings: Store for the measured times.
+        export_in_turn: Whether the next run in the queue also waits for the export of the previous run. This is useful
+            on a machine without a GPU, where both would be slow in parallel.
     """
 
     def __init__(self, store: RunStore, lease: Lease, limited: bool, timings: Timings, export_in_turn: bool = True):
@@ -42,9 +43,10 @@ class Worker:
         self.line = Line()
 
     def advance(self, folder: RunFolder) -> Iterator[Shown]:
-        """Wait in line, work until the run is finished, stopped or paused, then make its files. Nothing that is done
-        gets lost: a reader that goes away, an error and the end of a lease leave a run that can be continued, and
-        files that were not made are made when a finished run is advanced again, or by `make_files`.
+        """Wait in the queue, optimize until the run is finished, stopped or paused, then export the files.
+
+        No work is lost. If the caller closes the generator, an error occurs or a lease ends, the run can be resumed.
+        Missing files are made by `make_files`, or when a finished run is advanced again.
 
         Raises:
             BusyRunError, UnknownRunError: See `RunFolder.locked`.
@@ -72,7 +74,7 @@ class Worker:
             yield shown(folder, record)
 
     def _optimise(self, folder: RunFolder, record: Record) -> Generator[Shown, None, Record]:
-        """Work as long as it is of use; returns the record, which says what the end was."""
+        """Execute the leases of a run, and return the record with the outcome."""
         record = folder.write(record, status=RUNNING)
         try:
             with contextlib.closing(self._leases(folder, record)) as stream:
@@ -81,18 +83,22 @@ class Worker:
         except GeneratorExit:
             left = folder.read()
             if left.status == RUNNING:
-                folder.write(_with_saved_step(folder, left), status=PAUSED, message="Its window was closed.")
+                folder.write(
+                    _with_saved_step(folder, left),
+                    status=PAUSED,
+                    message="The browser window was closed. Select Resume to continue.",
+                )
             raise
         return record
 
     def _leases(self, folder: RunFolder, record: Record) -> Iterator[tuple[Record, News]]:
-        """Leases until one says that it is no use to go on; the last record says why."""
+        """Execute leases until no further lease is needed. The last record contains the reason."""
         if folder.stop_requested:
             message = "" if folder.started else "Stopped before the first step."
             yield folder.write(record, status=STOPPED, message=message), News(end=STOPPED)
             return
         news, previews, setup = News(step=record.step, steps=record.steps), folder.previews(), 0.0
-        first, optimising = news.step, 0.0  # where this began, and the seconds that its steps took
+        first, optimising = news.step, 0.0  # first step of this call, and seconds of its steps
         stuck = False
         while True:
             asked = None
@@ -108,16 +114,16 @@ class Worker:
                             setup = time.monotonic() - began
                         previews = news.previews or previews
                         record = _taken_in(record, news)
-                        if news.previews:  # for whoever looks on
+                        if news.previews:  # other windows read the record
                             record = folder.write(record)
                         yield record, replace(news, previews=previews)
             except GeneratorExit:
                 raise
-            except Exception as error:  # quota, queue, abort: all mean a pause
+            except Exception as error:  # exhausted quota, full queue or abort: pause the run
                 message = explain(error)
             setup = setup or time.monotonic() - began
             optimising += time.monotonic() - began - setup
-            # The first steps of a run are short, for its renders grow: a few of them say nothing of the rest.
+            # Steps get longer because renders grow. The mean of a few first steps would underestimate the rest.
             if news.end and news.step - first > news.steps / 2:
                 self.timings.note(key_of(record), optimising / (news.step - first), setup)
             was_stuck, stuck = stuck, _reached(folder, news) == before
@@ -127,10 +133,14 @@ class Worker:
                 return
 
     def _ended(self, folder: RunFolder, record: Record, news: News, message: str, hopeless: bool) -> Record | None:
-        """The record of a run that needs no other lease, or `None` if it does.
+        """Write and return the final record of a run that needs no further lease; otherwise return `None`.
 
         Args:
-            hopeless: The next lease would come no further either.
+            folder: Folder of the run.
+            record: Record of the run.
+            news: Last progress update of the lease.
+            message: Error message of the lease; empty if there was no error.
+            hopeless: Whether a further lease would make no progress either.
         """
         record = _with_saved_step(folder, record)
         if news.end == lease.FINISHED:
@@ -140,19 +150,19 @@ class Worker:
         if news.end == lease.FAILED:
             return folder.write(record, status=PAUSED if folder.started else FAILED, message=news.text)
         if message or news.end != lease.DEADLINE:
-            message = message or "The GPU was given back before the work was done. Resume goes on."
+            message = message or "The GPU was released before the work was done. Select Resume to continue."
             return folder.write(record, status=PAUSED, message=message)
         if folder.stop_requested:
             return folder.write(record, status=STOPPED)
         if hopeless:
             what = "one step" if news.steps or record.request.kind == "text" else "the views of one seed"
             return folder.write(
-                record, status=PAUSED, message=f"A lease was too short for {what}. Resume tries again."
+                record, status=PAUSED, message=f"A GPU lease was too short for {what}. Select Resume to try again."
             )
         return None
 
     def make_files(self, folder: RunFolder) -> Iterator[Shown]:
-        """Make the files of a run that are missing, as far as it is, and all of which there are but drafts.
+        """Make the missing files of a run at its current step, and replace drafts by files in full quality.
 
         Raises:
             BusyRunError, UnknownRunError: See `RunFolder.locked`.
@@ -161,59 +171,62 @@ class Worker:
             yield from self._export(folder, current(folder, folder.read(), held=True), full=True)
 
     def _export(self, folder: RunFolder, record: Record, full: bool = False) -> Iterator[Shown]:
-        """Make what is missing, until that is put off; the caller holds the run.
+        """Make the missing files, unless the user postpones them. The caller holds the lock of the run.
 
         Args:
-            full: Of a run that has not finished, too.
+            folder: Folder of the run.
+            record: Record of the run.
+            full: Whether to make files in full quality even if the run is not finished.
         """
         full = full or record.status == FINISHED
         if files.to_make(folder, record, full):
-            give_back()  # of the optimisation, which is over
+            give_back()  # the memory of the optimization, which has ended
             record = folder.write(record, problem="")
             folder.want_files()
             try:
                 with contextlib.closing(files.make_missing(folder, record, full)) as made:
                     for text, record, _ in made:
                         if text and folder.files_put_off:
-                            record = folder.write(record, problem="Its files were put off.")
+                            record = folder.write(record, problem="Export canceled. The files can be made later.")
                             break
                         if text:
                             yield shown(folder, record, f"{done(record)} {text} …", exporting=True)
-            except Exception as error:  # the run itself is saved, whatever becomes of its files
+            except Exception as error:  # the run is saved even if its export fails
                 record = folder.write(record, problem=explain(error))
         yield shown(folder, record)
 
     def remake_mesh(self, folder: RunFolder, options: MeshOptions) -> Iterator[Shown]:
-        """Make the mesh of a run again with other options. Closed before its end, it leaves the mesh that is there.
+        """Extract the mesh of a run again with other options. If the generator is closed early, the old mesh is kept.
 
         Raises:
             BusyRunError, UnknownRunError: See `RunFolder.locked`.
-            ValueError: If the run has not begun.
+            ValueError: If the run has not started, or if there is no surface yet.
         """
         with folder.locked(REMAKE_PATIENCE):
             record = current(folder, folder.read(), held=True)
             if not folder.started:
-                raise ValueError("There is nothing to make a mesh of yet. Generate something first.")
+                raise ValueError("This run has not started yet, so it has no mesh. Generate an object first.")
             try:
                 for text, record, share in files.make_mesh(folder, record, options):
                     state = shown(folder, record, text and f"{text} …", making=bool(text))
                     yield replace(state, share=share) if text else state
             except EmptyFieldError as error:
-                raise ValueError("There is no surface yet. Resume the run, or take more steps.") from error
+                raise ValueError("There is no surface yet. Resume the run, or start a run with more steps.") from error
 
     def look(self, folder: RunFolder) -> Shown:
-        """A run as it is, without touching it: also while another window works on it."""
+        """Return the state of a run without changing the run, even while another window works on it."""
         if not folder.busy:
             return shown(folder, current(folder, folder.read(), held=False))
         record, before = folder.read(), self.line.before(folder.id)
-        text = place_text(before) if before else "This run is going on in another window …"
+        text = place_text(before) if before else "This run is in progress in another window …"
         return shown(folder, record, text, working=True)
 
     async def follow(self, folder: RunFolder, seconds: float = 1.0) -> AsyncIterator[Shown]:
-        """Look on until nobody works on the run. It holds no thread while it waits.
+        """Yield the state of a run until no work on the run is in progress. Waiting does not block a thread.
 
         Args:
-            seconds: Between looks.
+            folder: Folder of the run.
+            seconds: Seconds between two states.
         """
         while True:
             state = self.look(folder)
@@ -224,23 +237,31 @@ class Worker:
 
 
 def current(folder: RunFolder, record: Record, held: bool) -> Record:
-    """The record as it is if nobody works on the run: one that says so was left by a server that was killed.
+    """Return the corrected record of a run that no one works on.
+
+    If the record says that the run is waiting or running, the server was killed during the run.
 
     Args:
-        held: The caller has the lock, so that it may write.
+        folder: Folder of the run.
+        record: Record as stored.
+        held: Whether the caller holds the lock. If so, the corrected record is written.
     """
     if record.status not in (RUNNING, WAITING):
         return record
     if record.status == WAITING and not folder.started:
-        changed = replace(record, message="It lost its place in the line. Resume starts it.")
+        changed = replace(record, message="The run lost its place in the queue. Select Resume to start it.")
     else:
-        message = "The server was restarted in the middle of it." if record.status == RUNNING else record.message
+        message = (
+            "The server was restarted during the run. Select Resume to continue."
+            if record.status == RUNNING
+            else record.message
+        )
         changed = replace(_with_saved_step(folder, record), status=PAUSED, message=message)
     return folder.write(changed) if held else changed
 
 
 def _with_saved_step(folder: RunFolder, record: Record) -> Record:
-    """Step, loss and time as the saved run has them, which is what a continuation goes on from."""
+    """Return the record with step, loss and time of the saved run, from which the run is resumed."""
     if not folder.started:
         return record
     saved = read_facts(folder.run)
@@ -251,7 +272,7 @@ def _with_saved_step(folder: RunFolder, record: Record) -> Record:
 
 
 def _reached(folder: RunFolder, news: News) -> tuple[int, int]:
-    """How far a run is: the views that are made, and its steps."""
+    """Return the progress of a run: the number of generated sheets and the number of steps."""
     return len(Sheets(folder.path).scores()), news.step
 
 
@@ -262,6 +283,6 @@ def _taken_in(record: Record, news: News) -> Record:
 
 
 def key_of(record: Record) -> str:
-    """Under what the times of a run are measured."""
+    """Return the key of a run's measured times; see `work_key`."""
     request = record.request
     return work_key(request.kind, request.prior if request.prompt else "", request.settings)

@@ -1,11 +1,11 @@
-"""ZeroGPU, where the app runs on it; elsewhere its package need not be installed."""
+"""Optional support for ZeroGPU. The `spaces` package is required on ZeroGPU only."""
 
 import os
 from collections.abc import Callable
 
 
 def zero_gpu() -> Callable[..., Callable] | None:
-    """`spaces.GPU` on a ZeroGPU Space, else `None`. Call it before anything touches CUDA, which that package wants."""
+    """Return `spaces.GPU` on a ZeroGPU Space, else `None`. Call this before any use of CUDA, as `spaces` requires."""
     if not os.environ.get("SPACES_ZERO_GPU"):
         return None
     import spaces

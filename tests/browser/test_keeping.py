@@ -45,7 +45,7 @@ def test_a_reload_brings_the_run_back(page, served):
     expect(progress(page)).to_contain_text("left")
     open_page(page, page.url)
     assert run_id(page)
-    expect(progress(page)).to_contain_text("Its window was closed")
+    expect(progress(page)).to_contain_text("The browser window was closed")
     expect(page.locator("#preview img.colour")).to_be_visible()
     expect(page.locator("#history ul a").first).to_contain_text("a red mushroom")
     # From the list of own runs, which lies in this browser, without the address.
@@ -66,7 +66,7 @@ def test_a_new_run_is_not_overwritten_by_one_that_was_followed(page, served):
         time.sleep(0.1)
     other = job.outputs()[-1][0]["run_id"]
     open_page(page, f"{served.url}/?run={other}")
-    expect(progress(page)).to_contain_text("going on in another window")
+    expect(progress(page)).to_contain_text("in progress in another window")
     start_text(page, TOO_MANY)
     expect(progress(page)).to_contain_text("1 run before this one")
     assert run_id(page) != other
@@ -105,7 +105,7 @@ def test_making_files_can_be_cancelled_to_go_on_at_once(page, served, monkeypatc
     page.get_by_role("button", name="Stop").click()
     expect(progress(page)).to_contain_text("Making the turntable")
     page.locator("#cancel-files").click()
-    expect(progress(page)).to_contain_text("Its files were put off.")
+    expect(progress(page)).to_contain_text("Export canceled.")
     expect(page.locator("#cancel-files")).to_be_hidden()
     expect(page.get_by_role("button", name="Make the files")).to_be_visible()
     page.get_by_role("button", name="Resume").click()
@@ -158,7 +158,7 @@ def test_resume_after_a_killed_server(browser, tiny_prior, tmp_path):
     saved = read_facts(folder)["step"]
     with serving(tmp_path, tiny_prior, port):
         open_page(page, page.url)
-        expect(progress(page)).to_contain_text("The server was restarted in the middle of it")
+        expect(progress(page)).to_contain_text("The server was restarted during the run")
         page.get_by_role("button", name="Resume").click()
         expect(progress(page)).to_contain_text("left")
         page.get_by_role("button", name="Stop").click()
