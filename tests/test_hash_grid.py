@@ -229,7 +229,15 @@ def test_loops_compiled_ahead_are_those_that_the_grids_use(tmp_path, monkeypatch
         from hifa.rendering.density_grid import DensityGrid
         HashGrid(2, 4, 8, 10)(torch.rand(5, 3)).sum().backward()
         DensityGrid(4, 1.0).density(torch.rand(5, 2, 3))
+        from hifa.export import bake_texture, extract_mesh
+        from hifa.export.decimate_cpu import collapse
+        from hifa.export.opacity_cpu import sweep
+        from hifa.export.texture_cpu import rasterize
+        gray = lambda points, directions: torch.full((len(points), 3), 0.5)
+        ball = lambda points: 60 * torch.sigmoid((0.5 - points.norm(dim=1)) / 0.01)
+        bake_texture(extract_mesh(ball, gray, 1.0, resolution=16, max_faces=100), gray, 32)
         loops = hash_grid_cpu.encode_forward, hash_grid_cpu.encode_backward, density_grid_cpu.look_up
+        loops += collapse, sweep, rasterize
         for loop in loops:
             assert sum(loop.stats.cache_hits.values()) == 1 and not loop.stats.cache_misses, loop.stats
     """
