@@ -1,4 +1,4 @@
-"""All settings of a run, checked, with its presets."""
+"""Settings of a run, their validation, and the presets."""
 
 import math
 from dataclasses import asdict, dataclass, fields
@@ -16,87 +16,91 @@ LORA_PREDICTIONS = ("epsilon", "v_prediction")
 
 @dataclass(frozen=True, kw_only=True)
 class HiFAConfig:
-    """Settings of a run; the defaults are the paper's (appendix A.1). Where it is silent they are the public code's,
-    but for the field's networks and the density that it begins with.
+    """Settings of a run.
+
+    The defaults are those of the paper (appendix A.1). Where the paper gives no value, the default is that of the
+    public code, except for the networks and the initial density of the field.
 
     Raises:
-        ValueError: If a value is out of range; the message names it.
+        ValueError: If a value is out of range. The message names the setting.
     """
 
-    # Optimisation
+    # Optimization
     num_inference_steps: int = 10_000  # total_iter
-    optimizer: str = "adam"  # adam or adan, which the public code has
+    optimizer: str = "adam"  # adam, or adan as in the public code
     grid_lr: float = 1e-2
     network_lr: float = 1e-3
-    lr_warmup: float = 0.0  # share of the run over which the learning rates rise from 0
-    lr_end: float = 1.0  # share of the learning rates that is left at the end; they fall exponentially
-    max_gradient_norm: float = 0.0  # over all parameters; larger gradients are scaled down, with 0 never
+    lr_warmup: float = 0.0  # fraction of the run over which the learning rates rise linearly from 0
+    lr_end: float = 1.0  # final factor on the learning rates; the decay is exponential
+    max_gradient_norm: float = 0.0  # gradient clipping by the norm over all parameters; 0 disables clipping
     # Guidance
     distillation: str = "hifa"  # hifa, sds (DreamFusion), sjc or vsd (ProlificDreamer)
-    prior_size: int = 0  # pixels per side that a latent prior is shown; 0: as it was trained
+    prior_size: int = 0  # input size of a latent prior, pixels per side; 0: the size that the prior was trained on
     guidance_scale: float = 100.0
-    view_guidance: float = 1.0  # how much harder the words of the view pull than the rest of the prompt; k
+    view_guidance: float = 1.0  # weight k of the view suffix; 1 is plain classifier-free guidance
     guidance_rescale: float = 0.0
-    perp_neg: float = 0.0  # largest weight of Perp-Neg's negative prompts; above 0 in place of the last two
-    denoising_stride: float = 0.25  # r; with eta for "hifa" alone: the others denoise in a single step
+    perp_neg: float = 0.0  # largest weight of Perp-Neg's negative prompts; above 0 it replaces the last two settings
+    denoising_stride: float = 0.25  # r; r and eta apply to "hifa" only, the other methods denoise in a single step
     eta: float = 1.0
-    t_max: float = 0.98  # share of the prior's timesteps
-    t_min: float = 0.02
-    annealing: str = "sqrt"  # sqrt, linear, cosine, random or narrowing, which is MVDream's
-    # The variational score of "vsd"
+    t_max: float = 0.98  # fraction of the prior's timesteps
+    t_min: float = 0.02  # fraction of the prior's timesteps
+    annealing: str = "sqrt"  # sqrt, linear, cosine, random, or narrowing as in MVDream
+    # Variational score of "vsd"
     lora_rank: int = 4
     lora_lr: float = 1e-4
-    lora_prediction: str = "epsilon"  # or v_prediction: what its error is measured in
+    lora_prediction: str = "epsilon"  # epsilon or v_prediction: the quantity whose error the loss measures
     # Losses
-    sds_weight: float = 0.05  # w(t), for all distillations but "hifa" a factor of it
+    sds_weight: float = 0.05  # w(t) of "hifa"; for the other methods a factor on w(t)
     lambda_latent: float = 1.0
     lambda_rgb: float = 0.1
     lambda_zvar: float = 3.0
     lambda_disparity: float = 0.0  # needs a disparity model; the paper's lambda_d = 0.1 is 0.1 w(t) per ray
-    disparity_annealing: str = "constant"  # or sqrt: its weight falls as 1 - sqrt(p), with p the share of the run
-    lambda_normal: float = 0.0  # needs a model of normals; not in the paper
-    normal_period: int = 1  # steps from one look at the normals to the next
-    lambda_curvature: float = 0.0  # of the depth of whole views; not in the paper
-    curvature_tau: float = 0.5  # bend of the depth above which it counts as an edge, world units per pixel squared
-    lambda_monotonic: float = 0.0  # of the public code, not of the paper
-    lambda_zentropy: float = 0.0  # likewise
-    lambda_distortion: float = 0.0  # of Mip-NeRF 360, with which the paper compares z-variance
+    disparity_annealing: str = "constant"  # constant, or sqrt: factor 1 - sqrt(p) at the fraction p of the run
+    lambda_normal: float = 0.0  # needs a normal model; not in the paper
+    normal_period: int = 1  # steps between two evaluations of the normal loss
+    lambda_curvature: float = 0.0  # curvature of the depth of whole views; not in the paper
+    curvature_tau: float = 0.5  # second difference of the depth that counts as an edge, in multiples of the pixel size
+    lambda_monotonic: float = 0.0  # from the public code, not in the paper
+    lambda_zentropy: float = 0.0  # from the public code, not in the paper
+    lambda_distortion: float = 0.0  # of Mip-NeRF 360; the paper compares z-variance with this loss
     lambda_opacity: float = 0.0
     lambda_entropy: float = 0.0
-    regulariser_warmup: float = 0.0  # share of the run over which these but monotonicity and disparity rise from 0
-    # Given views (section 5.4, appendix A.5); without any, nothing here has an effect
-    image_guidance_end: float = 1.0  # share of the run over which their losses fade out; 1: they stay in force
+    # Fraction of the run over which the weights of the regularizers rise from 0. Monotonicity and disparity are at
+    # full weight from the start.
+    regulariser_warmup: float = 0.0
+    # Given views (section 5.4, appendix A.5); no effect in a run without given views
+    image_guidance_end: float = 1.0  # fraction of the run over which these losses fade to 0; 1: constant weight
     lambda_image: float = 100.0
-    image_outside: float = 1.0  # weight of the pixels outside of the object; 0 masks them out
+    image_outside: float = 1.0  # weight of the pixels outside of the object; 0 masks the background out
     lambda_mask: float = 10.0
-    lambda_tv: float = 0.0  # total variation of their colour, over 1/128 of their side whatever their size is
-    lambda_image_latent: float = 0.0  # of the prior's latents of a whole view; needs a prior
-    lambda_image_normal: float = 0.0  # of the normals that a model sees in the given views
+    lambda_tv: float = 0.0  # total variation of the color, per 1/128 of the side of a view of any size
+    lambda_image_latent: float = 0.0  # latents of a whole view; needs a prior
+    lambda_image_normal: float = 0.0  # normals predicted from the given views; needs a normal model
     given_rays: int = 2**12  # random rays over all given views in a step
-    given_size: int = 256  # pixels; larger given views are reduced to this
+    given_size: int = 256  # pixels per side; larger given views are downscaled to this size
     # Rendering
-    render_size: int = 512  # pixels, at the end of the run
-    start_render_size: int = 512  # pixels, at the start
-    growth_end: float = 0.0  # share of the run at which render_size is reached
+    render_size: int = 512  # pixels per side at the end of the run
+    start_render_size: int = 512  # pixels per side at the start of the run
+    growth_end: float = 0.0  # fraction of the run at which render_size is reached
     n_coarse: int = 128
     n_fine: int = 64
     kernel: tuple[float, ...] = (1.0, 1.0, 1.0)  # K
     density_grid: int = 0  # cells per axis; 0 runs the coarse pass on the field itself
     grid_period: int = 16  # steps between refreshes of the density grid
-    min_opacity: float = 0.01  # rays below this in the density grid see the background only
-    rays_per_chunk: int = 2**11  # rays that are held with their graph at a time
+    min_opacity: float = 0.01  # rays with a lower opacity in the density grid return the background only
+    rays_per_chunk: int = 2**11  # rays whose autograd graph is in memory at a time
     # Cameras
-    camera_radius: tuple[float, float] = (3.0, 3.5)
-    # Half the height that a camera sees at the origin, world units, in place of camera_radius; (0, 0): not used.
+    camera_radius: tuple[float, float] = (3.0, 3.5)  # world units
+    # Half the height of the camera's frustum at the origin, world units. Replaces camera_radius; (0, 0): not used.
     camera_framing: tuple[float, float] = (0.0, 0.0)
     camera_fov_deg: tuple[float, float] = (10.0, 30.0)
     camera_elevation_deg: tuple[float, float] = (-15.0, 80.0)
-    num_views: int = 0  # around the object, that a multi-view prior sees at once; 0: single views, told by words
-    num_views_end: float = 1.0  # share of the run after which single views by words follow
-    # Share of the run, from its start, that sees front and back alone. "side view" names no direction, so that sides
-    # seen early let chance decide which way the object faces, and the words for front and back come too late.
+    num_views: int = 0  # views per step, with cameras as input of a multi-view prior; 0: one view with a view suffix
+    num_views_end: float = 1.0  # fraction of the run after which each step has one view with a view suffix
+    # Fraction of the run, from the start, with front and back views only. "side view" names no direction: with early
+    # side views, chance decides which way the object faces, and the suffixes for front and back come too late.
     front_back_end: float = 0.0
-    # Background: this share of the steps sees a flat random gray-ish colour, the others the background network
+    # Background: this fraction of the steps has a flat random gray-ish color, all other steps the background network.
     random_background: float = 0.5
     background_range: tuple[float, float] = (0.0, 1.0)
     # Field
@@ -113,7 +117,7 @@ class HiFAConfig:
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, list):  # JSON has no tuples
+            if isinstance(value, list):  # JSON has no tuples.
                 object.__setattr__(self, field.name, value := tuple(value))
             _check_type(field.name, field.type, value)
         for name, low, high in _RANGES:
@@ -129,42 +133,59 @@ class HiFAConfig:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
         if len(self.kernel) % 2 == 0 or min(self.kernel) < 0 or sum(self.kernel) <= 0:
-            raise ValueError(f"kernel needs an odd number of non-negative values, not all 0; got {self.kernel}.")
+            raise ValueError(f"kernel needs an odd number of non-negative values, not all 0, got {self.kernel}.")
         check_resolutions(self.base_resolution, self.finest_resolution)
-        # The camera has to stay outside of the object's cube, or rays start inside of it.
+        # A camera inside of the field's cube would start its rays inside of the object.
         if self.camera_radius[0] <= self.bound:
             raise ValueError(f"camera_radius must exceed bound={self.bound}, got {self.camera_radius}.")
         nearest = self.camera_framing[0] / math.tan(math.radians(self.camera_fov_deg[1] / 2))
         if self.framed and nearest <= self.bound:
             raise ValueError(
-                f"camera_framing={self.camera_framing} puts cameras {nearest:.2f} from the origin; they must stay "
-                f"outside of bound={self.bound}. Choose a larger framing or a smaller camera_fov_deg."
+                f"camera_framing={self.camera_framing} puts cameras {nearest:.2f} from the origin, but the distance "
+                f"must exceed bound={self.bound}. Use a larger camera_framing or a smaller camera_fov_deg."
             )
         if self.num_views and self.distillation == "vsd":
             raise ValueError(
-                f"num_views={self.num_views} and distillation='vsd' cannot be combined: give one of them."
+                f"num_views={self.num_views} and distillation='vsd' cannot be combined. Set num_views=0 or choose "
+                "another distillation."
             )
 
     @classmethod
     def paper(cls, **changes: Any) -> "HiFAConfig":
-        """Appendix A.1: 512x512, 10,000 steps, guidance 100, r = 0.25, eta = 1.
+        """Return the settings of appendix A.1: 512x512, 10,000 steps, guidance 100, r = 0.25, eta = 1.
 
-        Of its weights one is not used: lambda_d = 0.1, of the disparity, of which equation 9 has no term.
+        The paper's weight lambda_d = 0.1 of the disparity is not used, because equation 9 has no disparity term.
         """
         return cls(**changes)
 
     @classmethod
     def official(cls, **changes: Any) -> "HiFAConfig":
-        """Defaults of the public code in place of the paper's where they differ and are not mistakes.
+        """Return the defaults of the public code, where they differ from the paper and are not mistakes.
 
-        Its z-variance is summed over rays, here over those of a `render_size` view; its entropies are in bits. The one
-        of opacity rises here with z-variance, and is at its full weight from the start there. The weight of the
-        disparity regression is 0.1 w(t) 256^2; ours has no scale that may turn negative. The clipping of gradients
-        within Adan, to a norm of 5, has nothing left to do after the other one. Not taken over: half of the cameras
-        drawn from the whole upper hemisphere, no words for views from overhead, the view direction withheld half of
-        the time, what is left of the noise in its estimate, its density at the start (a cone of 5 in 0.2, here a
-        Gaussian of 5 in 0.3), its density network without a hidden layer and its smooth interpolation in the grid's
-        cells. Its model is Realistic Vision 5.1; for DeepFloyd IF it distils by plain SDS: `distillation="sds"`.
+        The weights are converted as follows:
+
+        - The public code sums z-variance over rays. Here `lambda_zvar` is multiplied by the number of rays of a
+          `render_size` view.
+        - The entropies of the public code are in bits, and here in nats.
+        - The weight of the opacity entropy is constant in the public code. Here the weight warms up, as the weight of
+          z-variance does.
+        - The weight of the disparity regression is 0.1 w(t) 256^2. The regression here has no scale that can turn
+          negative.
+        - The gradient clipping inside of Adan to a norm of 5 is left out, because it has no effect after the clipping
+          to `max_gradient_norm`.
+
+        The following parts of the public code are not reproduced:
+
+        - half of the cameras drawn from the whole upper hemisphere
+        - no view suffix for overhead views
+        - the view direction withheld half of the time
+        - the residual noise in the clean estimate
+        - the initial density: a cone of height 5 and radius 0.2 (here a Gaussian of height 5 and radius 0.3)
+        - a density network without a hidden layer
+        - smooth interpolation within the cells of the hash grid
+
+        The model of the public code is Realistic Vision 5.1. With DeepFloyd IF the public code uses plain SDS:
+        `distillation="sds"`.
         """
         rays = changes.get("render_size", cls.render_size) ** 2
         settings: dict[str, Any] = dict(
@@ -177,7 +198,10 @@ class HiFAConfig:
 
     @classmethod
     def preview(cls, **changes: Any) -> "HiFAConfig":
-        """Minutes on a GPU with Stable Diffusion: small renders, upsampled for the prior, that grow during the run."""
+        """Return settings for a run of minutes on a GPU with Stable Diffusion.
+
+        Renders are small and grow during the run. The prior gets upsampled renders.
+        """
         settings: dict[str, Any] = dict(
             num_inference_steps=1_500, render_size=192, start_render_size=64, growth_end=0.6,
             n_coarse=64, n_fine=48, density_grid=96, finest_resolution=512, levels=12, log2_entries=17,
@@ -187,11 +211,13 @@ class HiFAConfig:
 
     @classmethod
     def mvdream(cls, **changes: Any) -> "HiFAConfig":
-        """Settings of MVDream (Shi et al. 2024) as its public code has them, without soft shading: four views a step,
-        guidance 50 with a rescale of 0.5, timesteps from narrowing bounds, the residual in latent space alone, and
-        no regularizers.
+        """Return the settings of MVDream's public code (Shi et al. 2024), without soft shading.
 
-        Its first half has twice as many views, 512 samples a ray and a background that is drawn from all colors.
+        These are four views a step, guidance 50 with a rescale of 0.5, timesteps from narrowing bounds, a residual in
+        latent space only, and no regularizers.
+
+        The first half of a run of the public code differs: 8 views a step, 512 samples a ray, and backgrounds of any
+        color.
         """
         settings: dict[str, Any] = dict(
             num_views=4, guidance_scale=50.0, guidance_rescale=0.5, annealing="narrowing", denoising_stride=1.0,
@@ -204,8 +230,10 @@ class HiFAConfig:
 
     @classmethod
     def multiview_preview(cls, **changes: Any) -> "HiFAConfig":
-        """`preview` with a multi-view prior: HiFA's annealing, losses and several denoising steps on four views a step
-        of MVDream's cameras."""
+        """Return `preview` for a multi-view prior.
+
+        Each step has four views from MVDream's cameras, with HiFA's annealing, losses and multi-step denoising.
+        """
         settings: dict[str, Any] = dict(
             num_views=4, guidance_rescale=0.5, camera_framing=(0.8, 1.0), camera_fov_deg=(15.0, 60.0),
             camera_elevation_deg=(0.0, 30.0), rays_per_chunk=2**14,
@@ -214,18 +242,25 @@ class HiFAConfig:
 
     @classmethod
     def fast(cls, **changes: Any) -> "HiFAConfig":
-        """The embedded default: 64x64 on a CPU, about a minute on two cores.
+        """Return the default settings of the embedded prior: 64x64 on a CPU, about a minute on two cores.
 
-        The grid learns 20 times as fast as the paper's: in so few steps a slower one leaves haze and missing parts. A
-        strong density blob keeps the surroundings empty at first; with a weaker one some runs filled the whole space,
-        which no loss clears away again.
-        Low guidance: the Toybox prior was trained on few pictures, and more oversaturates and roughens. The finest
-        cells are as large as a pixel; smaller ones would only hold noise. Backgrounds reach a little beyond those of
-        the training, so that gray parts cannot hide in them. Which way an object faces is decided within the first
-        sixth of the run, by the words for front and back: they get twice the weight, and no side is seen until then.
-        Normals of the estimates shape the surface, and a little of the curvature term smooths what they leave (weights
-        chosen by `benchmarks.geometry --tuning`). Estimates are made in one step: for the same evaluations more steps
-        of optimisation did no worse than several denoising steps in each, and perhaps better (benchmarks/RESULTS.md).
+        Reasons for the values:
+
+        - Learning rate: 20 times the paper's for the hash grid. In so few steps, a lower rate leaves haze and missing
+          parts.
+        - Density blob: a strong blob keeps the surroundings empty at first. With a weaker blob, some runs filled the
+          whole space, and no loss removes this density again.
+        - Guidance: low, because the Toybox prior was trained on few pictures. Higher guidance oversaturates the colors
+          and roughens the surface.
+        - Grid cells: the finest cells are as large as a pixel. Smaller cells would only hold noise.
+        - Background: the range of grays is slightly larger than in the training of the prior, so that gray parts of
+          the object do not blend into the background.
+        - View suffix: the suffixes for front and back decide which way an object faces within the first sixth of the
+          run. Side views are left out until then, and the suffix has twice the weight.
+        - Surface: the normals of the estimates shape the surface, and a small curvature term smooths the remaining
+          noise. `benchmarks.geometry --tuning` selected both weights.
+        - Denoising: one denoising step per estimate. For the same number of UNet evaluations, more optimization steps
+          were no worse, and perhaps better, than several denoising steps each (benchmarks/RESULTS.md).
         """
         settings: dict[str, Any] = dict(
             num_inference_steps=480, grid_lr=0.2, network_lr=1e-2, front_back_end=0.15,
@@ -242,11 +277,11 @@ class HiFAConfig:
 
     @classmethod
     def reconstruction(cls, **changes: Any) -> "HiFAConfig":
-        """Given views alone, on a CPU: a finer field, more samples and a learning rate far above the paper's.
+        """Return settings for a reconstruction from given views only, on a CPU.
 
-        The finest cells are as large as a pixel of a view of `given_size`. A table that learns fast settles on smooth
-        features that the network reads, while one that learns slowly leaves a grain between the given views;
-        distillation would not bear it.
+        The field is finer than that of `fast`, and rays have more samples. The finest cells are as large as a pixel of
+        a view of `given_size`. The learning rate is far above the paper's: a fast hash table converges to smooth
+        features, and a slow one leaves grain between the given views. Distillation is not stable at this rate.
         """
         settings: dict[str, Any] = dict(
             num_inference_steps=500, grid_lr=0.3, network_lr=1e-2, lr_end=0.05,
@@ -260,21 +295,31 @@ class HiFAConfig:
 
     @classmethod
     def hallucinated(cls, **changes: Any) -> "HiFAConfig":
-        """`reconstruction` of views that a model made: they disagree in detail, which total variation evens out. True
-        views only lose by it."""
+        """Return `reconstruction` for hallucinated views.
+
+        Hallucinated views disagree in detail, and total variation evens the differences out. For real views, total
+        variation only lowers the quality.
+        """
         return cls.reconstruction(**({"lambda_tv": 10.0} | changes))
 
     @classmethod
     def guided(cls, **changes: Any) -> "HiFAConfig":
-        """A prompt beside given views: `fast` with views of its size, which weigh as much as the prior does. They tell
-        which way the object faces, and azimuth 0, where the picture was taken, need not be its front."""
+        """Return `fast` for a prompt with given views.
+
+        The given views are as large as the renders of `fast` and weigh as much as the prior. View suffixes have no
+        extra weight, because the given views determine the direction that the object faces. Azimuth 0 is the camera of
+        the picture, which is not always the front of the object.
+        """
         settings: dict[str, Any] = dict(given_size=64, given_rays=2**11, view_guidance=1.0, front_back_end=0.0)
         return cls.fast(**(settings | changes))
 
     @classmethod
     def guided_preview(cls, **changes: Any) -> "HiFAConfig":
-        """A prompt beside given views with a prior larger than Toybox: `preview` with cameras that see the object as
-        large as the given views do, 2.5 away with a field of view of 49 degrees."""
+        """Return `preview` for a prompt with given views and a prior larger than Toybox.
+
+        The cameras show the object at the same size as the given views. The cameras of the given views are 2.5 world
+        units away, with a field of view of 49 degrees.
+        """
         settings: dict[str, Any] = dict(
             camera_radius=(2.4, 2.6), camera_fov_deg=(40.0, 50.0), camera_elevation_deg=(-10.0, 75.0)
         )
@@ -284,40 +329,49 @@ class HiFAConfig:
         return asdict(self)
 
     def learning_rate_share(self, step: int) -> float:
-        """What a step takes of the learning rates: falling exponentially from 1 to `lr_end`, after a linear rise."""
+        """Return the factor on the learning rates at a step.
+
+        The factor decays exponentially from 1 to `lr_end`, after a linear warmup.
+        """
         share = self.lr_end ** (step / self.num_inference_steps)
         warmup = self.lr_warmup * self.num_inference_steps
         return share * (step + 1) / warmup if step + 1 < warmup else share
 
     @property
     def framed(self) -> bool:
-        """Whether the distance of the cameras follows from their field of view."""
+        """Return whether the distance of a camera follows from its field of view."""
         return self.camera_framing[1] > 0
 
     def num_views_at(self, step: int) -> int:
-        """Views that the prior is told by their cameras at a step; 0 for a single one that it is told by words."""
+        """Return the number of views at a step that are conditioned on cameras; 0 for one view with a view suffix."""
         return self.num_views if step < self.num_views_end * self.num_inference_steps else 0
 
     def warmup(self, step: int) -> float:
-        """Share of their weight that the regularizers have at a step: rising linearly over `regulariser_warmup`."""
+        """Return the factor on the regularizers at a step, which rises linearly to 1 over `regulariser_warmup`."""
         progress = step / self.num_inference_steps
         return min(1.0, progress / self.regulariser_warmup) if self.regulariser_warmup else 1.0
 
     def disparity_weight(self, step: int) -> float:
-        """Weight of the disparity regression at a step."""
+        """Return the weight of the disparity regression at a step."""
         if self.disparity_annealing == "constant":
             return self.lambda_disparity
         return self.lambda_disparity * (1 - math.sqrt(step / self.num_inference_steps))
 
     def given_views_weight(self, step: int) -> float:
-        """Weight of the losses on given views at a step (appendix A.5): from 1 linearly to 0 at `image_guidance_end`
-        of the run and 0 from there on; always 1 where that is the end of the run."""
+        """Return the weight of the losses on given views at a step (appendix A.5).
+
+        The weight falls linearly from 1 to 0 over the fraction `image_guidance_end` of the run and stays 0 afterward.
+        With `image_guidance_end=1` the weight is always 1.
+        """
         if self.image_guidance_end == 1:
             return 1.0
         return max(0.0, 1 - step / (self.image_guidance_end * self.num_inference_steps))
 
     def render_size_at(self, step: int) -> int:
-        """Pixels per side at a step: linear growth in eight stages, so that shapes repeat."""
+        """Return the size of a render at a step in pixels per side.
+
+        The size grows linearly in eight stages, so that tensor shapes repeat.
+        """
         if self.growth_end == 0 or self.start_render_size == self.render_size:
             return self.render_size
         share = min(1.0, step / (self.growth_end * self.num_inference_steps))
@@ -326,12 +380,16 @@ class HiFAConfig:
 
 
 def _check_type(name: str, expected: type, value: Any) -> None:
-    """Refuse text for numbers, fractions for counts, and what is not finite."""
+    """Check that a setting has its type and is finite.
+
+    Raises:
+        ValueError: If a number is given as text, a count is not an integer, or a value is NaN or infinite.
+    """
     if expected is str:
         return
     several = get_origin(expected) is tuple
     if several and not isinstance(value, tuple):
-        raise ValueError(f"{name} must be several numbers in brackets, such as (1.0, 2.0), got {value!r}.")
+        raise ValueError(f"{name} must be a tuple of numbers, such as (1.0, 2.0), got {value!r}.")
     numbers = value if several else (value,)
     for number in numbers:
         if isinstance(number, float) and not math.isfinite(number):

@@ -1,4 +1,4 @@
-"""Distillation of rendered views: where the prior wants them to go, by HiFA and by the methods it is compared with."""
+"""Distillation of rendered views: targets and losses of HiFA, SDS, SJC and VSD."""
 
 from dataclasses import dataclass, replace
 
@@ -17,13 +17,13 @@ from .run import HiFARun
 
 @dataclass(frozen=True)
 class Target:
-    """What the views of a step are pulled to, in the form of equation 4.
+    """Target of the views of a step, in the form of equation 4.
 
     Args:
-        weight: Of the squared residuals.
-        z: `(V, C, h, w)` where z should be.
-        x: `(V, 3, H, W)` where x should be; `None` without a term in image space.
-        estimate: `(V, 3, H, W)` in [0, 1], the prior's clean estimates of the views; `None` if nobody asked for them.
+        weight: Weight of the squared residuals.
+        z: `(V, C, h, w)` target of z.
+        x: `(V, 3, H, W)` target of x; `None` without a loss term in image space.
+        estimate: `(V, 3, H, W)` in [0, 1], clean estimates of the views by the prior; `None` if not requested.
     """
 
     weight: float
@@ -34,14 +34,15 @@ class Target:
 
 @dataclass(frozen=True)
 class Views:
-    """The rendered views that are distilled in a step: one, or the V that a multi-view prior sees at once.
+    """Rendered views of a step: V views for a multi-view prior, otherwise a single view.
 
     Args:
-        x: `(V, 3, H, W)` in [0, 1], of the prior's size.
-        z: `(V, C, h, w)` their latents E(x).
+        x: `(V, 3, H, W)` in [0, 1], at the prior's input size.
+        z: `(V, C, h, w)` latents E(x) of the views.
         t: Timestep.
-        cameras: That see them, V.
-        by_cameras: Whether the prior is told the cameras; else the words of the only view.
+        cameras: Cameras of the V views.
+        by_cameras: Whether the prior is conditioned on the cameras. Otherwise the prompt has the view suffix of the
+            single view.
     """
 
     x: Tensor
@@ -52,7 +53,10 @@ class Views:
 
 
 def distillation_loss(config: HiFAConfig, views: Views, target: Target) -> Tensor:
-    """L_SDS+ (equation 4), the mean over the views, or that of the method that the settings name in its place."""
+    """Return the distillation loss, the mean over the views.
+
+    The loss is L_SDS+ (equation 4). The other methods have the same form with another target and weight.
+    """
     loss = sds_plus_loss(
         views.z,
         target.z,
@@ -66,7 +70,7 @@ def distillation_loss(config: HiFAConfig, views: Views, target: Target) -> Tenso
 
 
 def guidance_of(run: HiFARun, views: Views) -> Guidance:
-    """The guidance of a step: by cameras, or by the words of its only view."""
+    """Return the guidance of a step, by cameras or by the view suffix of the single view."""
     if not views.by_cameras:
         return guidance_for(run, views.cameras[0])
     config = run.config
@@ -74,11 +78,11 @@ def guidance_of(run: HiFARun, views: Views) -> Guidance:
 
 
 def guidance_for(run: HiFARun, camera: Camera) -> Guidance:
-    """The guidance of a view by words: Perp-Neg if the settings give it a strength, else classifier-free."""
+    """Return the guidance of a view by its suffix: Perp-Neg if `perp_neg` > 0, otherwise classifier-free guidance."""
     guidance = _guidance_from(run.config, run.prompt_embeds, camera)
     if run.pooled_prompt_embeds is None:
         return guidance
-    # Of the pooled embeddings the same are asked, or mixed in the same way.
+    # The pooled embeddings are selected or mixed in the same way as the token embeddings.
     return replace(guidance, pooled=_guidance_from(run.config, run.pooled_prompt_embeds, camera).embeds)
 
 
@@ -96,28 +100,34 @@ def distillation_target(
     variational: VariationalScore | None = None,
     estimate: bool = False,
 ) -> Target:
-    """The target of the views of a step by the method that the settings name.
+    """Compute the target of the views of a step by the method `distillation` of the settings.
 
-    `hifa` denoises in several steps and has a constant w, the others in one. `sds` (Poole et al. 2022, "DreamFusion",
-    equation 3) and `sjc` (Wang et al. 2023, "Score Jacobian Chaining") have the gradient w(t) (eps_hat - eps) dz/dx,
-    which by equation 2 is that of the residual z - z_hat with the weight w(t) alpha_t / sigma_t. `vsd` (Wang et al.
-    2023, "ProlificDreamer", section 3.2) has eps_phi of the variational score in place of eps, and so the residual
-    z_phi - z_hat. What else these methods have, a random t or fields and losses of their own, is not chosen here.
+    - `hifa` denoises in several steps and has a constant w. The other methods denoise in one step.
+    - `sds` (Poole et al. 2022, "DreamFusion", equation 3) and `sjc` (Wang et al. 2023, "Score Jacobian Chaining") have
+      the gradient w(t) (eps_hat - eps) dz/dx. By equation 2, this is the gradient of the squared residual z - z_hat
+      with the weight w(t) alpha_t / sigma_t.
+    - `vsd` (Wang et al. 2023, "ProlificDreamer", section 3.2) replaces eps by eps_phi of the variational score. The
+      residual is then z_phi - z_hat.
 
-    With `lambda_rgb` HiFA's term in image space is added to each of them, by the same weight; for `vsd` it has the
-    residual D(z_phi) - D(z_hat) (appendix A.4).
+    The method does not select other properties of the published methods, such as a random t, fields and losses.
+
+    With `lambda_rgb`, HiFA's term in image space is added to every method with the same weight. For `vsd` its residual
+    is D(z_phi) - D(z_hat) (appendix A.4).
 
     Args:
-        variational: For the method `vsd`.
-        estimate: Whether the clean estimates are wanted as pictures, which a latent prior has to decode.
+        run: Run, for the settings, the prompt and the random state.
+        prior: Prior.
+        views: Rendered views.
+        variational: Variational score for the method `vsd`.
+        estimate: Whether to return the clean estimates as images, which a latent prior has to decode.
 
     Raises:
-        ValueError: For `vsd` without a variational score, without which it would be `sds`.
+        ValueError: For `vsd` without a variational score, because the result would be that of `sds`.
     """
     if run.config.distillation == "vsd" and variational is None:
         raise ValueError(
-            "distillation='vsd' needs a variational score: give VariationalScore(prior, run.variational), as "
-            "HiFAPipeline.advance does, or choose distillation='sds'."
+            "distillation='vsd' needs a variational score. Pass VariationalScore(prior, run.variational), as "
+            "HiFAPipeline.advance does, or use distillation='sds'."
         )
     config, x, z, t = run.config, views.x, views.z, views.t
     beside = prior.beside(z, run.generator)
@@ -130,14 +140,14 @@ def distillation_target(
     alpha_cumprod = float(prior.alphas_cumprod[t])
     weight = config.sds_weight * residual_weight(config.distillation, alpha_cumprod)
     z_t, _ = prior.noisy(z, t, run.generator)
-    # Not brought back to where z can be, which equation 2 does not do either.
+    # The estimate is not clipped or thresholded, as in equation 2.
     z_hat = to_sample(prior.predict_noise(z_t, t, guidance), z_t, alpha_cumprod)
     x_hat = prior.decode(z_hat) if config.lambda_rgb or estimate else None
     picture = _picture(z_hat, x_hat) if estimate else None
     x_hat = x_hat if config.lambda_rgb else None
     if variational is None:
         return Target(weight, z_hat, x_hat, picture)
-    (camera,) = views.cameras  # the settings refuse several with a variational score
+    (camera,) = views.cameras  # The settings do not allow several views with a variational score.
     prompt = replace(prompt_of(run, camera), beside=beside)
     epsilon_phi = variational.predict_noise(z_t, t, prompt, camera)
     z_phi = to_sample(epsilon_phi, z_t, alpha_cumprod)
@@ -146,23 +156,23 @@ def distillation_target(
 
 
 def _picture(z_hat: Tensor, x_hat: Tensor | None) -> Tensor:
-    """The estimate as a picture in [0, 1]: x_hat, or z_hat in [-1, 1] where z is the image itself."""
+    """Return the estimate as an image in [0, 1]: x_hat, or for a pixel-space prior z_hat, rescaled from [-1, 1]."""
     return x_hat if x_hat is not None else (z_hat / 2 + 0.5).clamp(0, 1)
 
 
 def prompt_of(run: HiFARun, camera: Camera) -> Guidance:
-    """The prompt alone with the words of a camera's view, nothing to be guided away from."""
+    """Return guidance with only the prompt and the view suffix of a camera, without a negative prompt."""
     row = [2 + camera.view]
     pooled = None if run.pooled_prompt_embeds is None else run.pooled_prompt_embeds[row]
     return Guidance(run.prompt_embeds[row], lambda outputs: outputs, pooled)
 
 
 def residual_weight(distillation: str, alpha_cumprod: float) -> float:
-    """w(t) alpha_t / sigma_t: weight of the residual z - z_hat for the gradient w(t) (eps_hat - eps) (equation 2).
+    """Return w(t) alpha_t / sigma_t, the weight of the residual z - z_hat.
 
-    DreamFusion and ProlificDreamer have w(t) = sigma_t^2. Score Jacobian Chaining averages the scores of perturbed
-    images, (D(z + s n) - z) / s^2 at the noise level s = sigma_t / alpha_t, and its code multiplies them by s: with
-    D = z_hat that is w(t) = 1.
+    By equation 2, this weight gives the gradient w(t) (eps_hat - eps). DreamFusion and ProlificDreamer have
+    w(t) = sigma_t^2. Score Jacobian Chaining averages the scores of perturbed images, (D(z + s n) - z) / s^2, at the
+    noise level s = sigma_t / alpha_t, and its code multiplies the scores by s. With D = z_hat, this is w(t) = 1.
 
     Args:
         distillation: `"sds"`, `"sjc"` or `"vsd"`.

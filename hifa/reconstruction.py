@@ -1,4 +1,4 @@
-"""Guidance by given views: reconstruction losses on random pixels of them (HiFA section 5.4 and appendix A.5)."""
+"""Guidance by given views: reconstruction losses on random pixels of the views (HiFA section 5.4, appendix A.5)."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ from .run import HiFARun
 from .surface_guidance import ViewNormals
 
 
-TV_SIZE = 128  # pixels a side, of the views for which `lambda_tv` is the weight as it is
+TV_SIZE = 128  # pixels per side of a view; the weight is exactly `lambda_tv` at this size
 
 
 def reconstruct_pixels(
@@ -27,19 +27,20 @@ def reconstruct_pixels(
 ) -> dict[str, Tensor]:
     """Add the gradients of the reconstruction losses on `given_rays` random pixels of the given views.
 
-    Rays of all views in one batch see the object from all sides in every step, for a fraction of the cost of images.
+    A batch with rays of all views covers the object from all sides in every step, at a fraction of the cost of whole
+    images.
 
     Args:
-        run: With views.
-        weight: In (0, 1], of the reconstruction losses.
-        regularise: From what rays saw to weighted terms that apply to any view.
-        view_normals: For settings with `lambda_image_normal`.
+        run: Run with given views.
+        weight: Factor on the reconstruction losses, in (0, 1].
+        regularise: Function from the rendered rays to the weighted regularizers.
+        view_normals: Predicted normals for settings with `lambda_image_normal`.
 
     Returns:
-        Weighted terms by name, detached.
+        Weighted loss terms by name, detached.
     """
     config, (batch, offsets) = run.config, draw_pixels(run.views, run.config, run.generator)
-    alone = len(batch.rays)  # the others are corners, for their normals
+    alone = len(batch.rays)  # The rays after this index are corners for the normal loss.
     if view_normals is not None:
         corners, more = draw_corners(run.views, config, view_normals.stride, run.generator)
         batch, offsets = batch.joined(corners), torch.cat([offsets, more])
@@ -51,7 +52,7 @@ def reconstruct_pixels(
         if config.lambda_mask:
             terms["mask"] = weight * config.lambda_mask * mask_loss(seen.opacity, batch.mask)
         if config.lambda_tv:
-            # The pixels of a picture twice as large differ half as much from their neighbours.
+            # At twice the image size, neighboring pixels differ by half.
             scale = run.views.size / TV_SIZE
             variation = total_variation_loss(seen.colour[:alone], batch.mask[:alone])
             terms["tv"] = weight * config.lambda_tv * scale * variation
@@ -66,7 +67,7 @@ def reconstruct_pixels(
         batch.rays,
         run.sampling,
         loss_of,
-        background=torch.ones(3, device=run.device),  # given views are on white
+        background=torch.ones(3, device=run.device),  # Given views have a white background.
         offsets=offsets,
         chunk=config.rays_per_chunk,
     )
@@ -74,8 +75,12 @@ def reconstruct_pixels(
 
 
 def draw_pixels(views: GivenViews, config: HiFAConfig, generator: torch.Generator) -> tuple[PixelBatch, Tensor]:
-    """Random pixels, pairs of neighbours if total variation needs them, and the offsets `(n_rays, 2)` in [0, 1] of the
-    samples on their rays. They are `given_rays`, or half as many if the others are needed for normals."""
+    """Draw random pixels, in pairs of neighbors if total variation needs pairs.
+
+    Returns:
+        `given_rays` pixels, or half as many if the normal loss needs the other half, and the offsets `(n_rays, 2)` in
+        [0, 1] of the samples on the rays.
+    """
     count = config.given_rays // 2 if config.lambda_image_normal else config.given_rays
     if config.lambda_tv:
         batch = views.sample_pairs(max(1, count // 2), generator)
@@ -87,9 +92,12 @@ def draw_pixels(views: GivenViews, config: HiFAConfig, generator: torch.Generato
 def draw_corners(
     views: GivenViews, config: HiFAConfig, stride: int, generator: torch.Generator
 ) -> tuple[PixelBatch, Tensor]:
-    """Random corners of three pixels, half of `given_rays` in all, and the offsets of the samples on their rays.
+    """Draw random corners of three pixels for the normal loss.
 
-    The rays of a corner have the same offsets: a difference of their depths then has little of the sampling's noise.
+    The three rays of a corner have the same offsets, so that differences of their depths have little sampling noise.
+
+    Returns:
+        Half of `given_rays` pixels in total, and the offsets `(n_rays, 2)` in [0, 1] of the samples on the rays.
     """
     count = max(1, config.given_rays // 6)
     batch = views.sample_corners(count, stride, generator)
@@ -100,11 +108,12 @@ def reconstruct_latents(run: HiFARun, prior: DiffusionPrior, weight: float) -> d
     """Add the gradient of the latent reconstruction loss on one whole given view, drawn at random.
 
     Args:
-        prior: Both images are brought to the size that it was trained on.
-        weight: In (0, 1].
+        run: Run with given views.
+        prior: Prior with the encoder. Both images are resized to the input size of the prior.
+        weight: Factor on the loss, in (0, 1].
 
     Returns:
-        The weighted term by name, detached.
+        The weighted loss term by name, detached.
     """
     config, views = run.config, run.views
     view = int(torch.randint(len(views), (), generator=run.generator))

@@ -1,4 +1,4 @@
-"""Timestep annealing (HiFA section 4.1, equation 5) and the rates it is compared with (figure 7)."""
+"""Timestep annealing (HiFA section 4.1, equation 5) and the alternatives that the paper compares (figure 7)."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 
 
 ANNEALINGS = ("sqrt", "linear", "cosine", "random", "narrowing")
-NARROWED_BY, NARROWED_TO = 0.8, 0.5  # share of the run; the upper bound from then on, of T
+NARROWED_BY, NARROWED_TO = 0.8, 0.5  # fraction of the run; upper bound from then on, as a fraction of T
 
 
 def annealed_timestep(
@@ -17,18 +17,22 @@ def annealed_timestep(
     annealing: str = "sqrt",
     generator: torch.Generator | None = None,
 ) -> int:
-    """Diffusion timestep of an iteration.
+    """Return the diffusion timestep of an iteration.
 
-    `sqrt` is equation 5, t = t_max - (t_max - t_min) sqrt(iter / total_iter); `linear` and `cosine` replace the root
-    by p and (1 - cos(pi p)) / 2; `random` draws t uniformly, as DreamFusion does; `narrowing` draws it between bounds
-    that fall, see `narrowing_bounds`.
+    With p = iteration / total_iterations:
+
+    - `sqrt` is equation 5, t = t_max - (t_max - t_min) sqrt(p).
+    - `linear` replaces sqrt(p) by p.
+    - `cosine` replaces sqrt(p) by (1 - cos(pi p)) / 2.
+    - `random` draws t uniformly, as DreamFusion does.
+    - `narrowing` draws t between two falling bounds, see `narrowing_bounds`.
 
     Args:
         iteration: 0 <= iteration <= total_iterations.
         total_iterations: At least 1.
         t_max, t_min: Bounds, 0 <= t_min <= t_max.
         annealing: One of `ANNEALINGS`.
-        generator: For `random` and `narrowing` only, on the CPU.
+        generator: Random generator for `random` and `narrowing`, on the CPU.
 
     Returns:
         The timestep, rounded down.
@@ -49,8 +53,11 @@ def annealed_timestep(
 
 
 def narrowing_bounds(iteration: int, total_iterations: int, t_max: int, t_min: int) -> tuple[int, int]:
-    """Bounds of the timesteps of MVDream's public code: both begin at `t_max`. Over the first `NARROWED_BY` of the run
-    the lower one falls linearly to `t_min` and the upper one to `NARROWED_TO / 0.98` of `t_max`."""
+    """Return the lower and the upper timestep bound of MVDream's public code.
+
+    Both bounds start at `t_max`. Over the first `NARROWED_BY` of the run, the lower bound falls linearly to `t_min`
+    and the upper bound to `NARROWED_TO / 0.98` of `t_max`.
+    """
     share = min(1.0, iteration / (NARROWED_BY * total_iterations))
     end = max(t_min, t_max * NARROWED_TO / 0.98)
     return int(t_max + share * (t_min - t_max)), int(t_max + share * (end - t_max))

@@ -1,4 +1,4 @@
-"""Guidance of the rendered surface by a model that sees surfaces in pictures, and its smoothness."""
+"""Guidance of the rendered surface by models that predict normals or disparity from images, and smoothness."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from .rendering.rays import RayOutput
 from .rendering.volume import disparity
 
 
-MODEL_SIZE = 64  # pixels; what the models resolve in a view, whatever its size
-MAX_STEP = 0.6  # world units: a larger central difference of the depth is an occlusion edge
+MODEL_SIZE = 64  # pixels per side; resolution of the models in a view of any size
+MAX_STEP = 0.6  # world units; a larger central difference of the depth is an occlusion edge
 
 
 @dataclass(frozen=True)
 class WholeView:
-    """A rendered view, pixel by pixel.
+    """A completely rendered view.
 
     Args:
-        camera: That sees it.
-        rays: Of its pixels, row by row.
-        rendered: What the rays returned.
-        size: Height and width in pixels, n.
+        camera: Camera of the view.
+        rays: Rays of the pixels, row by row.
+        rendered: Output of the rays.
+        size: Height and width n, pixels.
     """
 
     camera: Camera
@@ -37,7 +37,7 @@ class WholeView:
 
     @property
     def picture(self) -> Tensor:
-        """Its colors `(1, 3, n, n)`, without a graph."""
+        """Return the colors of the view `(1, 3, n, n)`, detached."""
         return self.square(self.rendered.colour.detach()).movedim(-1, 0)[None]
 
     def square(self, values: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class WholeView:
 
 
 def whole_views(cameras: Sequence[Camera], rays: Sequence[Rays], rendered: RayOutput, size: int) -> list[WholeView]:
-    """The views of a step, one for each camera, from what all their rays returned, one view after the other."""
+    """Split the output of the rays of a step into one view for each camera."""
     views, pixels = [], size * size
     for index, (camera, own) in enumerate(zip(cameras, rays, strict=True)):
         part = slice(index * pixels, (index + 1) * pixels)
@@ -54,17 +54,19 @@ def whole_views(cameras: Sequence[Camera], rays: Sequence[Rays], rendered: RayOu
 
 
 def disparity_guidance(view: WholeView, estimate: SurfaceEstimate) -> Tensor:
-    """`losses.disparity_loss` of a view against what a model sees in its colors; only the depth of rays that hit the
-    object gets a gradient."""
+    """Compute `losses.disparity_loss` of a view and the disparity predicted from its colors.
+
+    Only the depth of rays with an opacity above 1/2 gets a gradient.
+    """
     mask = view.rendered.opacity > 0.5
     return disparity_loss(disparity(view.rendered.depth), estimate.disparity.flatten(), mask)
 
 
 def normal_guidance(view: WholeView, estimate: SurfaceEstimate) -> Tensor:
-    """`losses.normal_loss` of the normals of a view's depth against those that a model sees in the prior's estimate.
+    """Compute `losses.normal_loss` of a view's depth normals and the normals predicted from the prior's estimate.
 
-    The opacity of the view only decides which pixels count. It gets no gradient, so that the silhouette is left to
-    the other losses.
+    The opacity of the view only selects pixels and gets no gradient, so that only the other losses shape the
+    silhouette.
     """
     depth, opacity = view.square(view.rendered.depth), view.square(view.rendered.opacity.detach())
     normals, valid = depth_normals(depth, opacity, view.square(view.rays.directions), MAX_STEP)
@@ -73,20 +75,20 @@ def normal_guidance(view: WholeView, estimate: SurfaceEstimate) -> Tensor:
 
 
 def curvature(view: WholeView, tau: float) -> Tensor:
-    """`losses.curvature_loss` of a view."""
+    """Compute `losses.curvature_loss` of a view."""
     pixel = 2 * view.camera.radius * torch.tan(torch.deg2rad(torch.tensor(view.camera.fov_deg / 2))).item() / view.size
     return curvature_loss(view.square(view.rendered.depth), view.square(view.rendered.opacity > 0.5), pixel, tau)
 
 
 @dataclass(frozen=True)
 class ViewNormals:
-    """What a model sees in given views.
+    """Predicted normals of given views.
 
     Args:
         normals: `(views * H * H, 3)` unit normals in world axes.
         confidence: `(views * H * H,)` in [0, 1].
-        stride: Pixels between the rays whose depths are compared: one pixel of the picture that the model is shown.
-            Closer ones would only see the noise of the depth.
+        stride: Distance in pixels between the rays whose depths are compared: one pixel of the model's input image.
+            At a smaller distance, the depth differences would be mostly noise.
     """
 
     normals: Tensor
@@ -95,7 +97,7 @@ class ViewNormals:
 
     @classmethod
     def read(cls, views: GivenViews, prior: SurfacePrior) -> "ViewNormals":
-        """Show every view to a model of normals."""
+        """Predict the normals of every view with a normal model."""
         normals, confidence = [], []
         for number, camera in enumerate(views.cameras):
             color, _ = views.picture(number)
@@ -107,8 +109,14 @@ class ViewNormals:
         return cls(torch.cat(normals), torch.cat(confidence), stride)
 
     def loss(self, batch: PixelBatch, rendered: RayOutput) -> Tensor:
-        """`losses.normal_loss` of the corners of `GivenViews.sample_corners`: of a pixel, the one to its right and
-        the one below it."""
+        """Compute `losses.normal_loss` at the corners of `GivenViews.sample_corners`.
+
+        A corner consists of a pixel, the pixel `stride` to the right, and the pixel `stride` below.
+
+        Args:
+            batch: Pixels of the corners.
+            rendered: Output of the rays of `batch`.
+        """
         (here, right, below), (first, second, third) = (
             values.chunk(3) for values in (batch.rays.directions * rendered.depth[:, None], rendered.opacity.detach())
         )
@@ -123,12 +131,12 @@ class ViewNormals:
 
 @dataclass(frozen=True)
 class SurfaceModels:
-    """What guides the surface of a run; `None` where its settings do not ask for it.
+    """Models that guide the surface of a run; `None` where the settings need no model.
 
     Args:
-        disparity: For `lambda_disparity`.
-        normals: For `lambda_normal`.
-        views: For `lambda_image_normal`.
+        disparity: Disparity model for `lambda_disparity`.
+        normals: Normal model for `lambda_normal`.
+        views: Predicted normals of the given views for `lambda_image_normal`.
     """
 
     disparity: SurfacePrior | None = None

@@ -52,7 +52,7 @@ def test_pairs_that_are_not_finite_are_refused_by_name(name, value):
 @pytest.mark.parametrize("name", [*PAIRS, "kernel"])
 def test_one_number_for_several_is_refused_by_name(name):
     for value in (3.0, 3, "3"):
-        assert "several numbers" in refused(name, value)
+        assert "tuple of numbers" in refused(name, value)
 
 
 @pytest.mark.parametrize("name", NUMBERS)

@@ -83,7 +83,7 @@ def test_weights_by_hand(alpha_cumprod):
 
 def test_vsd_without_a_variational_score_is_refused(pipe):
     """It would be SDS."""
-    with pytest.raises(ValueError, match="distillation='vsd' needs a variational score: give VariationalScore"):
+    with pytest.raises(ValueError, match="distillation='vsd' needs a variational score. Pass VariationalScore"):
         gradient(pipe, 500, distillation="vsd")
 
 
