@@ -1,4 +1,4 @@
-"""HiFA: text to 3D by optimising a radiance field against a 2D diffusion prior."""
+"""HiFA: text-to-3D by optimization of a radiance field against a 2D diffusion prior."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["TOYBOX", "Camera", "HiFAAsset", "HiFAConfig", "HiFAPipeline", "HiFAPipelineOutput", "HiFARun"]
 __version__ = "0.1.0"
 
-# Loaded when first asked for: with torch, diffusers and transformers behind them that takes seconds, and the command
-# line has options to explain and to refuse before.
+# Imported on first access, because torch, diffusers and transformers take seconds to import. The CLI prints its help
+# and rejects wrong options before that.
 _MODULES = {
     "HiFAAsset": "asset",
     "Camera": "cameras",

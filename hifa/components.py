@@ -1,4 +1,4 @@
-"""What HiFAPipeline is made of: a diffusers prior from a hub id or a folder, and the models that stand by it."""
+"""Components of `HiFAPipeline`: a diffusers prior from a Hub id or a folder, and the models that assist the prior."""
 
 import gc
 from dataclasses import replace
@@ -45,31 +45,34 @@ from .prompts import PromptError, check_embeds, check_prompt, check_reads, max_t
 from .surface_guidance import SurfaceModels, ViewNormals
 
 
-# Added to the settings of a published prior once a model of normals is loaded. The weight has the proportion to its
-# guidance that the embedded prior's has: 400 times, for w and the latents are larger. It was never tuned on a GPU.
+# Settings that a loaded normal model adds to the preset of a published prior. The weight is 400 times that of the
+# embedded prior, because w(t) and the latents are larger: the ratio to the distillation gradient stays the same. The
+# weight was never tuned on a GPU.
 PUBLISHED_NORMALS = {"lambda_normal": 800.0, "normal_period": 4}
 TOYBOX = Path(__file__).parent / "toybox" / "weights"
 CHECKPOINTS = (".ckpt", ".pt", ".safetensors")
 
 
 class HiFAComponents(DiffusionPipeline):
-    """Components, and what can be done with them before there is a run.
+    """Components of the pipeline, and the operations that need no run.
 
     Args:
-        vae: `AutoencoderKL` or a distilled `AutoencoderTiny`; `None` for a model of pixels, as DeepFloyd IF is.
-        text_encoder, tokenizer: CLIP text model and its tokenizer, or T5. They may be `None` if every run is given
-            its `prompt_embeds`.
+        vae: `AutoencoderKL` or a distilled `AutoencoderTiny`. `None` for a pixel-space model such as DeepFloyd IF.
+        text_encoder, tokenizer: CLIP or T5 text model and its tokenizer. Both may be `None` if every run gets
+            `prompt_embeds`.
         unet: `UNet2DConditionModel` that predicts epsilon, v or the sample.
-        scheduler: Any diffusers scheduler with a noise schedule; a `DDIMScheduler` is made from it.
-        disparity_estimator: For settings with `lambda_disparity`, see `DisparityPrior`. Toybox has its own, loaded
-            when it is needed.
-        text_encoder_2, tokenizer_2: The second ones of SDXL.
-        image_noising_scheduler: Of DeepFloyd IF's stage 2.
-        camera_embedding: Of a multi-view prior such as MVDream; beside it the UNet is an ordinary 2D model.
-        force_zeros_for_empty_prompt: For SDXL an empty negative prompt is zeros, not the embedding of no words.
+        scheduler: Any diffusers scheduler with a noise schedule. The pipeline converts it to a `DDIMScheduler`.
+        disparity_estimator: Model for settings with `lambda_disparity`, see `DisparityPrior`. Toybox loads its own
+            model on first use.
+        text_encoder_2, tokenizer_2: Second text encoder and tokenizer of SDXL.
+        image_noising_scheduler: Scheduler of DeepFloyd IF's stage 2 that adds noise to the low-resolution image.
+        camera_embedding: Camera embedding of a multi-view prior such as MVDream. The UNet of such a prior is an
+            ordinary 2D model.
+        force_zeros_for_empty_prompt: Whether SDXL represents an empty negative prompt by zeros instead of the
+            embedding of the empty string.
 
     Raises:
-        ValueError: If they are of another kind or do not fit together.
+        ValueError: If a component is of an unsupported kind, or the components do not fit together.
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
@@ -106,13 +109,14 @@ class HiFAComponents(DiffusionPipeline):
             camera_embedding=camera_embedding,
         )
         self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt)
-        # The prior is never trained. Gradients pass through the encoder to the image, and must not be kept for it.
+        # The prior is never trained. Gradients flow through the encoder to the image, but the encoder's parameters
+        # need none.
         for model in (vae, text_encoder, text_encoder_2, unet, camera_embedding):
             if model is not None:
                 model.requires_grad_(False)
         check_reads(unet, text_encoder)
         if unet is not None:
-            self.make_prior()  # refuses what it cannot work with, before there is a run
+            self.make_prior()  # Raises ValueError for an unsupported model before a run starts.
             self._check_second_encoder()
             self._keep_autoencoder_precise()
         self._multiview: SyncDreamerPipeline | None = None
@@ -121,15 +125,16 @@ class HiFAComponents(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path = TOYBOX, **kwargs: Any) -> Self:
-        """Load a prior: hub id or folder of Stable Diffusion, SDXL or DeepFloyd IF (stage 1 or 2), or the published
-        file of MVDream, see `from_single_file`; the embedded Toybox by default.
+        """Load a prior.
 
         Args:
-            kwargs: As for `DiffusionPipeline.from_pretrained`: `dtype`, `variant`, `token`, ...
+            pretrained_model_name_or_path: Hub id or folder of Stable Diffusion, SDXL or DeepFloyd IF (stage 1 or 2),
+                or the checkpoint file of MVDream, see `from_single_file`. The default is the embedded Toybox prior.
+            kwargs: Arguments for `DiffusionPipeline.from_pretrained`, such as `dtype`, `variant` and `token`.
 
         Raises:
-            ValueError: If the model is of another kind.
-            OSError: If there is no such model.
+            ValueError: If the model is of an unsupported kind.
+            OSError: If the model does not exist.
         """
         if str(pretrained_model_name_or_path).endswith(CHECKPOINTS):
             given = {name: value for name, value in kwargs.items() if value is not None}
@@ -139,7 +144,7 @@ class HiFAComponents(DiffusionPipeline):
         except (ValueError, AttributeError) as error:
             raise ValueError(
                 f"{str(pretrained_model_name_or_path)!r} is not a model in the layout of Stable Diffusion (vae, unet, "
-                f"text_encoder, tokenizer, scheduler), SDXL or DeepFloyd IF (the same without vae): {error}"
+                f"text_encoder, tokenizer, scheduler), SDXL, or DeepFloyd IF (no vae): {error}"
             ) from error
 
     @classmethod
@@ -151,18 +156,21 @@ class HiFAComponents(DiffusionPipeline):
         disparity_estimator: DPTForDepthEstimation | None = None,
         **hub: Any,
     ) -> Self:
-        """Load the published checkpoint of MVDream. `save_pretrained` makes a folder of it, which loads faster and
-        serves diffusers' `StableDiffusionPipeline` as a 2D model.
+        """Load the published checkpoint of MVDream.
+
+        `save_pretrained` converts the checkpoint to a folder. The folder loads faster, and diffusers'
+        `StableDiffusionPipeline` loads the folder as a 2D model.
 
         Args:
-            path_or_id: `sd-v2.1-base-4view.pt` as a file, or its place on the Hub, `owner/name/file`.
-            tokenizer: Hub id or folder, with the tokenizer in its subfolder `tokenizer`; the checkpoint has none.
-            dtype: Of the weights.
-            disparity_estimator: As for `HiFAComponents`.
-            hub: For `huggingface_hub.hf_hub_download`, such as `token`.
+            path_or_id: Path of `sd-v2.1-base-4view.pt`, or its location on the Hub, `owner/name/file`.
+            tokenizer: Tokenizer, or a Hub id or folder with a subfolder `tokenizer`. The checkpoint contains no
+                tokenizer.
+            dtype: Data type of the weights.
+            disparity_estimator: See `HiFAComponents`.
+            hub: Arguments for `huggingface_hub.hf_hub_download`, such as `token`.
 
         Raises:
-            ValueError: If the file is of another model, or a `variant` is given, of which there is none.
+            ValueError: If the file holds another model, or if `variant` is given: the checkpoint has no variants.
             OSError: If the file or the tokenizer is missing.
         """
         if "variant" in hub:
@@ -175,7 +183,13 @@ class HiFAComponents(DiffusionPipeline):
         return pipe if dtype is None else pipe.to(dtype)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """As in diffusers; but an autoencoder of SDXL that overflows in float16 stays in float32."""
+        """Move or cast the pipeline as diffusers does.
+
+        An SDXL autoencoder that overflows in float16 stays in float32.
+
+        Args:
+            args, kwargs: See `DiffusionPipeline.to`.
+        """
         super().to(*args, **kwargs)
         self._keep_autoencoder_precise()
         return self
@@ -186,21 +200,24 @@ class HiFAComponents(DiffusionPipeline):
 
     @property
     def image_size(self) -> int:
-        """Pixels per side that the prior was trained on."""
+        """Return the image size that the prior was trained on, in pixels per side."""
         return self.make_prior().image_size
 
     def make_prior(self, image_size: int = 0) -> DiffusionPrior:
-        """The prior of these components.
+        """Build the prior from the components.
 
         Args:
-            image_size: Pixels per side that it is shown; 0 for those that it was trained on.
+            image_size: Input size of the prior in pixels per side; 0 for the size that the prior was trained on.
 
         Raises:
-            ValueError: If it cannot be shown this size.
+            ValueError: If the prior does not support this size.
         """
         if self.vae is None:
             if image_size:
-                raise ValueError(f"prior_size is for latent priors; this one is shown its own size, got {image_size}.")
+                raise ValueError(
+                    f"prior_size is for latent priors, and this prior has a fixed size, got {image_size}. "
+                    "Set prior_size=0."
+                )
             if enlarges(self.unet):
                 return SuperResolutionPrior(self.unet, self.scheduler, self.image_noising_scheduler)
             return PixelDiffusionPrior(self.unet, self.scheduler)
@@ -210,80 +227,92 @@ class HiFAComponents(DiffusionPipeline):
         return kind(self.vae, self.unet, self.scheduler, image_size)
 
     def check_views(self, config: HiFAConfig) -> None:
-        """Check that the prior sees as many views at once as the settings say.
+        """Check that the prior supports the number of views of the settings.
 
         Raises:
-            ValueError: If it sees single views only.
+            ValueError: If the settings have several views and the prior supports single views only.
         """
         if config.num_views and self.camera_embedding is None:
             raise ValueError(
-                f"num_views={config.num_views} needs a multi-view prior such as MVDream; this one sees single views. "
-                "Load HiFAPipeline.from_single_file(), or set num_views=0."
+                f"num_views={config.num_views} needs a multi-view prior such as MVDream, but this prior supports "
+                "single views only. Load HiFAPipeline.from_single_file(), or set num_views=0."
             )
 
     @property
     def embedded(self) -> bool:
-        """Whether the prior is the embedded Toybox, which has a multi-view and a disparity model beside it."""
+        """Return whether the prior is the embedded Toybox, which comes with a multi-view and a surface model."""
         return self.config.get("_name_or_path") == str(TOYBOX)
 
     def embedded_multiview(self) -> SyncDreamerPipeline | None:
-        """Toybox's multi-view model, loaded when it is first asked for; `None` with another prior, or without its
-        weights, which a training may yet have to make."""
+        """Return Toybox's multi-view model, which the first call loads.
+
+        Returns:
+            The model, or `None` with another prior or if the weights do not exist because they are not yet trained.
+        """
         if self._multiview is None and self.embedded and TOYBOX_MULTIVIEW.is_dir():
             self._multiview = SyncDreamerPipeline.from_pretrained().to(self._execution_device)
         return self._multiview
 
     def default_config(self, views: bool = False, prompt: bool = True, image: bool = False) -> HiFAConfig:
-        """The preset for a run:
+        """Return the preset for a run.
 
-        | prior                       | a prompt          | a prompt and views       | views alone               |
-        |-----------------------------|-------------------|--------------------------|---------------------------|
-        | up to 64 pixels, as Toybox  | `fast`            | `guided`                 | `reconstruction`, or      |
-        | larger, as Stable Diffusion | `preview`         | `guided_preview`         | `hallucinated` if a model |
-        | of pixels, as DeepFloyd IF  | `preview`, at 64  | `guided_preview`, at 64  | made the views            |
-        | that enlarges, IF's stage 2 | `preview`         | `guided_preview`         |                           |
-        | of several views, as MVDream| `multiview_preview` | `guided_preview`       |                           |
+        | Prior                           | Prompt              | Prompt and views        | Views only         |
+        |---------------------------------|---------------------|-------------------------|--------------------|
+        | up to 64 pixels (Toybox)        | `fast`              | `guided`                | `reconstruction`;  |
+        | larger (Stable Diffusion)       | `preview`           | `guided_preview`        | `hallucinated` for |
+        | pixel-space (DeepFloyd IF)      | `preview`, at 64    | `guided_preview`, at 64 | hallucinated views |
+        | super-resolution (IF's stage 2) | `preview`           | `guided_preview`        |                    |
+        | multi-view (MVDream)            | `multiview_preview` | `guided_preview`        |                    |
 
         Args:
-            views: Whether there are given views.
-            prompt: Whether there is a prompt that the prior can read.
-            image: Whether a model made the views.
+            views: Whether the run has given views.
+            prompt: Whether the run has a prompt that the prior can encode.
+            image: Whether the views are hallucinated.
         """
         config = self.fitted(self._preset(views, prompt, image))
         guided = self._normal_prior is not None and prompt and self._larger
         return replace(config, **PUBLISHED_NORMALS) if guided else config
 
     def fitted(self, config: HiFAConfig) -> HiFAConfig:
-        """A preset without the guidance by normals, if no model of normals is there."""
+        """Return a preset with normal guidance switched off if no normal model is available."""
         if self.embedded or self._normal_prior is not None:
             return config
         return replace(config, lambda_normal=0.0, lambda_image_normal=0.0)
 
     def _preset(self, views: bool, prompt: bool, image: bool) -> HiFAConfig:
-        if views and not prompt:  # no prior is used
+        if views and not prompt:  # The run does not use the prior.
             return HiFAConfig.hallucinated() if image else HiFAConfig.reconstruction()
         if not self._larger:
             return HiFAConfig.guided() if views else HiFAConfig.fast()
         preset = HiFAConfig.guided_preview if views else HiFAConfig.preview
         if self.camera_embedding is not None and not views:
             return HiFAConfig.multiview_preview()
-        if self.vae is None and enlarges(self.unet):  # guidance as in IF's own pipeline
+        if self.vae is None and enlarges(self.unet):  # The guidance scale is that of IF's own pipeline.
             return preset(guidance_scale=4.0)
-        if self.vae is None:  # as large as it sees; guidance as usual for DeepFloyd IF, which saturates less than SD
+        if self.vae is None:  # The input size of the prior. The scale is usual for IF, which saturates less than SD.
             return preset(render_size=64, start_render_size=64, growth_end=0.0, guidance_scale=20.0)
         return preset()
 
     @property
     def _larger(self) -> bool:
-        """Whether the prior is larger than Toybox."""
+        """Return whether the prior is larger than Toybox."""
         return self.vae is None or self.image_size > 64
 
     def encode_prompt(self, prompt: str, negative_prompt: str = "") -> Tensor:
-        """Embeddings `(2 + len(VIEWS), tokens, dim)`: the negative prompt, the prompt, the prompt from each view."""
+        """Encode a prompt.
+
+        Returns:
+            Embeddings `(2 + len(VIEWS), tokens, dim)` of the negative prompt, the prompt, and the prompt with each
+            view suffix.
+        """
         return self._encode(prompt, negative_prompt)[0]
 
     def encode_pooled_prompt(self, prompt: str, negative_prompt: str = "") -> Tensor | None:
-        """Pooled embeddings `(2 + len(VIEWS), pooled)` of the same, which SDXL reads too; `None` for others."""
+        """Encode a prompt as the pooled embeddings that SDXL gets in addition to `encode_prompt`.
+
+        Returns:
+            Embeddings `(2 + len(VIEWS), pooled)` in the order of `encode_prompt`. `None` for other models than SDXL.
+        """
         return self._encode(prompt, negative_prompt)[1]
 
     @torch.no_grad()
@@ -295,64 +324,86 @@ class HiFAComponents(DiffusionPipeline):
             if not negative_prompt and self.config.force_zeros_for_empty_prompt:
                 embeds[0], pooled[0] = 0, 0
             return embeds, pooled
-        if self.vae is None:  # DeepFloyd IF was trained on such captions
+        if self.vae is None:  # DeepFloyd IF was trained on lowercase captions.
             texts = [text.lower().strip() for text in texts]
         tokens = self.tokenizer(
             texts, padding="max_length", max_length=max_tokens(self.tokenizer), truncation=True, return_tensors="pt"
         ).to(self._execution_device)
-        # CLIP is trained with its padding, T5 without.
+        # CLIP was trained with padding tokens and T5 with a mask.
         mask = tokens.attention_mask if isinstance(self.text_encoder, T5EncoderModel) else None
         return self.text_encoder(tokens.input_ids, attention_mask=mask)[0], None
 
     def release_text_encoder(self) -> None:
-        """Free the text encoders, which for DeepFloyd IF are twice as large as all else: a run keeps its embeddings,
-        and new ones are started with `prompt_embeds`, and `pooled_prompt_embeds` for SDXL."""
-        # Hooks of `enable_model_cpu_offload` hold their model, and that of the hook before.
+        """Free the text encoders.
+
+        The text encoder of DeepFloyd IF is twice as large as all other components together. Existing runs keep their
+        embeddings. New runs need `prompt_embeds`, and with SDXL also `pooled_prompt_embeds`.
+        """
+        # Each hook of `enable_model_cpu_offload` holds a reference to its model and to the previous hook.
         offloaded = bool(getattr(self, "_all_hooks", None))
         if offloaded:
             self.remove_all_hooks()
         self.register_modules(text_encoder=None, text_encoder_2=None)
-        gc.collect()  # a model that had a hook refers to itself
+        gc.collect()  # A model that had a hook is part of a reference cycle.
         if offloaded:
             self.enable_model_cpu_offload(device=self._offload_device)
 
     def _check_second_encoder(self) -> None:
-        """Refuse a UNet of SDXL that reads something else than its second text encoder says: the refiner is told an
-        aesthetic score besides."""
+        """Check that the second text encoder of SDXL has the pooled width that the UNet expects.
+
+        The refiner of SDXL fails this check, because its UNet also gets an aesthetic score.
+
+        Raises:
+            ValueError: If the widths differ.
+        """
         if self.text_encoder_2 is None or not is_sdxl(self.unet):
             return
         wanted, given = pooled_dim(self.unet), self.text_encoder_2.config.projection_dim
         if wanted != given:
             raise ValueError(
-                f"The UNet reads a pooled embedding of {wanted} numbers, but text_encoder_2 gives {given}. SDXL's "
-                "refiner is such a model, and only finishes images; give the base model."
+                f"The UNet expects a pooled embedding of {wanted} numbers, but text_encoder_2 returns {given}. SDXL's "
+                "refiner is such a model, and it only refines images. Load the base model."
             )
 
     def _check_embeds(self, embeds: Tensor, pooled: Tensor | None) -> None:
-        """Refuse embeddings that were made for another kind of model."""
+        """Check that embeddings have the shapes that the UNet expects.
+
+        Raises:
+            ValueError: If a shape is wrong, as for embeddings of another kind of model.
+        """
         check_embeds(embeds, self.unet)
         expected = (2 + len(VIEWS), pooled_dim(self.unet)) if is_sdxl(self.unet) else None
         got = None if pooled is None else tuple(pooled.shape)
         if got != expected:
             raise ValueError(
-                f"pooled_prompt_embeds must be {expected} for this model, got {got}: see encode_pooled_prompt."
+                f"pooled_prompt_embeds must be {expected} for this model, got {got}. Use encode_pooled_prompt."
             )
 
     def _check_prompt(self, prompt: str | None, negative_prompt: str | None, guided: bool) -> str:
-        """Refuse a bad prompt; with views that guide, one that the prior cannot read only gives a note about that."""
+        """Check a prompt.
+
+        Args:
+            guided: Whether given views guide the run. A prompt that the prior cannot encode is then no error.
+
+        Returns:
+            A note for the user if the run goes on without the prompt; empty otherwise.
+
+        Raises:
+            TypeError, ValueError: If the prompt is invalid, or there is no text encoder.
+        """
         if prompt is None and guided:
             return ""
         needed = [self.text_encoder, self.tokenizer]
         if is_sdxl(self.unet):
             needed += [self.text_encoder_2, self.tokenizer_2]
         if None in needed:
-            raise ValueError("There is no text encoder: give prompt_embeds, or load the model with it.")
+            raise ValueError("No text encoder is loaded. Pass prompt_embeds, or load the model with its text encoder.")
         try:
             check_prompt(self.tokenizer, prompt, negative_prompt)
         except PromptError as error:
             if not guided:
                 raise
-            return f"The views are reconstructed alone, without the prior: {error}"
+            return f"The object is reconstructed from the views only, without the prior: {error}"
         return ""
 
     def _check_readable(
@@ -363,39 +414,40 @@ class HiFAComponents(DiffusionPipeline):
         pooled_prompt_embeds: Tensor | None,
         guided: bool,
     ) -> str:
-        """As `_check_prompt`; embeddings in place of a text encoder are taken as they are if they fit the UNet."""
+        """Check a prompt as `_check_prompt` does, or only the shapes of its embeddings if there are any."""
         if prompt_embeds is None:
             return self._check_prompt(prompt, negative_prompt, guided)
         self._check_embeds(prompt_embeds, pooled_prompt_embeds)
         return ""
 
     def load_normal_model(self, name_or_folder: str | Path, **kwargs: Any) -> None:
-        """Load a published model of surface normals, which guides the runs that are started from then on.
+        """Load a published model of surface normals, which guides all runs that start afterward.
 
-        The default settings of a published prior have `lambda_normal > 0` once there is such a model.
+        With a normal model, the default settings of a published prior have `lambda_normal > 0`.
 
         Args:
             name_or_folder: Hub id or folder of a `MarigoldNormalsPipeline`, such as `prs-eth/marigold-normals-v1-1`.
-            kwargs: As for `DiffusionPipeline.from_pretrained`.
+            kwargs: Arguments for `DiffusionPipeline.from_pretrained`.
 
         Raises:
-            ValueError: If it is a model of another kind.
-            OSError: If there is no such model.
+            ValueError: If the model is of another kind.
+            OSError: If the model does not exist.
         """
         self._normal_prior = MarigoldNormalPrior.from_pretrained(name_or_folder, **kwargs)
 
     @property
     def has_published_normals(self) -> bool:
-        """Whether `load_normal_model` was called."""
+        """Return whether a normal model is loaded (`load_normal_model`)."""
         return self._normal_prior is not None
 
     def surface_models(self, config: HiFAConfig, views: GivenViews | None = None) -> SurfaceModels:
-        """The models that guide the surface, as far as the settings need them; given views are read by them here.
+        """Return the models that guide the surface, as far as the settings need them.
 
-        The embedded prior has one model for all of it, which is loaded when it is first asked for.
+        The embedded prior has a single model for disparity and normals, which the first use loads. The call also
+        predicts the normals of the given views if the settings need them.
 
         Raises:
-            ValueError: If the settings need a model that was not given.
+            ValueError: If the settings need a model that is not loaded.
         """
         needed = [name for name in ("lambda_normal", "lambda_image_normal") if getattr(config, name)]
         normals = self._chosen_normal_prior(needed[0]) if needed else None
@@ -410,8 +462,9 @@ class HiFAComponents(DiffusionPipeline):
             return DisparityPrior(self.disparity_estimator)
         if not self.embedded:
             raise ValueError(
-                "lambda_disparity needs a disparity_estimator: give HiFAPipeline.from_pretrained one, such as "
-                "transformers' DPTForDepthEstimation.from_pretrained('Intel/dpt-hybrid-midas'), or lambda_disparity=0."
+                "lambda_disparity needs a disparity_estimator. Pass a model to HiFAPipeline.from_pretrained, such as "
+                "transformers' DPTForDepthEstimation.from_pretrained('Intel/dpt-hybrid-midas'), or set "
+                "lambda_disparity=0."
             )
         return self._embedded_surface_prior()
 
@@ -420,8 +473,8 @@ class HiFAComponents(DiffusionPipeline):
             return self._normal_prior
         if not self.embedded:
             raise ValueError(
-                f"{setting} needs a model of normals: give --normal-model prs-eth/marigold-normals-v1-1, or in Python "
-                f"call pipe.load_normal_model('prs-eth/marigold-normals-v1-1'), or set {setting}=0."
+                f"{setting} needs a normal model. Use --normal-model prs-eth/marigold-normals-v1-1, call "
+                f"pipe.load_normal_model('prs-eth/marigold-normals-v1-1') in Python, or set {setting}=0."
             )
         return self._embedded_surface_prior()
 

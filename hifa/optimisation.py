@@ -29,16 +29,16 @@ from .surface_guidance import (
 
 @dataclass(frozen=True)
 class HiFAStep:
-    """What one step did.
+    """Result of one step.
 
     Args:
-        step: Finished steps, from 1.
+        step: Number of finished steps, from 1.
         timestep: Diffusion timestep t of the step; `None` in a reconstruction without a prior.
-        losses: Value of each weighted loss term and of their sum, `loss`. Terms on given views begin with `given_`.
-            With `distillation="vsd"` also `variational`, which the variational score learns by; not in the sum.
-        image: The view that was distilled, the first of several, `(H, W, 3)` RGB in [0, 1]; `None` in a reconstruction
-            without a prior.
-        skipped: Attempts at this step that were thrown away, because the loss or a gradient was not finite.
+        losses: Value of each weighted loss term, and their sum `loss`. Terms on given views begin with `given_`. With
+            `distillation="vsd"` there is also `variational`, the loss of the variational score, which is not in the
+            sum.
+        image: `(H, W, 3)` RGB in [0, 1], the first rendered view; `None` in a reconstruction without a prior.
+        skipped: Number of rejected attempts at this step, whose loss or gradient was not finite.
     """
 
     step: int
@@ -49,17 +49,26 @@ class HiFAStep:
 
 
 class DivergedError(ValueError):
-    """Several attempts at a step gave no finite loss and gradient. The run is as it was before them, but for its
-    random state: it can be saved, and a continuation draws other noise."""
+    """Error for a step without a finite loss and gradient in `ATTEMPTS` attempts.
+
+    The run is in the state before the step, except for the random state. The run can be saved, and a resumed run draws
+    other noise.
+    """
 
 
-ATTEMPTS = 10  # at a step; in half precision one in thousands overflows
+ATTEMPTS = 10  # at a step; in half precision one attempt in thousands overflows
 
 
 @dataclass(frozen=True)
 class Distilled:
-    """The distilled views: timestep, weighted loss terms, detached, the first image `(H, W, 3)`, and by what the
-    variational score learnt, if there is one."""
+    """Result of the distillation of a step.
+
+    Args:
+        timestep: Diffusion timestep t.
+        terms: Weighted loss terms, detached.
+        image: `(H, W, 3)` RGB in [0, 1], the first rendered view.
+        variational: Loss of the variational score, detached; `None` for other methods than `vsd`.
+    """
 
     timestep: int
     terms: dict[str, Tensor]
@@ -73,18 +82,19 @@ def optimisation_step(
     surfaces: SurfaceModels = SurfaceModels(),
     variational: VariationalScore | None = None,
 ) -> HiFAStep:
-    """One pass of algorithm 1 (HiFA appendix A.2), with the given views of section 5.4 if the run has any.
+    """Perform one step of algorithm 1 (HiFA appendix A.2), with the losses on given views of section 5.4 if any.
 
-    The optimizers step only if the losses and all gradients are finite. Otherwise the attempt is thrown away and
-    counted in `run.skipped`, and the step is tried again with new noise.
+    The optimizers step only if the losses and all gradients are finite. Otherwise the attempt is rejected and counted
+    in `run.skipped`, and the step is retried with new noise.
 
     Args:
-        prior: `None` for a run without a prompt, which is reconstruction alone.
-        surfaces: For settings with `lambda_disparity` or `lambda_normal`.
-        variational: For settings with `distillation="vsd"`.
+        run: Run to optimize in place.
+        prior: Prior, or `None` for a run without a prompt, which is a pure reconstruction.
+        surfaces: Models for settings with `lambda_disparity`, `lambda_normal` or `lambda_image_normal`.
+        variational: Variational score for settings with `distillation="vsd"`.
 
     Raises:
-        DivergedError: If `ATTEMPTS` in a row are thrown away.
+        DivergedError: If `ATTEMPTS` attempts in a row are rejected.
     """
     config = run.config
     if run.grid is not None and run.step % config.grid_period == 0:
@@ -102,9 +112,9 @@ def optimisation_step(
     else:
         run.optimizer.zero_grad(set_to_none=True)
         raise DivergedError(
-            f"The optimisation diverged at step {run.step + 1}: {ATTEMPTS} attempts in a row were not finite, the "
-            f"last with a loss of {losses['loss']:g} and a gradient of norm {norms[0]:g}. Resume goes on from step "
-            f"{run.step} with other noise; a lower guidance scale, or a prior in float32, may help."
+            f"The optimization diverged at step {run.step + 1}: {ATTEMPTS} attempts in a row were not finite, the "
+            f"last with a loss of {losses['loss']:g} and a gradient of norm {norms[0]:g}. Resume continues from step "
+            f"{run.step} with other noise. A lower guidance scale or a prior in float32 can help."
         )
     if variational is not None:
         variational.step()
@@ -125,13 +135,20 @@ def add_gradients(
     surfaces: SurfaceModels,
     variational: VariationalScore | None,
 ) -> tuple[Distilled | None, dict[str, Tensor]]:
-    """Set the gradients of a step; returns the view that was distilled, if any, and all weighted loss terms, detached.
-    Arguments as for `optimisation_step`."""
+    """Set the gradients of a step.
+
+    Args:
+        run, prior, surfaces, variational: See `optimisation_step`.
+
+    Returns:
+        The result of the distillation, or `None` without one, and all weighted loss terms, detached.
+    """
     config = run.config
     run.optimizer.zero_grad(set_to_none=True)
     distilled = None if run.prompt_embeds is None else distil_views(run, prior, surfaces, variational)
     terms = {} if distilled is None else dict(distilled.terms)
-    # Past the end of image guidance nothing of the given views is touched, not even the random state (appendix A.5).
+    # After the end of image guidance, given views have no effect, and not even random numbers are drawn for them
+    # (appendix A.5).
     weight = 0.0 if run.views is None else config.given_views_weight(run.step)
     if weight > 0:
         given = reconstruct_pixels(run, weight, lambda seen: regularisers(run, seen), surfaces.views)
@@ -144,8 +161,10 @@ def add_gradients(
 def read_losses(
     terms: dict[str, Tensor], distilled: Distilled | None, norms: list[Tensor]
 ) -> tuple[dict[str, float], list[float]]:
-    """The losses of a step as `HiFAStep` has them, and the norms. All are read at once, so that a step waits for the
-    GPU once."""
+    """Return the losses for `HiFAStep`, and the norms, as Python numbers.
+
+    A single transfer reads all values, so that a step waits for the GPU only once.
+    """
     named = terms | {"loss": torch.stack(list(terms.values())).sum()}
     if distilled is not None and distilled.variational is not None:
         named["variational"] = distilled.variational
@@ -156,10 +175,14 @@ def read_losses(
 def distil_views(
     run: HiFARun, prior: DiffusionPrior, surfaces: SurfaceModels, variational: VariationalScore | None
 ) -> Distilled:
-    """Sample a view, render, ask the prior and add the gradients of equation 9 (algorithm 1), and those of the
-    surface's guidance. Then add those of the variational score. A multi-view prior has several views in a step."""
+    """Add the gradients of the distillation (algorithm 1, equation 9).
+
+    The function samples and renders a view, or several views for a multi-view prior, and evaluates the prior. It adds
+    the gradients of the surface guidance and the regularizers to the field, and those of the variational score to its
+    parameters.
+    """
     config, device = run.config, run.device
-    # Steps 1 and 2: views and a timestep.
+    # Steps 1 and 2 of algorithm 1: sample views and a timestep.
     num_views = config.num_views_at(run.step)
     cameras = ring(draw_camera(run), max(num_views, 1))
     size = config.render_size_at(run.step)
@@ -214,10 +237,15 @@ def distil_views(
 def surface_terms(
     run: HiFARun, surfaces: SurfaceModels, views: list[WholeView], estimates: Tensor | None, t: int
 ) -> dict[str, Tensor]:
-    """The weighted terms that guide the surface, each the mean over the views.
+    """Return the weighted loss terms of the surface guidance, each the mean over the views.
 
     Args:
-        estimates: `(V, 3, H, W)` the prior's clean estimates, whose normals guide; `None` for none in this step.
+        run: Run, for the settings and the current step.
+        surfaces: Models of the surface.
+        views: Rendered views, V in number.
+        estimates: `(V, 3, H, W)` clean estimates of the prior, from which target normals are predicted. `None` skips
+            the normal loss.
+        t: Timestep of the estimates.
     """
     config, terms = run.config, {}
     if config.lambda_disparity:
@@ -236,8 +264,11 @@ def surface_terms(
 
 
 def draw_camera(run: HiFARun) -> Camera:
-    """A random camera. At the start of a run of single views it sees the front or the back, as long as
-    `front_back_end` says."""
+    """Draw a random camera.
+
+    In steps with a single view, the camera is on the front or the back side before the fraction `front_back_end` of
+    the run.
+    """
     config = run.config
     camera = sample_camera(
         run.generator,
@@ -255,7 +286,12 @@ def draw_camera(run: HiFARun) -> Camera:
 
 
 def draw_background(run: HiFARun) -> Tensor | None:
-    """A flat, slightly tinted gray in `random_background` of the steps, otherwise `None`: the background network."""
+    """Draw a background.
+
+    Returns:
+        A slightly tinted gray `(3,)` in the fraction `random_background` of the steps. `None`, which stands for the
+        background network, in all other steps.
+    """
     share, level, *tint = torch.rand(5, generator=run.generator).tolist()
     low, high = run.config.background_range
     colour = torch.tensor([low + (high - low) * level + 0.08 * (value - 0.5) for value in tint]).clamp(0, 1)
@@ -263,8 +299,11 @@ def draw_background(run: HiFARun) -> Tensor | None:
 
 
 def regularisers(run: HiFARun, seen: RayOutput) -> dict[str, Tensor]:
-    """Weighted terms that hold for every view, given or not: z-variance (equation 8), opacity and its entropy, and
-    what the public code and the paper's rivals have besides."""
+    """Return the weighted regularizers, which apply to sampled and given views.
+
+    These are z-variance (equation 8), the opacity and its entropy, monotonicity and the entropy of z from the public
+    code, and the distortion loss of Mip-NeRF 360.
+    """
     config, terms = run.config, {}
     ramp = config.warmup(run.step)
     if config.lambda_zvar:

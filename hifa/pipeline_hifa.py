@@ -1,4 +1,4 @@
-"""HiFAPipeline: a prompt goes in, a 3D asset comes out; diffusers components guide the way."""
+"""Text-to-3D pipeline: `HiFAPipeline` makes 3D assets from prompts, guided by diffusers components."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,14 +28,17 @@ OUTPUT_TYPES = ("pil", "np", "pt")
 
 @dataclass
 class HiFAPipelineOutput(BaseOutput):
-    """Result of `HiFAPipeline`.
+    """Output of `HiFAPipeline`.
+
+    The lists have one entry for each prompt. If a callback interrupts a run, this run is the last entry of the lists,
+    and the remaining prompts have none.
 
     Args:
-        images: For each prompt a turntable: PIL images, or an array or tensor `(frames, H, W, 3)` in [0, 1].
-        assets: For each prompt the 3D asset.
-        runs: For each prompt the run, to be saved or continued. The last one may be unfinished, if a callback
-            interrupted it; the prompts after it were not begun then, and all three lists are shorter.
-        picture: What became of `image`: the object cut out, and what may spoil the result; `None` without an image.
+        images: Turntables: each a list of PIL images, or an array or tensor `(frames, H, W, 3)` in [0, 1].
+        assets: 3D assets.
+        runs: Runs, to save or to continue. The last run is unfinished if a callback interrupted it.
+        picture: The object of `image` after background removal, with warnings about the picture. `None` without an
+            image.
     """
 
     images: list[Any]
@@ -45,10 +48,10 @@ class HiFAPipelineOutput(BaseOutput):
 
 
 class HiFAPipeline(HiFARunner):
-    """Text-to-3D by optimising a radiance field against a 2D diffusion model (HiFA, Zhu et al. 2024).
+    """Pipeline for text-to-3D that optimizes a radiance field against a 2D diffusion model (HiFA, Zhu et al. 2024).
 
-    Any folder or hub id of Stable Diffusion, SDXL or DeepFloyd IF loads; without one, `from_pretrained()`
-    takes the embedded Toybox prior. Arguments as for `HiFAComponents`.
+    `from_pretrained` loads any Hub id or folder of Stable Diffusion, SDXL or DeepFloyd IF. Without an argument it
+    loads the embedded Toybox prior. See `HiFAComponents` for the components.
     """
 
     _callback_tensor_inputs = ["image", "prompt_embeds"]
@@ -60,10 +63,10 @@ class HiFAPipeline(HiFARunner):
         output_type: str = "pil",
         callback_on_step_end_tensor_inputs: list[str] | None = None,
     ) -> None:
-        """Check what a run needs before any work starts.
+        """Check the arguments of a call before any work starts.
 
         Raises:
-            TypeError, ValueError: For a bad prompt (`prompts.check_prompt`) or a bad option.
+            TypeError, ValueError: If a prompt (see `prompts.check_prompt`) or an option is invalid.
         """
         _check_options(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         check_prompt(self.tokenizer, prompt, negative_prompt)
@@ -99,42 +102,54 @@ class HiFAPipeline(HiFARunner):
     ) -> HiFAPipelineOutput | tuple:
         """Make an asset for each prompt.
 
+        If a call with several prompts fails, the error has an attribute `output` with the `HiFAPipelineOutput` of the
+        finished prompts. The interrupted run is `pipe.current_run`.
+
         Args:
-            prompt: What to make; with a list, one after the other. `None` with an image or views.
-            negative_prompt: Guides away from it; a list must have the length of `prompt`.
-            num_inference_steps, guidance_scale, eta: Settings of `config` under diffusers' names.
-            generator: One for all prompts, or a list of the length of `prompt`.
-            prompt_embeds: What `encode_prompt` returned for the prompt, without a text encoder; for a list of prompts
-                as many.
-            pooled_prompt_embeds: The same of `encode_pooled_prompt`, for SDXL.
-            config: Settings; `default_config()` without it.
-            image: A picture of the object to reconstruct; see `pictures.prepare_picture` for what it may be. Its views
-                are hallucinated once for all prompts, with the first generator.
-            elevation_deg: Of the picture's camera above the horizon, degrees; estimated without it, which takes a
-                hallucination for each of six elevations. The estimate is told in the note of the run.
-            multiview: Hallucinates sixteen views of `image`; Toybox brings its own, which knows Toybox pictures.
-            multiview_settings: Of its call: `num_inference_steps`, `guidance_scale`, ...
-            view_seeds: How many times it hallucinates; the views that agree best are used, see `multiview.selection`.
-            views: Sixteen views from elsewhere in place of `image`, see `given_views.read_views`. Both guide the run
-                as far as `image_guidance_end` says, a field of `HiFAConfig`.
-            hallucinated: Whether a model made `views`, as it makes those of `image`: they disagree in detail.
-            save_dir: Where the run is saved every `save_every` steps and at its end, also if that is an error or
-                Ctrl-C; `HiFARun.load` and `advance` continue it. With a list of prompts each has a folder in it.
-            num_frames, frame_size: Turntable frames and their pixels per side.
+            prompt: Prompt, or a list of prompts that are processed one after the other. May be `None` with an image
+                or views.
+            negative_prompt: Negative prompt, or a list of the length of `prompt`.
+            num_inference_steps, guidance_scale, eta: Fields of `HiFAConfig` with the same names. They override
+                `config`.
+            generator: One generator for all prompts, or a list of the length of `prompt`.
+            prompt_embeds: Result of `encode_prompt`, for a pipeline without a text encoder. A list of prompts needs a
+                list of the same length.
+            pooled_prompt_embeds: Result of `encode_pooled_prompt`, for SDXL.
+            config: Settings. Defaults to `default_config()`.
+            image: Picture of the object to reconstruct, see `pictures.prepare_picture`. The views of the object are
+                hallucinated once for all prompts, with the first generator.
+            elevation_deg: Elevation of the picture's camera above the horizon, degrees. If `None`, the elevation is
+                estimated, which takes one hallucination for each of six elevations. The note of the run has the
+                estimate.
+            multiview: Model that hallucinates sixteen views of `image`. Toybox has a model for pictures of Toybox
+                objects.
+            multiview_settings: Arguments for the call of `multiview`, such as `num_inference_steps` and
+                `guidance_scale`.
+            view_seeds: Number of hallucinations. The run uses the most consistent one, see `multiview.selection`.
+            views: Sixteen views from another source in place of `image`, see `given_views.read_views`. Views and image
+                guide the run until `image_guidance_end`, a field of `HiFAConfig`.
+            hallucinated: Whether `views` are hallucinated and thus disagree in detail, like the views of `image`.
+            save_dir: Folder of the checkpoint, which is written every `save_every` steps and at the end of the run,
+                also after an error or Ctrl-C. `HiFARun.load` and `advance` resume the run. With a list of prompts,
+                each prompt has a subfolder.
+            save_every: Number of steps between two checkpoints.
+            num_frames, frame_size: Number of turntable frames, and their size in pixels per side.
             output_type: `"pil"`, `"np"` or `"pt"`.
-            return_dict: `False` returns the tuple (images, assets, runs).
+            return_dict: If `False`, return the tuple (images, assets, runs).
             callback_on_step_end: Called as `callback(pipe, step, timestep, tensors)` after each step, from step 0.
-                Setting `pipe._interrupt = True` ends the run early; what there is becomes the asset. The run is
-                `pipe.current_run`.
-            callback_on_step_end_tensor_inputs: Names of the tensors it is given: `image`, `prompt_embeds`.
+                Setting `pipe._interrupt = True` ends the run early, and the asset is made from the current field. The
+                run is `pipe.current_run`.
+            callback_on_step_end_tensor_inputs: Names of the tensors that the callback gets: `image`, `prompt_embeds`.
             settings: Other fields of `HiFAConfig`.
 
+        Returns:
+            The output, or a tuple if `return_dict` is `False`.
+
         Raises:
-            TypeError, ValueError: For bad input, before any work; also for a `save_dir` with an unfinished run.
-            Interrupted: After Ctrl-C, a `KeyboardInterrupt`.
-            DivergedError: If a run finds no finite loss and gradient, see `advance`. With a list of prompts, this and
-                every other error has an attribute `output`: the `HiFAPipelineOutput` of the prompts that are finished,
-                if there are any. The run that was cut short is `pipe.current_run`.
+            TypeError, ValueError: If the input is invalid, or if `save_dir` holds an unfinished run. Raised before any
+                work.
+            Interrupted: After Ctrl-C; a `KeyboardInterrupt`.
+            DivergedError: If no attempt at a step has a finite loss and gradient, see `advance`.
 
         Examples:
             >>> pipe = HiFAPipeline.from_pretrained()
@@ -148,7 +163,7 @@ class HiFAPipeline(HiFARunner):
         generators = _one_for_each(generator, prompts, "generator")
         check_save_every(save_every)
         if isinstance(prompt_embeds, Tensor) and len(prompts) > 1:
-            raise ValueError(f"prompt_embeds is of one prompt, and there are {len(prompts)}. Give a list of them.")
+            raise ValueError(f"prompt_embeds is for one prompt, but there are {len(prompts)} prompts. Pass a list.")
         embeds = _one_for_each(prompt_embeds, prompts, "prompt_embeds")
         pooled = _one_for_each(pooled_prompt_embeds, prompts, "pooled_prompt_embeds")
         _check_options(output_type, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
@@ -158,7 +173,7 @@ class HiFAPipeline(HiFARunner):
         folders = _folders(save_dir, prompts) if isinstance(prompt, list) else [save_dir]
         for folder in folders if save_dir is not None else []:
             check_may_save(folder)
-        if image is not None:  # one for all prompts
+        if image is not None:  # All prompts share the image.
             image = self._photo(image, views, multiview, elevation_deg, view_seeds, multiview_settings)
         given = {"image": image, "views": views, "hallucinated": hallucinated}
         settings |= {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "eta": eta}
@@ -186,7 +201,7 @@ class HiFAPipeline(HiFARunner):
     def _on_step(
         self, run: HiFARun, callback: Callable | None, tensor_names: list[str]
     ) -> Callable[[HiFAStep], None] | None:
-        """A callback in diffusers' manner as `run_to_end` calls it."""
+        """Wrap a diffusers callback for `run_to_end`."""
         if callback is None:
             return None
 
@@ -200,15 +215,15 @@ class HiFAPipeline(HiFARunner):
 
 @contextmanager
 def _keeping(output: HiFAPipelineOutput, prompts: int) -> Iterator[None]:
-    """Give an error the output of the prompts that were finished before it, which would be lost with the call."""
+    """Attach the output of the finished prompts to an error, because the failed call does not return the output."""
     try:
         yield
     except BaseException as error:
         if output.runs:
             error.output = output
             error.add_note(
-                f"{len(output.runs)} of {prompts} prompts are finished: this error has their HiFAPipelineOutput as "
-                "`output`."
+                f"{len(output.runs)} of {prompts} prompts are finished. Their HiFAPipelineOutput is the attribute "
+                "`output` of this error."
             )
         raise
 
@@ -218,11 +233,11 @@ def _check_options(output_type: str, tensor_names: list[str] | None, known: list
         raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}.")
     unknown = set(tensor_names or []) - set(known)
     if unknown:
-        raise ValueError(f"callback_on_step_end_tensor_inputs knows {known}, got {sorted(unknown)}.")
+        raise ValueError(f"callback_on_step_end_tensor_inputs must be from {known}, got {sorted(unknown)}.")
 
 
 def _folders(save_dir: str | Path | None, prompts: list[str]) -> list[Path | None]:
-    """For each prompt a folder of its own in `save_dir`, named by number and prompt."""
+    """Return a subfolder of `save_dir` for each prompt, named by the number and the prompt."""
     if save_dir is None:
         return [None] * len(prompts)
     return [Path(save_dir) / f"{index:04d}-{file_name(text or '')}" for index, text in enumerate(prompts)]

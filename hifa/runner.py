@@ -1,4 +1,4 @@
-"""Runs are begun here, optimised step by step, and brought to their end."""
+"""Pipeline methods that start, advance and finish a run."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -29,11 +29,14 @@ logger = logging.get_logger(__name__)
 
 
 class HiFARunner(HiFAComponents):
-    """What components do with a run: `start` makes one, `advance` moves it, `run_to_end` finishes it. Arguments as for
-    `HiFAComponents`."""
+    """Operations on runs.
+
+    `start` creates a run, `advance` optimizes a run step by step, and `run_to_end` finishes a run. See
+    `HiFAComponents` for the components.
+    """
 
     _interrupt = False
-    # The run that is going on, for callbacks; after an error or Ctrl-C it is the one that was cut short.
+    # The active run, for callbacks; after an error or Ctrl-C the interrupted run.
     current_run: HiFARun | None = None
 
     @property
@@ -42,7 +45,7 @@ class HiFARunner(HiFAComponents):
 
     @property
     def num_timesteps(self) -> int:
-        """Steps of the run that is going on."""
+        """Return the number of steps of the active run."""
         return self._num_timesteps
 
     def start(
@@ -64,21 +67,26 @@ class HiFARunner(HiFAComponents):
         seed: int | None = None,
         **settings: Any,
     ) -> HiFARun:
-        """Begin a run: check, encode the prompt, hallucinate views of an image, make a fresh field.
+        """Start a run: check the arguments, encode the prompt, hallucinate views of an image, initialize the field.
 
         Args:
-            prompt: `None` with views or an image: they are reconstructed, and nothing is distilled. The same happens,
-                with a warning and a note in the run, to a prompt that the prior cannot read.
+            prompt: Prompt, or `None` to reconstruct an image or views without distillation. With an image or views, a
+                prompt that the prior cannot encode is ignored, with a warning and a note in the run.
+            negative_prompt: Negative prompt.
             image, elevation_deg, multiview, multiview_settings, view_seeds: See `HiFAPipeline.__call__`. The image
-                may be a `hallucination.Photo`, which holds the others.
+                may be a `hallucination.Photo`, which holds the other four.
             views: See `given_views.read_views`.
-            hallucinated: Whether a model made `views`, so that they disagree in detail: decides `default_config()`.
-            prompt_embeds: What `encode_prompt` returned for this prompt, here or elsewhere; without a text encoder.
-            pooled_prompt_embeds: The same of `encode_pooled_prompt`, for SDXL.
-            config: Settings; `default_config()` without it.
+            hallucinated: Whether `views` are hallucinated and thus disagree in detail. Selects the preset of
+                `default_config()`.
+            prompt_embeds: Result of `encode_prompt` for this prompt, for a pipeline without a text encoder.
+            pooled_prompt_embeds: Result of `encode_pooled_prompt` for this prompt, for SDXL.
+            config: Settings. Defaults to `default_config()`.
             generator: Source of all randomness, on the CPU. The same state gives the same result.
-            seed: In place of a generator.
-            settings: Fields of `HiFAConfig` that differ from `config`, such as `num_inference_steps=200`.
+            seed: Seed in place of a generator.
+            settings: Fields of `HiFAConfig` that override `config`, such as `num_inference_steps=200`.
+
+        Raises:
+            TypeError, ValueError: If an argument is invalid, or the settings need a model that is not loaded.
         """
         if image is not None:
             image = self._photo(image, views, multiview, elevation_deg, view_seeds, multiview_settings)
@@ -91,17 +99,17 @@ class HiFARunner(HiFAComponents):
         if not reads:
             _check_without_prior(config, note)
         self.check_views(config)
-        self.surface_models(config)  # refuses settings that need a model that was not given
+        self.surface_models(config)  # Raises ValueError if the settings need a model that is not loaded.
         if reads:
-            self.make_prior(config.prior_size)  # refuses a size that it cannot be shown
+            self.make_prior(config.prior_size)  # Raises ValueError for an unsupported size.
         if reads and config.distillation == "vsd":
             check_adaptable(self.unet)
         if generator is None:
             generator = torch.Generator().manual_seed(0 if seed is None else seed)
         elif generator.device.type != "cpu":
-            raise ValueError(f"The generator must be on the CPU, whatever the run is on; got {generator.device}.")
+            raise ValueError(f"The generator must be on the CPU, also for a run on a GPU, got {generator.device}.")
         views = None if views is None else read_views(views, config.bound, config.given_size)
-        # The field's own seed is drawn, so that a given generator decides it too.
+        # The seed of the field is drawn from the generator, so that the generator determines the whole run.
         field_seed = int(torch.randint(2**31 - 1, (), generator=generator)) if seed is None else seed
         if note:
             logger.warning(note)
@@ -109,11 +117,11 @@ class HiFARunner(HiFAComponents):
             made = image.hallucinate(generator)
             views = read_views(made.images, config.bound, config.given_size, image.cameras(config.bound))
             note = f"{note} {made.note}".strip()
-        if follows_views:  # cells finer than a pixel would only hold noise
+        if follows_views:  # Cells finer than a pixel would only hold noise.
             config = replace(config, finest_resolution=max(views.size, config.base_resolution))
         if reads and prompt_embeds is None:
             prompt_embeds, pooled_prompt_embeds = self._encode(prompt, negative_prompt or "")
-        # Tensors made in a caller's inference mode could never be optimised.
+        # Tensors that are created in a caller's inference mode cannot be optimized.
         with torch.inference_mode(False):
             run = HiFARun.begin(
                 prompt,
@@ -135,23 +143,28 @@ class HiFARunner(HiFAComponents):
             return run
 
     def _kept(self, embeds: Tensor) -> Tensor:
-        """A copy that a run can keep: float32, whatever the text encoder's precision."""
+        """Return a float32 copy of embeddings for a run, independent of the text encoder's precision."""
         return embeds.to(self._execution_device, torch.float32, copy=True)
 
     def _photo(self, image: Any, views: Any, multiview: SyncDreamerPipeline | None, *options: Any) -> Photo:
-        """The image with all that its views need, checked before any work."""
+        """Return the image with the model and options that hallucinate its views, checked before any work."""
         if views is not None:
-            raise ValueError("Give either image, of which views are hallucinated, or views, not both.")
+            raise ValueError("Pass either image or views, not both. The views of an image are hallucinated.")
         return image if isinstance(image, Photo) else Photo(image, multiview or self.embedded_multiview(), *options)
 
     def advance(self, run: HiFARun, steps: int | None = None) -> Iterator[HiFAStep]:
-        """Optimise a run, yielding after each step, until it is finished or `steps` more are done.
+        """Optimize a run and yield after each step.
 
-        The run is complete and can be saved between any two steps; a consumer that stops asking stops the work.
+        Between two steps the run is consistent and can be saved. The optimization stops when the caller stops
+        iterating.
+
+        Args:
+            run: Run to optimize in place.
+            steps: Largest number of steps. If `None`, continue to the end of the run.
 
         Raises:
-            DivergedError: If no attempt at a step gives a finite loss and gradient; the run is that of the step
-                before, and can be saved.
+            DivergedError: If no attempt at a step has a finite loss and gradient. The run is then in the state of the
+                step before and can be saved.
         """
         prior, variational, surfaces = None, None, self.surface_models(run.config, run.views)
         if run.prompt_embeds is not None:
@@ -168,7 +181,9 @@ class HiFARunner(HiFAComponents):
             finally:
                 run.seconds += time.perf_counter() - clock
             if result.skipped:
-                logger.warning(f"Step {run.step} took {result.skipped + 1} attempts: the others were not finite.")
+                logger.warning(
+                    f"Step {run.step} took {result.skipped + 1} attempts, because losses or gradients were not finite."
+                )
             yield result
 
     def run_to_end(
@@ -178,17 +193,20 @@ class HiFARunner(HiFAComponents):
         save_every: int = 100,
         on_step: Callable[[HiFAStep], None] | None = None,
     ) -> None:
-        """Advance a run until it is finished, `_interrupt` is set, or Ctrl-C is pressed; with a progress bar.
+        """Advance a run with a progress bar until the end, or until `_interrupt` is set or Ctrl-C is pressed.
 
         Args:
-            save_dir: The run is saved here every `save_every` steps and at the end, whatever ends it. After an error
-                inside of a step it can be continued, but not bit for bit. One that diverges is saved as it was before
-                that, with the random state after it, so that a continuation does not repeat the failure.
+            run: Run to optimize in place.
+            save_dir: Folder of the checkpoint, which is written every `save_every` steps and whenever the loop ends,
+                also by an error. A run with an error inside of a step can be resumed, but not bit for bit. A run that
+                diverges is saved in the state before the failed step with the random state after it, so that the
+                resumed run does not repeat the failure.
+            save_every: Number of steps between two checkpoints.
             on_step: Called after each step.
 
         Raises:
-            Interrupted: After Ctrl-C, when the step at hand is finished and the run is saved. The second Ctrl-C does
-                not wait for the step.
+            Interrupted: After Ctrl-C, when the current step is finished and the run is saved. A second Ctrl-C
+                interrupts the step.
             RunError: If the folder cannot be written.
             DivergedError: See `advance`.
         """
@@ -209,8 +227,8 @@ class HiFARunner(HiFAComponents):
                     if self.interrupt or interrupt.noted:
                         break
             except DivergedError:
-                if save_dir is not None:  # also where this step is saved: the random state is another one by now
-                    with suppress(RunError):  # a field that was spoilt from outside
+                if save_dir is not None:  # Even if this step is saved already, because the random state has changed.
+                    with suppress(RunError):  # A callback may have made the field infinite or NaN.
                         run.save(save_dir)
                 saved = run.step
                 raise
@@ -223,28 +241,33 @@ class HiFARunner(HiFAComponents):
 
 
 def _check_without_prior(config: HiFAConfig, note: str) -> None:
-    """Refuse settings that need a prompt that the prior can read, where there is none.
+    """Check the settings of a run without a prompt that the prior can encode.
 
     Args:
-        note: Why there is none, for the user; empty if none was given.
+        config: Settings.
+        note: Reason why the prior cannot encode the prompt; empty if there is no prompt.
+
+    Raises:
+        ValueError: If the settings need such a prompt.
     """
     if config.image_guidance_end < 1:
         raise ValueError(
-            f"image_guidance_end={config.image_guidance_end} leaves the rest of the run to the prompt, and there "
-            f"is none that the prior can read. {note or 'Give a prompt, or image_guidance_end=1.'}"
+            f"image_guidance_end={config.image_guidance_end} leaves the rest of the run to the prompt, but there is "
+            f"no prompt that the prior can encode. {note or 'Add a prompt, or set image_guidance_end=1.'}"
         )
     for name in ("lambda_disparity", "lambda_image_latent"):
         if getattr(config, name):
             raise ValueError(
-                f"{name}={getattr(config, name)} needs the prior, and there is no prompt that it can read. "
-                f"{note or f'Give a prompt, or {name}=0.'}"
+                f"{name}={getattr(config, name)} needs the prior, but there is no prompt that the prior can encode. "
+                f"{note or f'Add a prompt, or set {name}=0.'}"
             )
 
 
 def check_save_every(steps: int) -> None:
-    """
+    """Check the number of steps between two checkpoints.
+
     Raises:
-        ValueError: If it is less than one step.
+        ValueError: If `steps` is less than 1.
     """
     if steps < 1:
         raise ValueError(f"save_every must be at least 1 step, got {steps}.")

@@ -149,13 +149,13 @@ def test_the_text_encoder_can_be_released(pipe, folder, tmp_path):
     assert [step.losses["loss"] for step in pipe.advance(again)] == expected
     again.save(tmp_path / "run")
     assert torch.equal(HiFARun.load(tmp_path / "run").prompt_embeds, embeds)
-    with pytest.raises(ValueError, match="There is no text encoder: give prompt_embeds"):
+    with pytest.raises(ValueError, match="No text encoder is loaded. Pass prompt_embeds"):
         pipe.start("a red ball")
     called = pipe("a red ball", prompt_embeds=embeds, num_frames=1, **SMALL)
     assert torch.equal(called.runs[0].prompt_embeds, embeds) and called.runs[0].finished
     both = pipe(["a red ball", "a blue cube"], prompt_embeds=[embeds, 2 * embeds], num_frames=1, **SMALL)
     assert torch.equal(both.runs[1].prompt_embeds, 2 * embeds)
-    with pytest.raises(ValueError, match="prompt_embeds is of one prompt, and there are 2"):
+    with pytest.raises(ValueError, match="prompt_embeds is for one prompt, but there are 2"):
         pipe(["a red ball", "a blue cube"], prompt_embeds=embeds)
     without = HiFAPipeline.from_pretrained(folder, text_encoder=None, tokenizer=None)
     assert without.start("a red ball", prompt_embeds=embeds, **SMALL).prompt_embeds.shape == embeds.shape

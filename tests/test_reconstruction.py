@@ -71,7 +71,7 @@ def test_without_a_prompt_nothing_is_distilled(pipe, monkeypatch):
 
 def test_a_prompt_that_the_prior_cannot_read_leaves_reconstruction_and_says_so(pipe):
     run = start(pipe, prompt="a photo of my zebra")
-    assert "reconstructed alone" in run.note and "'my'" in run.note
+    assert "reconstructed from the views only" in run.note and "'my'" in run.note
     assert run.prompt_embeds is None and run.prompt == "a photo of my zebra"
     assert run.asset().facts["note"] == run.note
     output = pipe("a photo of my zebra", views=VIEWS, config=TINY, num_frames=1, frame_size=8)

@@ -186,7 +186,7 @@ def test_text_encoders_can_be_released(pipe):
     assert pipe.text_encoder is None and pipe.text_encoder_2 is None
     again = pipe.start("a red ball", seed=0, prompt_embeds=embeds, pooled_prompt_embeds=pooled, **SMALL)
     assert losses(pipe, again) == expected
-    with pytest.raises(ValueError, match="no text encoder: give prompt_embeds"):
+    with pytest.raises(ValueError, match="No text encoder is loaded. Pass prompt_embeds"):
         pipe.start("a red ball")
 
 
@@ -231,7 +231,7 @@ def test_the_refiner_is_refused_when_it_is_loaded(tmp_path):
     stock = build_sdxl(projection_class_embeddings_input_dim=5 * TIME_DIM + POOLED_DIM)
     stock.register_modules(text_encoder=None, tokenizer=None)
     stock.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="pooled embedding of 16 numbers, but text_encoder_2 gives 24.*refiner"):
+    with pytest.raises(ValueError, match="pooled embedding of 16 numbers, but text_encoder_2 returns 24.*refiner"):
         HiFAPipeline.from_pretrained(tmp_path)
 
 

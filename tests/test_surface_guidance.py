@@ -186,7 +186,7 @@ def test_normals_are_looked_at_every_so_many_steps(tiny_prior):
 def test_a_weight_without_a_model_is_refused_before_work(tiny_prior):
     pipe = HiFAPipeline.from_pretrained(tiny_prior)
     for name in ("lambda_normal", "lambda_image_normal"):
-        with pytest.raises(ValueError, match=f"{name} needs a model of normals"):
+        with pytest.raises(ValueError, match=f"{name} needs a normal model"):
             pipe.start("a red ball", config=replace(TINY, **{name: 1.0}))
 
 
