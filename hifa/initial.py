@@ -1,4 +1,4 @@
-"""What a run begins with: a fresh field, its density grid, and how they look before any prior is loaded."""
+"""Initial state of a run: field and density grid, and a preview that needs no prior."""
 
 import math
 
@@ -13,12 +13,15 @@ from .rendering.image import render_picture
 from .rendering.rays import RaySampling
 
 
-PREVIEW_SIZE = 128  # pixels
-PREVIEW_GRAY = 0.8  # behind the object: a fresh field is of a middle gray, and could not be seen before that
+PREVIEW_SIZE = 128  # pixels per side
+PREVIEW_GRAY = 0.8  # Background. A new field is middle gray and would be invisible on a middle gray background.
 
 
 def initial_field(config: HiFAConfig, seed: int, device: str | torch.device = "cpu") -> RadianceField:
-    """A fresh field in float32 with the density blob of the settings; `seed` and the settings decide its values."""
+    """Create a field in float32 with the density blob of the settings.
+
+    The settings and `seed` determine the values of the field.
+    """
     field = RadianceField(
         bound=config.bound,
         levels=config.levels,
@@ -31,13 +34,15 @@ def initial_field(config: HiFAConfig, seed: int, device: str | torch.device = "c
         blob_radius=config.blob_radius,
         seed=seed,
     )
-    # `ModelMixin.to` imports diffusers' hooks, and peft with them: a second, before the first preview.
+    # `ModelMixin.to` imports diffusers' hooks and peft, which delays the first preview by a second.
     return field if torch.device(device).type == "cpu" else field.to(device)
 
 
 def initial_grid(config: HiFAConfig, field: RadianceField) -> DensityGrid | None:
-    """The density grid of a field, read from it, so that there is a preview before the first step; `None` if the
-    settings have none."""
+    """Create the density grid of a field, or return `None` if the settings have no density grid.
+
+    The grid is filled from the field, so that a preview is possible before the first step.
+    """
     if not config.density_grid:
         return None
     grid = DensityGrid(config.density_grid, config.bound).to(field.device)
@@ -46,7 +51,7 @@ def initial_grid(config: HiFAConfig, field: RadianceField) -> DensityGrid | None
 
 
 def ray_sampling(config: HiFAConfig, grid: DensityGrid | None) -> RaySampling:
-    """How rays are sampled by these settings."""
+    """Return the ray sampling of the settings."""
     return RaySampling(
         config.n_coarse,
         config.n_fine,
@@ -60,7 +65,7 @@ def ray_sampling(config: HiFAConfig, grid: DensityGrid | None) -> RaySampling:
 
 
 def front_camera(config: HiFAConfig, azimuth_deg: float = 0.0) -> Camera:
-    """A camera slightly above, in the middle of where those of the run are."""
+    """Return a camera at an elevation of 15 degrees, with the mean radius and field of view of the run's cameras."""
     fov_deg, radius = sum(config.camera_fov_deg) / 2, sum(config.camera_radius) / 2
     if config.framed:
         radius = sum(config.camera_framing) / 2 / math.tan(math.radians(fov_deg / 2))
@@ -68,12 +73,14 @@ def front_camera(config: HiFAConfig, azimuth_deg: float = 0.0) -> Camera:
 
 
 def preview(field: RadianceField, camera: Camera, sampling: RaySampling, size: int = PREVIEW_SIZE) -> Tensor:
-    """What a field looks like: `(size, size, 3)` RGB in [0, 1] on a light gray."""
+    """Render a field: `(size, size, 3)` RGB in [0, 1] on light gray."""
     background = torch.full((3,), PREVIEW_GRAY, device=field.device)
     return render_picture(field, camera, size, sampling, background).colour
 
 
 def first_preview(config: HiFAConfig, seed: int) -> Tensor:
-    """What a run of these settings will look like at step 0, seconds before a prior is loaded: `preview` of it, but
-    for the density grid, whose loop may still have to be compiled: the field alone is read."""
+    """Render the preview of a run at step 0, seconds before a prior is loaded.
+
+    Rays are sampled without the density grid, because the loops of the grid may not be compiled yet.
+    """
     return preview(initial_field(config, seed), front_camera(config), ray_sampling(config, None))

@@ -1,6 +1,7 @@
-"""What tensors a file must have, compared with what it has before anything is built with them.
+"""Comparison of the tensors of a file with the expected tensors before anything is built from the file.
 
-Shapes and types are in the header of a safetensors file; no weight is read for a file of another layout.
+The header of a safetensors file has shapes and data types, so that a file of another layout is rejected without
+reading any weights.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,11 +13,11 @@ from torch import Tensor, nn
 
 
 class Spec(NamedTuple):
-    """Shape and type of a tensor.
+    """Shape and data type of a tensor.
 
     Args:
-        shape: `None` stands for any positive size of an axis.
-        dtype: `None` for a type that no file of ours has.
+        shape: Sizes of the axes; `None` stands for any positive size.
+        dtype: Data type; `None` for an unsupported type.
     """
 
     shape: tuple[int | None, ...]
@@ -34,16 +35,16 @@ class Spec(NamedTuple):
 
 
 Layout = dict[str, Spec]
-# By their names in safetensors; a tensor of another type fits nothing.
+# By the names in safetensors. Tensors of other types match no layout.
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
-MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam and AdamW
+MOMENTS = ("exp_avg", "exp_avg_sq")  # State of Adam and AdamW.
 
 
 class LayoutError(ValueError):
-    """Tensors are missing, unknown, or of another shape or type."""
+    """Error for tensors that are missing, unknown, or of another shape or data type."""
 
 
 def layout_of(tensors: Mapping[str, Tensor]) -> Layout:
@@ -51,26 +52,32 @@ def layout_of(tensors: Mapping[str, Tensor]) -> Layout:
 
 
 def read_layout(path: str | Path) -> Layout:
-    """The layout of a safetensors file, by its header alone."""
+    """Read the layout of a safetensors file from its header."""
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  not a mapping
         return {name: Spec(tuple(part.get_shape()), DTYPES.get(part.get_dtype())) for name, part in slices.items()}
 
 
 def check_layout(found: Mapping[str, Spec], expected: Mapping[str, Spec]) -> None:
-    """
+    """Check a layout.
+
+    Args:
+        found: Actual layout.
+        expected: Expected layout.
+
     Raises:
-        LayoutError: Naming the first tensor that is missing, unknown, or of another shape or type.
+        LayoutError: If a tensor is missing, unknown, or of another shape or data type. The message names the first
+            such tensor.
     """
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
-            raise LayoutError(f"{name} is missing, {expected[name]}")
+            raise LayoutError(f"{name} is missing, expected {expected[name]}")
         if name not in expected:
-            raise LayoutError(f"{name} is not known")
+            raise LayoutError(f"{name} is unknown")
         if not expected[name].fits(found[name]):
-            raise LayoutError(f"{name} must be {expected[name]}, and is {found[name]}")
+            raise LayoutError(f"{name} must be {expected[name]}, got {found[name]}")
 
 
 def prefixed(prefix: str, layout: Mapping[str, Spec]) -> Layout:
@@ -82,13 +89,15 @@ def unprefixed(prefix: str, layout: Mapping[str, Spec]) -> Layout:
 
 
 def optimizer_layout(parameters: Iterable[Spec], found: Iterable[str], moments: tuple[str, ...] = MOMENTS) -> Layout:
-    """What `state.optimizer_tensors` has of an optimizer. A fused step trusts the shapes: it would write beyond the
-    end of a shorter tensor.
+    """Return the expected layout of `state.optimizer_tensors`.
+
+    A fused optimizer step does not check shapes and would write beyond the end of a shorter tensor.
 
     Args:
-        parameters: Of the optimizer, in its order.
-        found: Names in the file. Parameters that never had a gradient have no state, all others all of it.
-        moments: Names of what the optimizer keeps for each value of a parameter; it counts its steps besides.
+        parameters: Parameters of the optimizer, in order.
+        found: Names of the tensors in the file. A parameter that never had a gradient has no state in the file. All
+            other parameters have the full state.
+        moments: Names of the state tensors with the shape of the parameter. The state also has a step count.
     """
     begun = {name.partition(".")[0] for name in found}
     expected = {}
@@ -100,5 +109,5 @@ def optimizer_layout(parameters: Iterable[Spec], found: Iterable[str], moments: 
 
 
 def module_layout(module: nn.Module) -> Layout:
-    """Of its state dict; the module may be on the meta device."""
+    """Return the layout of a module's state dict. The module may be on the meta device."""
     return layout_of(module.state_dict())

@@ -1,4 +1,4 @@
-"""HiFARun: a text-to-3D run as a value. Checkpoint, resume, pause and "download my run" are all its save and load."""
+"""Complete state of a text-to-3D run. Checkpoint, pause, resume and download all use `HiFARun.save` and `load`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,28 +47,31 @@ FORMAT = "hifa-run-2"
 
 @dataclass
 class HiFARun:
-    """Everything an optimisation is at one moment. Made by `HiFAPipeline.start`, moved by `HiFAPipeline.advance`.
+    """Complete state of an optimization at one moment.
+
+    `HiFAPipeline.start` creates a run, and `HiFAPipeline.advance` optimizes the run.
 
     Args:
-        prompt, negative_prompt: As given; no prompt, no distillation.
-        config: Settings; they do not change during a run.
-        seed: Seed of the initial field and, unless a generator was given, of everything else.
-        prior: Name of the model that guides, for the record; `None` in a reconstruction without one, be it that it
-            cannot read the prompt.
-        prompt_embeds: `(2 + len(VIEWS), tokens, dim)`: the negative prompt, the prompt, the prompt from each view.
-            Kept here, so that a loaded run needs no text encoder. `None` in a reconstruction without a prior.
-        radiance_field: g(theta).
-        optimizer: Adam or Adan over it.
-        grid: The density grid, or `None` if the settings have none.
-        generator: The source of all randomness; on the CPU, whatever device the run is on.
-        variational: What the variational score has learnt (`distillation="vsd"`); `None` with another method.
-        views: Given views, which guide too (section 5.4); `None` without any.
-        note: What the user should know about how the run is guided; empty if nothing.
-        pooled_prompt_embeds: `(2 + len(VIEWS), pooled)` beside `prompt_embeds`, with SDXL; `None` with other priors.
-        step: Finished steps.
+        prompt, negative_prompt: As passed by the user. A run without a prompt has no distillation.
+        config: Settings, which are constant during a run.
+        seed: Seed of the initial field and, unless the user passed a generator, of all other randomness.
+        prior: Name of the prior, as metadata. `None` in a reconstruction without a prior, also if the reason is a
+            prompt that the prior cannot encode.
+        prompt_embeds: `(2 + len(VIEWS), tokens, dim)` embeddings of the negative prompt, the prompt, and the prompt
+            with each view suffix. Saved with the run, so that a loaded run needs no text encoder. `None` in a
+            reconstruction without a prior.
+        radiance_field: Field g(theta).
+        optimizer: Adam or Adan for the parameters of the field.
+        grid: Density grid, or `None` if the settings have none.
+        generator: Source of all randomness. Always on the CPU, also for a run on a GPU.
+        views: Given views for the guidance of section 5.4, or `None`.
+        note: Information for the user about the guidance of the run; may be empty.
+        pooled_prompt_embeds: `(2 + len(VIEWS), pooled)` pooled embeddings for SDXL; `None` for other priors.
+        variational: State of the variational score (`distillation="vsd"`); `None` for other methods.
+        step: Number of finished steps.
         losses: One dictionary for each finished step.
-        seconds: Time spent in `advance`, over all sessions.
-        skipped: Attempts at steps that were thrown away, because the loss or a gradient was not finite.
+        seconds: Time spent in `advance`, summed over all sessions.
+        skipped: Number of rejected attempts at steps, whose loss or gradient was not finite.
     """
 
     prompt: str | None
@@ -100,18 +103,18 @@ class HiFARun:
 
     @property
     def sampling(self) -> RaySampling:
-        """How rays are sampled in this run."""
+        """Return how rays are sampled in this run."""
         return ray_sampling(self.config, self.grid)
 
     def preview(self, camera: Camera | None = None, size: int = PREVIEW_SIZE) -> Tensor:
-        """What the field looks like now: `(size, size, 3)` RGB in [0, 1] on a light gray."""
+        """Render the current field: `(size, size, 3)` RGB in [0, 1] on light gray."""
         return preview(self.radiance_field, camera or self.front_camera(), self.sampling, size)
 
     def front_camera(self, azimuth_deg: float = 0.0) -> Camera:
         return front_camera(self.config, azimuth_deg)
 
     def asset(self) -> HiFAAsset:
-        """The asset as it stands now; the run can go on afterwards without changing it."""
+        """Return a copy of the current field as an asset. Further steps of the run do not change the asset."""
         copy = RadianceField.from_config(self.radiance_field.config)
         copy.load_state_dict(self.radiance_field.state_dict())
         facts = {
@@ -128,11 +131,13 @@ class HiFARun:
         return HiFAAsset(copy.to(self.radiance_field.device), facts)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the run into `folder` as one file, atomically: a crash leaves the previous one.
+        """Save the run as one file in `folder`.
+
+        The write is atomic: after a crash, the folder still has the previous file.
 
         Raises:
-            RunError: If the folder cannot be written, or if a part of the run is not finite: what was saved before
-                is worth more.
+            RunError: If the folder cannot be written, or if a tensor of the run is not finite. The previous file is
+                then kept, because a diverged run is of no use.
         """
         folder = Path(folder)
         tensors = {
@@ -168,7 +173,7 @@ class HiFARun:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / FILE, tensors, facts)
         except NotFiniteError as error:
-            raise RunError(f"The run is not saved to {str(folder)!r}: it diverged. {error}") from error
+            raise RunError(f"The run is not saved to {str(folder)!r}, because it diverged. {error}") from error
         except OSError as error:
             raise RunError(
                 f"Cannot write the run to {str(folder)!r} ({error.strerror or error}). Choose another folder."
@@ -177,38 +182,42 @@ class HiFARun:
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "HiFARun":
-        """Bring a saved run back; continuing it gives bit for bit what the uninterrupted run gives on this machine.
+        """Load a saved run.
+
+        On the same machine, the resumed run is bit for bit identical to an uninterrupted run.
+
+        Args:
+            folder: Folder of the saved run.
+            device: Device of the run.
 
         Raises:
-            RunError: If the folder holds no run, or a damaged or foreign one.
+            RunError: If the folder holds no run, or if the file is damaged or of another kind.
         """
         path = Path(folder) / FILE
         if not is_saved_in(folder):
-            raise RunError(f"{str(folder)!r} holds no HiFA run (no {FILE}). Give the folder that a run was saved to.")
+            raise RunError(f"{str(folder)!r} holds no HiFA run (no {FILE}). Use the folder that a run was saved to.")
         try:
             facts = read_facts(folder)
-        except Exception as error:  # safetensors raises its own class, json another: all mean a damaged file
+        except Exception as error:  # The classes of safetensors and json differ. All of them mean a damaged file.
             raise RunError(
                 f"{str(path)!r} is damaged or not a HiFA run ({type(error).__name__}). Start a new run."
             ) from error
         if facts.get("format") != FORMAT:
             raise RunError(f"{str(path)!r} has format {facts.get('format')!r}, but this version reads {FORMAT!r}.")
         try:
-            # By the header alone: what another file would fill memory with is not even read.
+            # The check reads only the header, so that a foreign file cannot fill the memory.
             check_layout(found := read_layout(path), run_layout(facts, found))
             tensors, facts = read(path)
             check_finite(tensors)
             return cls._restore(tensors, facts, torch.device(device))
         except (KeyError, RuntimeError, TypeError, ValueError, OSError, SafetensorError) as error:
-            raise RunError(
-                f"{str(path)!r} lacks parts of a run or has wrong ones ({error}). Start a new run."
-            ) from error
+            raise RunError(f"{str(path)!r} has missing or wrong parts ({error}). Start a new run.") from error
 
     @classmethod
     def _restore(cls, tensors: dict[str, Tensor], facts: dict, device: torch.device) -> "HiFARun":
         config = HiFAConfig(**facts["config"])
         embeds, pooled = tensors.get("prompt_embeds"), tensors.get("pooled_prompt_embeds")
-        if (embeds is None) != (facts["prior"] is None):  # a prompt that the prior cannot read has no embeddings
+        if (embeds is None) != (facts["prior"] is None):  # A prompt that the prior cannot encode has no embeddings.
             raise KeyError("prompt_embeds")
         views = without_prefix("views", tensors)
         run = cls.begin(
@@ -226,12 +235,12 @@ class HiFARun:
         if bool(learnt) != (embeds is not None and config.distillation == "vsd"):
             raise KeyError("variational")
         if learnt:
-            # Copied: those of a file lie in memory otherwise, and sums of them are rounded otherwise.
+            # Copied, because tensors from a file have another memory layout, which changes the rounding of sums.
             learnt = {name: value.to(device, copy=True) for name, value in learnt.items()}
             run.variational = VariationalState(learnt, config.lora_lr)
             load_optimizer_tensors(run.variational.optimizer, without_prefix("variational_optimizer", tensors))
         run.step, run.losses, run.seconds = facts["step"], facts["losses"], facts["seconds"]
-        run.skipped = facts.get("skipped", 0)  # earlier versions did not count
+        run.skipped = facts.get("skipped", 0)  # Files of earlier versions have no count.
         return run
 
     @classmethod
@@ -249,13 +258,13 @@ class HiFARun:
         note: str = "",
         pooled_prompt_embeds: Tensor | None = None,
     ) -> "HiFARun":
-        """A run at step 0, with a fresh field in float32."""
+        """Create a run at step 0 with a new field in float32."""
         radiance_field = initial_field(config, seed, device)
         groups = radiance_field.parameter_groups(config.grid_lr, config.network_lr)
         if config.optimizer == "adan":
-            optimizer = Adan(groups, eps=1e-8, weight_decay=2e-5)  # as in the public code
+            optimizer = Adan(groups, eps=1e-8, weight_decay=2e-5)  # The values are those of the public code.
         else:
-            # Not fused, a step of Adam is a dozen passes over the table.
+            # Without fusion, a step of Adam makes a dozen passes over the hash table.
             fused = torch.device(device).type in ("cpu", "cuda")
             optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=fused)
         grid = initial_grid(config, radiance_field)
@@ -266,14 +275,14 @@ class HiFARun:
 
 
 def run_layout(facts: dict, found: Layout) -> Layout:
-    """What the file of a run must have, by its settings.
+    """Return the expected layout of a run file with the given settings.
 
     Args:
-        facts: Of the file.
-        found: What it has, which decides of some parts whether and how large they are.
+        facts: Metadata of the file.
+        found: Actual layout of the file, which determines the expected optional tensors and some of their sizes.
 
     Raises:
-        KeyError, TypeError, ValueError: For bad facts.
+        KeyError, TypeError, ValueError: If the metadata is invalid.
     """
     config = HiFAConfig(**facts["config"])
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""What lies in the folder of a saved run, found out without loading it, or torch."""
+"""Contents of the folder of a saved run, read without loading the run or importing torch."""
 
 import json
 from pathlib import Path
@@ -9,28 +9,28 @@ FILE = "run.safetensors"
 
 
 class RunError(ValueError):
-    """A run folder that cannot be read or written; the message says which and what to do."""
+    """Error for a run folder that cannot be read or written. The message names the folder and a remedy."""
 
 
 def is_saved_in(folder: str | Path) -> bool:
-    """Whether a save to `folder` was ever finished; the folder alone, or a half written file, is no run yet."""
+    """Return whether `folder` holds a completely saved run. An empty folder or a partial file does not count."""
     return (Path(folder) / FILE).is_file()
 
 
 def find_saved(folder: str | Path) -> Path:
-    """The folder of a run: `folder`, or `run` in it, which is where the command line saves.
+    """Return the folder of a saved run: `folder`, or its subfolder `run`, which the CLI creates.
 
     Raises:
-        RunError: If there is none in either.
+        RunError: If neither folder holds a run.
     """
     for place in (Path(folder), Path(folder) / "run"):
         if is_saved_in(place):
             return place
-    raise RunError(f"{str(folder)!r} holds no HiFA run (no {FILE}). Give the folder that a run was saved to.")
+    raise RunError(f"{str(folder)!r} holds no HiFA run (no {FILE}). Use the folder that a run was saved to.")
 
 
 def read_facts(folder: str | Path) -> dict[str, Any]:
-    """Prompt, settings, step and losses of a saved run, without its tensors: enough for a list of runs."""
+    """Read the metadata of a saved run without its tensors: prompt, settings, step and losses."""
     from safetensors import safe_open
 
     with safe_open(Path(folder) / FILE, "np") as file:
@@ -38,21 +38,19 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
 
 
 def check_may_save(folder: str | Path) -> None:
-    """Refuse a folder where a new run would overwrite one that is not finished, or cannot be read.
+    """Check that a new run in `folder` does not overwrite an unfinished or unreadable run.
 
     Raises:
-        RunError: Saying what is there.
+        RunError: If the folder holds such a run. The message has no advice, because the CLI adds its own.
     """
     if not is_saved_in(folder):
         return
     try:
         facts = read_facts(folder)
         step, end = facts["step"], facts["config"]["num_inference_steps"]
-    except Exception as error:  # safetensors raises its own class, json another
+    except Exception as error:  # The classes of safetensors and json differ.
         raise RunError(
-            f"{str(folder)!r} holds a run that cannot be read ({type(error).__name__}), and would be overwritten."
+            f"{str(folder)!r} holds a run that cannot be read ({type(error).__name__}) and would be overwritten."
         ) from error
     if step < end:
-        raise RunError(
-            f"{str(folder)!r} holds an unfinished run ({step} of {end} steps), and it would be overwritten."
-        )
+        raise RunError(f"{str(folder)!r} holds an unfinished run ({step} of {end} steps) that would be overwritten.")

@@ -1,4 +1,4 @@
-"""Optimiser and random state as plain tensors, so that safetensors can hold them and nothing is ever unpickled."""
+"""Checkpoint files in the safetensors format: optimizer state as plain tensors, without pickle."""
 
 import json
 import math
@@ -15,16 +15,16 @@ from .layout import MOMENTS, Spec, check_layout, layout_of, optimizer_layout
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """State of an optimiser, flat: `"3.exp_avg"` is the first moment of its parameter number 3."""
+    """Flatten the state of an optimizer: `"3.exp_avg"` is the first moment of parameter number 3."""
     state = optimizer.state_dict()["state"]
     return {f"{index}.{name}": torch.as_tensor(value) for index, row in state.items() for name, value in row.items()}
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave; the parameters must be the same, in the same order.
+    """Load the result of `optimizer_tensors` into an optimizer of the same parameters in the same order.
 
     Raises:
-        LayoutError: If a tensor has not the shape and type that the optimizer keeps for its parameter.
+        LayoutError: If a tensor does not have the shape and data type of the optimizer's state.
     """
     parameters = [value for group in optimizer.param_groups for value in group["params"]]
     moments = getattr(optimizer, "moments", MOMENTS)
@@ -36,34 +36,36 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
     for key, value in tensors.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
-    state = dict(sorted(state.items()))  # as Adam itself has them
+    state = dict(sorted(state.items()))  # The order of Adam's own state.
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 class NotFiniteError(ValueError):
-    """A tensor has an infinite value or a NaN."""
+    """Error for a tensor with an infinite or NaN value."""
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
-    """
+    """Check that all tensors are finite.
+
     Raises:
-        NotFiniteError: Naming the first tensor that is not finite.
+        NotFiniteError: If a tensor is not finite. The message names the first such tensor.
     """
     for name, value in tensors.items():
         if value.is_floating_point() and value.numel():
-            # Extremes are NaN where a value is, and a mask of all values would take memory.
+            # The extremes are NaN if a value is NaN. `isfinite` would need memory for a mask of all values.
             low, high = (extreme.item() for extreme in value.detach().aminmax())
             if not math.isfinite(low) or not math.isfinite(high):
-                raise NotFiniteError(f"{name} is not finite: its values are from {low:g} to {high:g}.")
+                raise NotFiniteError(f"{name} is not finite: its values range from {low:g} to {high:g}.")
 
 
 def write_atomically(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
-    """Write tensors and JSON facts into one safetensors file that is either the old or the new one, never half.
+    """Write tensors and JSON metadata atomically to a safetensors file.
 
     Raises:
-        NotFiniteError: If a tensor is not finite. The old file stays.
+        NotFiniteError: If a tensor is not finite. The previous file is kept.
     """
-    partial = path.with_name(path.name + ".partial")  # always the same: a run that is killed often leaves one at most
+    # A fixed name, so that repeatedly killed runs leave at most one partial file.
+    partial = path.with_name(path.name + ".partial")
     contiguous = {key: value.detach().contiguous().cpu() for key, value in tensors.items()}
     check_finite(contiguous)
     save_file(contiguous, partial, metadata={"facts": json.dumps(facts)})
@@ -73,13 +75,13 @@ def write_atomically(path: Path, tensors: dict[str, torch.Tensor], facts: dict[s
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """As `write_atomically`, for text, and for several writers at once: the last one's is what stays."""
+    """Write text atomically to a file. With several writers at once, the last write wins."""
     with atomically(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors and facts of a file that `write_atomically` wrote."""
+    """Read the tensors and the metadata of a file that `write_atomically` wrote."""
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:

@@ -91,7 +91,7 @@ def test_a_run_with_a_wrong_tensor_is_refused_by_its_name(saved, tmp_path, metho
         if change == "gone":
             del tensors[name]
 
-    with pytest.raises(RunError, match=f"wrong ones.*{name.split('/')[-1]}"):
+    with pytest.raises(RunError, match=f"wrong parts.*{name.split('/')[-1]}"):
         HiFARun.load(rewritten(saved / method, tmp_path / "run", spoil))
 
 
@@ -100,7 +100,7 @@ def test_a_run_with_a_wrong_tensor_is_refused_by_its_name(saved, tmp_path, metho
 )
 def test_a_run_with_an_unknown_tensor_is_refused(saved, tmp_path, name):
     folder = rewritten(saved / "hifa", tmp_path / "run", lambda tensors: tensors.update({name: torch.zeros(3)}))
-    with pytest.raises(RunError, match=f"{name.split('/')[-1]} is not known"):
+    with pytest.raises(RunError, match=f"{name.split('/')[-1]} is unknown"):
         HiFARun.load(folder)
 
 
@@ -112,7 +112,7 @@ def test_views_with_a_wrong_tensor_are_refused(saved, tmp_path, name, change):
         if change != "gone":
             tensors[name] = value[None] if change == "flat" else value.half()
 
-    with pytest.raises(RunError, match=f"wrong ones.*{name}"):
+    with pytest.raises(RunError, match=f"wrong parts.*{name}"):
         HiFARun.load(rewritten(saved / "hifa", tmp_path / "run", spoil))
 
 
@@ -158,7 +158,7 @@ def test_an_asset_with_a_wrong_tensor_is_refused(asset, change):
     if change == "more":
         tensors["more.weight"] = torch.zeros(3)
     save_file(tensors, asset / WEIGHTS, metadata={"format": "pt"})
-    said = {"gone": "grid.table is missing", "more": "more.weight is not known", "nan": "grid.table is not finite"}
+    said = {"gone": "grid.table is missing", "more": "more.weight is unknown", "nan": "grid.table is not finite"}
     with pytest.raises(AssetError, match=said.get(change, "grid.table must be")):
         HiFAAsset.from_pretrained(asset)
 
@@ -202,7 +202,7 @@ def test_a_checkpoint_of_another_module_is_refused(tmp_path):
 
     save_checkpoint(tmp_path / "checkpoint", 5, *parts(4))
     assert load_checkpoint(tmp_path / "checkpoint", *parts(4)) == 5
-    with pytest.raises(LayoutError, match="bias must be .5. float32, and is .4. float32"):
+    with pytest.raises(LayoutError, match="bias must be .5. float32, got .4. float32"):
         load_checkpoint(tmp_path / "checkpoint", *parts(5))
 
 
@@ -247,5 +247,5 @@ def test_layouts_of_files_and_of_tensors_are_the_same(tmp_path):
     save_file(tensors, tmp_path / "file")
     assert read_layout(tmp_path / "file") == layout_of(tensors)
     check_layout(layout_of(tensors), layout_of(tensors) | {"a": Spec((None, 3))})
-    with pytest.raises(LayoutError, match=r"a must be \(any, 4\) float32, and is \(2, 3\) float32"):
+    with pytest.raises(LayoutError, match=r"a must be \(any, 4\) float32, got \(2, 3\) float32"):
         check_layout(layout_of(tensors), layout_of(tensors) | {"a": Spec((None, 4))})
