@@ -1,8 +1,8 @@
 """Pinhole cameras around the object: sampling, orbits and rays.
 
-World axes: z up, the object's front along +x (azimuth 0), azimuth counter-clockwise seen from above. Camera axes are
-OpenCV's: x right, y down, z forward. The centre of pixel (row i, column j) lies at (j + 0.5, i + 0.5), and ray
-directions have unit length, so z along a ray is a distance.
+World axes: z is up, and the front of the object is along +x (azimuth 0). Azimuth is counter-clockwise in a view from
+above. Camera axes are those of OpenCV: x right, y down, z forward. The center of pixel (row i, column j) is at
+(j + 0.5, i + 0.5). Ray directions have unit length, so that z along a ray is a distance.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Camera:
     Args:
         azimuth_deg, elevation_deg: Direction from the origin to the camera, degrees.
         radius: Distance from the origin, world units.
-        fov_deg: Field of view, degrees, the same both ways.
+        fov_deg: Horizontal and vertical field of view, degrees.
     """
 
     azimuth_deg: float
@@ -34,13 +34,18 @@ class Camera:
 
     @property
     def view(self) -> int:
-        """Index into `VIEWS`."""
+        """Return the index of the view suffix in `VIEWS`."""
         return VIEWS.index(view_of(self.azimuth_deg, self.elevation_deg))
 
 
 @dataclass(frozen=True)
 class Rays:
-    """Rays with unit directions: `origins` and `directions` `(n_rays, 3)`, world units."""
+    """Rays with unit directions.
+
+    Args:
+        origins: `(n_rays, 3)`, world units.
+        directions: `(n_rays, 3)` unit vectors.
+    """
 
     origins: Tensor
     directions: Tensor
@@ -53,26 +58,27 @@ class Rays:
 
     @classmethod
     def joined(cls, parts: Sequence["Rays"]) -> "Rays":
-        """The rays of several images, one after the other."""
+        """Concatenate the rays of several images."""
         return cls(torch.cat([part.origins for part in parts]), torch.cat([part.directions for part in parts]))
 
 
 def camera_to_world(camera: Camera) -> Tensor:
-    """Pose `(3, 4)` float32: columns are the camera's right, down and forward axes and its position."""
+    """Return the pose `(3, 4)` float32, whose columns are the right, down and forward axes and the position."""
     azimuth, elevation = torch.deg2rad(torch.tensor([camera.azimuth_deg, camera.elevation_deg], dtype=torch.float64))
     ca, sa, ce, se = azimuth.cos(), azimuth.sin(), elevation.cos(), elevation.sin()
     outward = torch.stack([ce * ca, ce * sa, se])
-    # From the azimuth rather than from a cross product with z, so that straight overhead is defined too.
+    # Computed from the azimuth instead of a cross product with z, which is undefined for an overhead camera.
     right = torch.stack([-sa, ca, torch.zeros_like(sa)])
     down = torch.linalg.cross(-outward, right)
     return torch.stack([right, down, -outward, camera.radius * outward], dim=1).float()
 
 
 def pose_numbers(camera: Camera) -> Tensor:
-    """Pose as MVDream takes it (Shi et al. 2024, section 3.1): `(16,)` float32.
+    """Return the pose as input of MVDream (Shi et al. 2024, section 3.1): `(16,)` float32.
 
-    The rows of a camera-to-world matrix with the camera axes of OpenGL (right, up, backward) and a position of length
-    one: the condition is the direction alone, neither the distance nor the field of view.
+    The numbers are the rows of a camera-to-world matrix with the camera axes of OpenGL (right, up, backward). The
+    position is normalized to length 1, so that the condition contains the direction, but neither the distance nor the
+    field of view.
     """
     right, down, forward, position = camera_to_world(camera).unbind(1)
     pose = torch.stack([right, -down, -forward, position / position.norm()], dim=1)
@@ -80,17 +86,19 @@ def pose_numbers(camera: Camera) -> Tensor:
 
 
 def ring(camera: Camera, num_views: int) -> tuple[Camera, ...]:
-    """Cameras around the object at equal steps of azimuth from that of `camera` on, which is the first; all else is
-    equal."""
+    """Return cameras at equal steps of azimuth around the object, starting with `camera`.
+
+    Elevation, radius and field of view are those of `camera`.
+    """
     step = 360 / num_views
     return tuple(replace(camera, azimuth_deg=camera.azimuth_deg + index * step) for index in range(num_views))
 
 
 def image_rays(pose: Tensor, fov_deg: float, size: int) -> Rays:
-    """Rays through all pixel centres of a `size` x `size` image, row by row.
+    """Return the rays through all pixel centers of a `size` x `size` image, row by row.
 
     Args:
-        pose: `(3, 4)` camera-to-world.
+        pose: `(3, 4)` camera-to-world matrix.
         fov_deg: Field of view in degrees.
         size: Height and width in pixels.
 
@@ -105,10 +113,10 @@ def image_rays(pose: Tensor, fov_deg: float, size: int) -> Rays:
 
 
 def pixel_rays(poses: Tensor, focal: Tensor, pixels: Tensor, size: int) -> Rays:
-    """Rays through pixel centres, each with a camera of its own.
+    """Return rays through pixel centers, each with its own camera.
 
     Args:
-        poses: `(n, 3, 4)` camera-to-world.
+        poses: `(n, 3, 4)` camera-to-world matrices.
         focal: `(n,)` focal lengths in pixels.
         pixels: `(n, 2)` row and column of each ray.
         size: Height and width of the images in pixels.
@@ -119,7 +127,7 @@ def pixel_rays(poses: Tensor, focal: Tensor, pixels: Tensor, size: int) -> Rays:
 
 
 def focal_length(fov_deg: float, size: int) -> float:
-    """Focal length in pixels of an image of `size` x `size` with a field of view in degrees."""
+    """Return the focal length in pixels of a `size` x `size` image with a field of view in degrees."""
     return 0.5 * size / torch.tan(torch.deg2rad(torch.tensor(fov_deg, dtype=torch.float32)) / 2).item()
 
 
@@ -130,8 +138,17 @@ def sample_camera(
     fov_deg: tuple[float, float],
     elevation_deg: tuple[float, float],
 ) -> Camera:
-    """A camera drawn uniformly over the band of the sphere between two elevations, with radius and field of view
-    uniform in their ranges."""
+    """Draw a camera.
+
+    The direction is uniform over the band of the sphere between two elevations. The radius and the field of view are
+    uniform in their ranges.
+
+    Args:
+        generator: Random generator.
+        radius: Range of the distance from the origin, world units.
+        fov_deg: Range of the field of view, degrees.
+        elevation_deg: Range of the elevation, degrees.
+    """
     a, e, r, f = torch.rand(4, generator=generator, device=generator.device, dtype=torch.float64).tolist()
     low, high = torch.sin(torch.deg2rad(torch.tensor(elevation_deg, dtype=torch.float64))).tolist()
     return Camera(
@@ -143,14 +160,15 @@ def sample_camera(
 
 
 def front_or_back(azimuth_deg: float) -> float:
-    """The half turn [0, 180) of azimuths squeezed into the front, [-45, 45), and the other into the back, [135, 225).
+    """Map an azimuth in degrees to the front or the back side.
 
-    Uniform azimuths stay uniform over both.
+    Azimuths in [0, 180) are mapped linearly to the front [-45, 45), and azimuths in [180, 360) to the back [135, 225).
+    A uniform distribution stays uniform.
     """
     azimuth_deg %= 360
     return azimuth_deg / 2 - 45 if azimuth_deg < 180 else azimuth_deg / 2 + 45
 
 
 def orbit(frames: int, *, elevation_deg: float = 15.0, radius: float = 2.5, fov_deg: float = 40.0) -> list[Camera]:
-    """Cameras of a full turn at one elevation, from the front, counter-clockwise."""
+    """Return the cameras of a full turn at one elevation, counter-clockwise from the front."""
     return [Camera(360.0 * i / frames, elevation_deg, radius, fov_deg) for i in range(frames)]

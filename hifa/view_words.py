@@ -1,11 +1,15 @@
-"""The words for a view, which end a prompt after a comma."""
+"""View suffixes, which are appended to a prompt after a comma."""
 
 # In the order of the prompt embeddings.
 VIEWS = ("front view", "side view", "back view", "overhead view")
 
 
 def view_of(azimuth_deg: float, elevation_deg: float) -> str:
-    """View words of a camera: overhead above 60 degrees, front or back within 45 of azimuth 0 or 180, else side."""
+    """Return the view suffix of a camera.
+
+    The suffix is overhead above an elevation of 60 degrees, front or back within 45 degrees of azimuth 0 or 180, and
+    side otherwise.
+    """
     if elevation_deg > 60:
         return "overhead view"
     away = abs((azimuth_deg + 180) % 360 - 180)

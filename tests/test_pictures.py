@@ -43,7 +43,7 @@ def saved(image, suffix, **options) -> PIL.Image.Image:
 def test_transparency_is_used_as_it_is():
     prepared = prepare_picture(photo(), size=64, object_size=40)
     assert prepared.background == "alpha"
-    assert prepared.warnings == ("The object has only 20x10 pixels: expect it to be blurred.",)
+    assert prepared.warnings == ("The object has only 20x10 pixels: the result will be blurred.",)
     assert prepared.image.size == (64, 64) and extent(prepared) == (12, 22, 52, 42)  # 40x20, centred
     assert prepared.image.getpixel((32, 32)) == (*RED, 255)
     preview = prepared.preview()
@@ -178,7 +178,7 @@ def test_decompression_bombs_are_refused_before_they_are_decoded(tmp_path, monke
     decoded = []
     monkeypatch.setattr(PIL.Image.Image, "load", lambda self: decoded.append(self))
     monkeypatch.setattr(pictures, "MAX_PIXELS", 1000)
-    with pytest.raises(PictureError, match="40x40 pixels; over 1,000 are refused"):
+    with pytest.raises(PictureError, match="40x40 pixels, but the limit is 1,000"):
         open_picture(tmp_path / "bomb.png")
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(PictureError, match="too large"):
@@ -201,10 +201,10 @@ def test_what_is_no_picture_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "image, words",
     [
-        (PIL.Image.new("RGBA", (40, 40), 0), "shows no object: its greatest alpha is 0"),
-        (PIL.Image.new("RGBA", (40, 40), (1, 2, 3, 9)), "shows no object: its greatest alpha is 9"),
+        (PIL.Image.new("RGBA", (40, 40), 0), "shows no object: its largest alpha is 0"),
+        (PIL.Image.new("RGBA", (40, 40), (1, 2, 3, 9)), "shows no object: its largest alpha is 9"),
         (PIL.Image.new("RGB", (40, 40), WHITE), r"shows no object: .*\(white\)"),
-        (PIL.Image.new("RGB", (4, 40)), "4x40 pixels; give one of 256x256"),
+        (PIL.Image.new("RGB", (4, 40)), "4x40 pixels. Use a picture of 256x256"),
         (PIL.Image.fromarray(np.full((40, 40), np.nan, np.float32)), "NaN"),
     ],
 )
@@ -227,5 +227,5 @@ def test_pictures_come_in_the_usual_formats(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["PPM", "PCX", "TGA", "SGI", "ICO", "EPS"])
 def test_no_other_decoder_is_reached_whatever_the_file_is_called(tmp_path, kind):
     on_white(size=(64, 64)).save(tmp_path / "picture.png", kind)
-    with pytest.raises(PictureError, match="Give a PNG or JPEG"):
+    with pytest.raises(PictureError, match="Use a PNG or JPEG"):
         open_picture(tmp_path / "picture.png")

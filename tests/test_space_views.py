@@ -58,7 +58,7 @@ def test_a_picture_becomes_views_and_the_best_ones_are_reconstructed(tmp_path, s
     # Random weights draw views that may show nothing, which is said and keeps the views.
     assert states[-1].record.status in ("finished", "failed")
     if states[-1].record.status == "failed":
-        assert "nothing but background" in states[-1].text
+        assert "only background" in states[-1].text
 
 
 def test_views_are_made_in_as_many_steps_as_their_model_is_made_for(tmp_path, shelf):
