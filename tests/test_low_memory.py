@@ -195,7 +195,7 @@ def test_offloading_layers_changes_nothing(folders, family):
 
 def test_an_autoencoder_of_another_model_is_refused_when_it_is_loaded(tiny_prior):
     sixteen = AutoencoderKL(latent_channels=16, block_out_channels=(8,), norm_num_groups=4)
-    with pytest.raises(ValueError, match="The UNet takes 4 channels, but what it denoises has 16"):
+    with pytest.raises(ValueError, match="The UNet takes 4 channels, but the denoised image or latent has 16"):
         HiFAPipeline.from_pretrained(tiny_prior, vae=sixteen)
 
 

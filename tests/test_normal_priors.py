@@ -140,7 +140,7 @@ def test_a_published_prior_is_guided_once_a_model_of_normals_is_loaded(tiny_prio
 
 def test_another_kind_of_model_is_refused_by_name(tiny_prior):
     pipe = HiFAPipeline.from_pretrained(tiny_prior)
-    with pytest.raises(ValueError, match="is not a Marigold model of normals"):
+    with pytest.raises(ValueError, match="is not a Marigold normals model"):
         pipe.load_normal_model(tiny_prior)
 
 

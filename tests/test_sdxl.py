@@ -201,7 +201,7 @@ def test_embeddings_of_another_model_are_refused_before_work(pipe, tiny_prior):
     other = HiFAPipeline.from_pretrained(tiny_prior)
     with pytest.raises(ValueError, match="must be None for this model"):
         other.start("a red ball", prompt_embeds=other.encode_prompt("a red ball"), pooled_prompt_embeds=pooled)
-    with pytest.raises(ValueError, match="this run has none, and is of another prior"):
+    with pytest.raises(ValueError, match="the run has none. Use the prior that started the run"):
         next(pipe.advance(other.start("a red ball", **SMALL)))
 
 

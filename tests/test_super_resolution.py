@@ -109,5 +109,5 @@ def test_other_methods_show_it_too(pipe, distillation):
 def test_a_unet_that_takes_something_else_is_refused(pipe):
     with torch.random.fork_rng():
         unet = UNet2DConditionModel.from_config(build_if().unet.config, in_channels=6)
-    with pytest.raises(ValueError, match="takes 6 channels, but what it denoises has 3"):
+    with pytest.raises(ValueError, match="takes 6 channels, but the denoised image or latent has 3"):
         HiFAPipeline(None, pipe.text_encoder, pipe.tokenizer, unet, pipe.scheduler)

@@ -311,7 +311,7 @@ def test_adapters_of_the_users_own_are_refused_and_kept(tiny_v_prior):
     run = start(pipe)
     pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]), "mine")
     for begin in (lambda: start(pipe), lambda: next(pipe.advance(run))):
-        with pytest.raises(ValueError, match="without adapters, and this one has mine"):
+        with pytest.raises(ValueError, match="without adapters, but the UNet has mine"):
             begin()
     assert list(pipe.unet.peft_config) == ["mine"]
 
@@ -327,7 +327,7 @@ def test_a_unet_without_attention_is_refused(v_pipe):
     other = copy.copy(v_pipe)
     blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "mid_block_type": None}
     other.unet = UNet2DConditionModel.from_config(dict(v_pipe.unet.config) | blocks)
-    with pytest.raises(ValueError, match="this one has none"):
+    with pytest.raises(ValueError, match="the UNet has none"):
         start(other)
 
 

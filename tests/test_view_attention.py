@@ -141,7 +141,7 @@ def test_a_fresh_embedding_adds_nothing(models):
 
 def test_what_does_not_belong_together_is_refused(models):
     with pytest.raises(
-        ValueError, match="camera_embedding gives 64 numbers, but the time embedding of the UNet has 128"
+        ValueError, match="camera_embedding has length 64, but the time embedding of the UNet has length 128"
     ):
         check_embedding(models["unet"], CameraEmbedding(64))
     sizes = dict(sample_size=8, block_out_channels=(32, 32), norm_num_groups=8)
@@ -156,7 +156,7 @@ def test_what_does_not_belong_together_is_refused(models):
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")
     )
     labelled = UNet2DConditionModel(**sizes, **attention, **kinds, num_class_embeds=3)
-    with pytest.raises(ValueError, match="class embeddings of its own"):
+    with pytest.raises(ValueError, match="already has class embeddings"):
         check_embedding(labelled, CameraEmbedding(128))
 
 

@@ -1,1 +1,1 @@
-"""2D priors: one file for each family of diffusion model."""
+"""2D priors, with one module for each family of diffusion models."""

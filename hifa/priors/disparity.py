@@ -1,4 +1,4 @@
-"""Disparity of an image by a dense-prediction model, for the regression of HiFA's appendix A.1."""
+"""Disparity estimation by a dense-prediction model, for the regression of HiFA appendix A.1."""
 
 import torch
 from torch import Tensor
@@ -8,11 +8,13 @@ from .surface import SurfaceEstimate, SurfacePrior, resized
 
 
 class DisparityPrior(SurfacePrior):
-    """A DPT (Ranftl et al. 2021, "Vision Transformers for Dense Prediction"), frozen. It predicts no normals.
+    """Frozen DPT (Ranftl et al. 2021, "Vision Transformers for Dense Prediction") that predicts disparity.
+
+    The model predicts no normals.
 
     Args:
-        model: Any of transformers' `DPTForDepthEstimation` that predicts disparity, larger being nearer, from images
-            in [-1, 1], as Intel's `dpt-large` and `dpt-hybrid-midas` do.
+        model: A `DPTForDepthEstimation` of transformers, such as Intel's `dpt-large` or `dpt-hybrid-midas`. The model
+            must take images in [-1, 1] and predict disparity, where larger is nearer.
     """
 
     def __init__(self, model: DPTForDepthEstimation):

@@ -1,4 +1,4 @@
-"""Which prompts a diffusion model is asked with, and how its answers make one guided output."""
+"""Guidance: the prompts of a denoiser call, and the combination of its outputs into one guided output."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,20 +11,21 @@ from ..cameras import VIEWS, Camera, pose_numbers
 
 
 FRONT, SIDE, BACK, OVERHEAD = (VIEWS.index(f"{view} view") for view in ("front", "side", "back", "overhead"))
-FRONT_DECAY, SIDE_DECAY = 2.0, 10.0  # of Perp-Neg, as in the public code
+FRONT_DECAY, SIDE_DECAY = 2.0, 10.0  # decay rates of the Perp-Neg weights, as in the public code
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """What the denoiser is asked, all at once, and what is made of its answers.
+    """Inputs of one batched denoiser call, and the function that combines its outputs.
 
     Args:
-        embeds: `(n, tokens, dim)` prompts.
-        combine: From the n outputs `(n, C, h, w)`, in their order, to the guided one `(1, C, h, w)`.
-        pooled: `(n, pooled)` pooled embeddings of the same prompts, for a prior that reads them (SDXL).
-        beside: `(1, C', h, w)` for a prior that is shown more than the noisy image, see `DiffusionPrior.beside`.
-        poses: `(V, 16)` of the views, see `cameras.pose_numbers`, for a prior that sees V views at once.
-        sample_rescale: phi of `multiview_diffusion.rescaled_noise`, for such a prior; 0 is off.
+        embeds: `(n, tokens, dim)` prompt embeddings.
+        combine: Function from the n outputs `(n, C, h, w)`, in the order of `embeds`, to the guided output
+            `(1, C, h, w)`.
+        pooled: `(n, pooled)` pooled embeddings of the same prompts, for a prior that takes them (SDXL).
+        beside: `(1, C', h, w)` additional input channels of the UNet, see `DiffusionPrior.beside`.
+        poses: `(V, 16)` camera poses, see `cameras.pose_numbers`, for a prior that denoises V views jointly.
+        sample_rescale: phi of `multiview_diffusion.rescaled_noise`, for a multi-view prior. 0 turns rescaling off.
     """
 
     embeds: Tensor
@@ -36,14 +37,15 @@ class Guidance:
 
 
 def classifier_free(embeds: Tensor, view: int, scale: float, view_scale: float, rescale: float) -> Guidance:
-    """Classifier-free guidance for a view, with a strength of its own for the view's words.
+    """Build classifier-free guidance for a view, with a separate weight for the view suffix of the prompt.
 
     Args:
-        embeds: `(2 + len(VIEWS), tokens, dim)`: the negative prompt, the prompt, the prompt from each view.
+        embeds: `(2 + len(VIEWS), tokens, dim)` embeddings of the negative prompt, of the prompt, and of the prompt
+            with each view suffix.
         view: Index into `VIEWS`.
-        scale: s, see `guided_output`; 1 and below ask the prompt with its view alone.
+        scale: s, see `guided_output`. At 1 and below only the prompt with the view suffix is used, without guidance.
         view_scale: k, see `guided_output`.
-        rescale: phi, see `rescale_guidance`; 0 is off.
+        rescale: phi, see `rescale_guidance`. 0 turns rescaling off.
     """
     if scale <= 1:
         return Guidance(embeds[[2 + view]], lambda outputs: outputs)
@@ -57,12 +59,12 @@ def classifier_free(embeds: Tensor, view: int, scale: float, view_scale: float, 
 
 
 def by_cameras(embeds: Tensor, cameras: Sequence[Camera], scale: float, rescale: float) -> Guidance:
-    """Classifier-free guidance for several views at once, which are told by their cameras and not by words.
+    """Build classifier-free guidance for several views at once, with camera poses instead of view suffixes.
 
     Args:
-        embeds: As for `classifier_free`; the words of the views are not used.
-        cameras: Of the views.
-        scale: s; 1 and below ask the prompt alone.
+        embeds: As for `classifier_free`. The embeddings with view suffixes are not used.
+        cameras: Cameras of the views.
+        scale: s, see `guided_output`. At 1 and below only the prompt is used, without guidance.
         rescale: phi, see `multiview_diffusion.rescaled_noise`.
     """
     poses = torch.stack([pose_numbers(camera) for camera in cameras])
@@ -76,17 +78,19 @@ def by_cameras(embeds: Tensor, cameras: Sequence[Camera], scale: float, rescale:
 
 
 def perp_neg(embeds: Tensor, camera: Camera, scale: float, strength: float) -> Guidance:
-    """Perp-Neg (Armandpour et al. 2023, "Re-imagine the Negative Prompt Algorithm", equation 6): away from the views
-    that a camera does not have, but only across the direction of the one that it has.
+    """Build Perp-Neg guidance (Armandpour et al. 2023, "Re-imagine the Negative Prompt Algorithm", equation 6).
 
-    The prompt is mixed of those of the two nearest of front, side and back. Overhead, which has no neighbours, has
-    classifier-free guidance.
+    Prompts of views that differ from the view of the camera act as negative prompts. Only the component of each
+    negative direction that is perpendicular to the positive direction is used.
+
+    The positive prompt embedding is interpolated between the two nearest of the front, side and back views. The
+    overhead view has no neighboring views, so an overhead camera gets plain classifier-free guidance.
 
     Args:
         embeds: As for `classifier_free`.
-        camera: Of the view.
-        scale: s.
-        strength: w of the negative prompts at its largest, 2 in the public code.
+        camera: Camera of the view.
+        scale: Guidance scale s.
+        strength: Largest magnitude w of the weights of the negative prompts; 2 in the public code.
     """
     if camera.view == OVERHEAD:
         return classifier_free(embeds, OVERHEAD, scale, 1.0, 0.0)
@@ -107,10 +111,10 @@ def perp_neg(embeds: Tensor, camera: Camera, scale: float, strength: float) -> G
 
 
 def perp_neg_weights(azimuth_deg: float, strength: float = 2.0) -> tuple[float, float]:
-    """Weights, not positive, of the two negative prompts of `perp_neg` in the public code.
+    """Return the weights, at most 0, of the two negative prompts of `perp_neg`, as in the public code.
 
-    From front to side they are those of the front and of the side, from side to back of the side and of the front. A
-    negative prompt whose view the camera has, or nearly has, does not count.
+    Between front and side, the weights are for the front and the side prompt. Between side and back, the weights are
+    for the side and the front prompt. A negative prompt has the weight 0 if the camera is at or near its view.
     """
     r, nearer, _, _ = _neighbours(azimuth_deg)
     if nearer == FRONT:
@@ -122,7 +126,12 @@ def perp_neg_weights(azimuth_deg: float, strength: float = 2.0) -> tuple[float, 
 
 
 def _neighbours(azimuth_deg: float) -> tuple[float, int, int, int | None]:
-    """Share r of the first of two views that an azimuth lies between, the two, and the third if it is a negative."""
+    """Return the two views on either side of an azimuth, with the weight of the first view.
+
+    Returns:
+        A tuple `(r, first, second, opposite)`. r in [0, 1] is the interpolation weight of the first view. `opposite`
+        is the view that replaces the second view among the negative prompts, or `None`.
+    """
     away = abs((azimuth_deg + 180) % 360 - 180)
     if away < 90:
         return 1 - away / 90, FRONT, SIDE, None
@@ -130,24 +139,25 @@ def _neighbours(azimuth_deg: float) -> tuple[float, int, int, int | None]:
 
 
 def perpendicular(x: Tensor, direction: Tensor) -> Tensor:
-    """The part of each `(C, h, w)` of x across that of `direction`; both `(B, C, h, w)`."""
+    """Return the component of x perpendicular to `direction` for each batch element; both are `(B, C, h, w)`."""
     axes = (1, 2, 3)
     share = (x * direction).sum(axes, keepdim=True) / (direction**2).sum(axes, keepdim=True).clamp_min(1e-12)
     return x - share * direction
 
 
 def guided_output(negative: Tensor, without_view: Tensor, positive: Tensor, scale: float, view: float) -> Tensor:
-    """Classifier-free guidance with a strength of its own for the words of the view.
+    """Combine model outputs by classifier-free guidance with a separate weight for the view suffix.
 
-    o_n + s [(o_0 - o_n) + k (o_v - o_0)]: the nested form of Brooks et al. 2023, "InstructPix2Pix", equation 3.
-    o_v - o_0 is the gradient of log p(view | noisy image, prompt) up to a factor, so k > 1 sharpens that classifier
-    and fades where the image shows the view already. With k = 1 the middle term, o_0, cancels.
+    The result is o_n + s [(o_0 - o_n) + k (o_v - o_0)], the nested form of Brooks et al. 2023, "InstructPix2Pix",
+    equation 3. Up to a factor, o_v - o_0 is the gradient of log p(view | noisy image, prompt). A weight k > 1 sharpens
+    this implicit classifier. Its gradient fades where the image already shows the view. With k = 1 the middle term o_0
+    cancels.
 
     Args:
-        negative, without_view, positive: o_n, o_0 and o_v `(B, C, h, w)`, outputs of the model for the negative
-            prompt, the prompt and the prompt with its view.
-        scale: s.
-        view: k.
+        negative, without_view, positive: o_n, o_0 and o_v `(B, C, h, w)`, the model outputs for the negative prompt,
+            for the prompt, and for the prompt with the view suffix.
+        scale: Guidance scale s.
+        view: Weight k of the view suffix; 1 is plain classifier-free guidance.
     """
     if view == 1:
         return negative + scale * (positive - negative)
@@ -155,7 +165,15 @@ def guided_output(negative: Tensor, without_view: Tensor, positive: Tensor, scal
 
 
 def rescale_guidance(guided: Tensor, positive: Tensor, rescale: float) -> Tensor:
-    """Mix the guided output with itself at the conditional one's standard deviation (Lin et al. 2023, eq. 15, 16)."""
+    """Rescale the guided output towards the standard deviation of the conditional output.
+
+    The result is a mixture of the guided output and of its rescaled copy (Lin et al. 2023, "Common Diffusion Noise
+    Schedules", equations 15 and 16).
+
+    Args:
+        guided, positive: `(B, C, h, w)` guided output, and output for the prompt.
+        rescale: Share phi of the rescaled copy, in [0, 1].
+    """
     if rescale == 0:
         return guided
     axes = tuple(range(1, guided.ndim))

@@ -1,4 +1,4 @@
-"""The prior of a latent diffusion model such as Stable Diffusion or Toybox."""
+"""Prior of a latent diffusion model such as Stable Diffusion or Toybox."""
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
@@ -8,15 +8,17 @@ from .prior import DiffusionPrior
 
 
 class LatentDiffusionPrior(DiffusionPrior):
-    """z is a latent of an autoencoder.
+    """Latent diffusion prior, where z is a latent of an autoencoder.
 
     Args:
-        vae: The model's own, or a distilled one of the same latents (`AutoencoderTiny`).
+        vae: Autoencoder of the model, or a distilled autoencoder with the same latents (`AutoencoderTiny`).
         unet, scheduler: diffusers components.
-        image_size: Pixels per side of what it is shown; 0 for those that it was trained on.
+        image_size: Height and width of the images that the prior takes, in pixels. 0 selects the size that the model
+            was trained on.
 
     Raises:
-        ValueError: If the UNet takes more than the latents, as one for inpainting does, or the size does not fit.
+        ValueError: If the UNet takes more channels than the latents have, as an inpainting UNet does, or if the
+            autoencoder and the UNet cannot downsample `image_size` evenly.
     """
 
     def __init__(
@@ -38,18 +40,24 @@ class LatentDiffusionPrior(DiffusionPrior):
         return self._image_size or trained
 
     def encode(self, x: Tensor) -> Tensor:
-        """z = E(x), the posterior mean, scaled: `(B, 3, H, W)` in [0, 1] -> `(B, C, h, w)` float32, differentiable; of
-        a double autoencoder float64."""
+        """Return z = E(x), the scaled posterior mean. Differentiable.
+
+        Args:
+            x: `(B, 3, H, W)` in [0, 1].
+
+        Returns:
+            `(B, C, h, w)` float32, or float64 if the autoencoder is in float64.
+        """
         images = (2 * x - 1).to(self.vae.dtype)
         config = self.vae.config
         encoded = self.vae.encode(images)
         mean = encoded.latents if isinstance(self.vae, AutoencoderTiny) else encoded.latent_dist.mean
-        mean = mean.to(torch.promote_types(mean.dtype, torch.float32))  # of half precision; double stays
+        mean = mean.to(torch.promote_types(mean.dtype, torch.float32))  # half becomes float32; double stays
         return (mean - (config.shift_factor or 0.0)) * config.scaling_factor
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """x_hat = D(z_hat): `(B, C, h, w)` -> `(B, 3, H, W)` float32, clipped to [0, 1]."""
+        """Return x_hat = D(z_hat): `(B, C, h, w)` -> `(B, 3, H, W)` float32, clipped to [0, 1]."""
         config = self.vae.config
         latents = (z / config.scaling_factor + (config.shift_factor or 0.0)).to(self.vae.dtype)
         return (self.vae.decode(latents).sample.float() / 2 + 0.5).clamp(0, 1)

@@ -1,6 +1,7 @@
-"""The prior of a multi-view diffusion model: several views of one object, denoised together, each with its camera.
+"""Prior of a multi-view diffusion model, which denoises several views of one object jointly.
 
-MVDream (Shi et al. 2024) is such a model. Without cameras the same UNet is a 2D prior, which sees single views.
+Each view is conditioned on its camera. MVDream (Shi et al. 2024) is such a model. Without cameras the same UNet is a
+2D prior for single views.
 """
 
 import torch
@@ -14,14 +15,16 @@ from .view_attention import CameraEmbedding, across_views, as_2d_model, check_em
 
 
 class MultiviewDiffusionPrior(LatentDiffusionPrior):
-    """Latents of V views `(V, C, h, w)`, if the guidance has their poses; else those of single views.
+    """Multi-view prior, where z is a batch of latents of V views `(V, C, h, w)`.
+
+    Without poses in the guidance, z is the latent of a single view.
 
     Args:
         vae, unet, scheduler, image_size: As for `LatentDiffusionPrior`.
-        camera_embedding: Of the UNet.
+        camera_embedding: Camera embedding of the UNet.
 
     Raises:
-        ValueError: If they do not belong together.
+        ValueError: If the components do not belong to one model.
     """
 
     def __init__(
@@ -37,9 +40,9 @@ class MultiviewDiffusionPrior(LatentDiffusionPrior):
         self.camera_embedding = camera_embedding
 
     def predict_noise(self, latents: Tensor, t: int, guidance: Guidance) -> Tensor:
-        """eps_hat, guided: of noisy latents `(V, C, h, w)` of one object at timestep t.
+        """Return the guided noise eps_hat of noisy latents `(V, C, h, w)` of one object at timestep t.
 
-        The noise of single views, without poses, is predicted as by any 2D prior.
+        Without poses in the guidance, predict the noise of a single view like any 2D prior.
         """
         if guidance.poses is None:
             with as_2d_model():
@@ -51,7 +54,7 @@ class MultiviewDiffusionPrior(LatentDiffusionPrior):
             batch = latents.to(self.dtype).repeat(asked, 1, 1, 1)
             outputs = self.unet(batch, t, encoder_hidden_states=embeds, class_labels=poses, return_dict=False)[0]
         outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-        # The views of an object as one image with more channels: its guidance is one for all of them.
+        # Merge the views of an object into one image with V * C channels: guidance combines all views at once.
         outputs = outputs[:, : latents.shape[1]].reshape(asked, -1, *latents.shape[2:])
         joint, alpha_cumprod = latents.reshape(1, *outputs.shape[1:]), float(self.alphas_cumprod[t])
         guided = to_epsilon(guidance.combine(outputs), joint, alpha_cumprod, self.prediction_type)
@@ -62,13 +65,15 @@ class MultiviewDiffusionPrior(LatentDiffusionPrior):
 
 
 def rescaled_noise(epsilon: Tensor, positive: Tensor, z_t: Tensor, alpha_cumprod: float, rescale: float) -> Tensor:
-    """Return the noise whose estimate of z has its standard deviation mixed with that of the unguided estimate
-    (MVDream section 3.2; Lin et al. 2023, "Common Diffusion Noise Schedules", equations 15 and 16, for the estimate).
+    """Rescale the guided noise such that the clean estimate keeps the contrast of the unguided estimate.
+
+    `rescale_guidance` is applied to the estimate of z and not to the noise (MVDream section 3.2; Lin et al. 2023,
+    "Common Diffusion Noise Schedules", equations 15 and 16). The returned noise belongs to the rescaled estimate.
 
     Args:
-        epsilon, positive: `(1, V * C, h, w)` guided noise, and noise of the prompt alone.
-        z_t: `(1, V * C, h, w)`.
-        rescale: phi in [0, 1].
+        epsilon, positive: `(1, V * C, h, w)` guided noise, and noise predicted for the prompt alone.
+        z_t: `(1, V * C, h, w)` noisy latents.
+        rescale: phi in [0, 1], see `rescale_guidance`.
     """
     z_hat, z_positive = to_sample(epsilon, z_t, alpha_cumprod), to_sample(positive, z_t, alpha_cumprod)
     rescaled = rescale_guidance(z_hat, z_positive, rescale)

@@ -1,4 +1,4 @@
-"""Surface normals of an image by a published diffusion model (Ke et al. 2025, "Marigold")."""
+"""Surface normals of an image from a published diffusion model (Ke et al. 2025, "Marigold")."""
 
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,18 @@ from torch.nn import functional as F
 from .surface import SurfaceEstimate, SurfacePrior, resized
 
 
-DENOISING_STEPS = 1  # enough for the published weights, which were fine-tuned for it
-SEED = 0  # of the latent that denoising starts from: the same picture gets the same normals
+DENOISING_STEPS = 1  # the published weights were fine-tuned for a single step
+SEED = 0  # seed of the initial latent, so that the same picture always gets the same normals
 
 
 class MarigoldNormalPrior(SurfacePrior):
-    """Marigold's normals, by name or folder, for instance `prs-eth/marigold-normals-v1-1`. It predicts no disparity.
+    """Marigold normals model, such as `prs-eth/marigold-normals-v1-1`. The model predicts no disparity.
 
-    Its axes are x right, y up and z towards the observer; ours are x right, y down and z forward.
+    Marigold's camera axes are x right, y up and z towards the observer. Estimates are converted to the camera axes of
+    this package: x right, y down and z forward.
 
     Args:
-        pipeline: In float32; it is shown pictures of the size that its configuration names.
+        pipeline: Marigold pipeline in float32. The pipeline resizes pictures to the resolution in its configuration.
     """
 
     def __init__(self, pipeline: MarigoldNormalsPipeline):
@@ -30,13 +31,13 @@ class MarigoldNormalPrior(SurfacePrior):
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, **kwargs: Any) -> "MarigoldNormalPrior":
-        """Load the pipeline from a hub id or a folder.
+        """Load the pipeline from a Hub ID or a folder.
 
         Raises:
-            ValueError: If it is a model of another kind.
-            OSError: If there is no such model.
+            ValueError: If the model is not a Marigold normals model.
+            OSError: If the model does not exist.
         """
-        refusal = f"{str(name_or_folder)!r} is not a Marigold model of normals, such as prs-eth/marigold-normals-v1-1"
+        refusal = f"{str(name_or_folder)!r} is not a Marigold normals model, such as prs-eth/marigold-normals-v1-1"
         try:
             pipeline = MarigoldNormalsPipeline.from_pretrained(str(name_or_folder), **kwargs)
         except (ValueError, TypeError, AttributeError) as error:
@@ -58,5 +59,5 @@ class MarigoldNormalPrior(SurfacePrior):
         )
         axes = torch.tensor([1.0, -1.0, -1.0], device=picture.device)[:, None, None]
         normals = resized(output.prediction.float() * axes, size)[0].movedim(0, -1)
-        # The model is trained on whole scenes and predicts a normal everywhere, without a confidence.
+        # Marigold is trained on whole scenes and predicts a normal for every pixel, but no confidence.
         return SurfaceEstimate(F.normalize(normals, dim=-1), normals.new_ones(size, size))

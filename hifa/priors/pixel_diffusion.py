@@ -1,4 +1,4 @@
-"""The prior of a pixel-space diffusion model: stage 1 of DeepFloyd IF, 64x64 (HiFA section 5.3)."""
+"""Prior of a pixel-space diffusion model: stage 1 of DeepFloyd IF with 64 x 64 pixels (HiFA section 5.3)."""
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
@@ -8,16 +8,18 @@ from .prior import DiffusionPrior
 
 
 class PixelDiffusionPrior(DiffusionPrior):
-    """z is the image itself, in [-1, 1]. The second half of a six-channel output, the variances, is left alone.
+    """Pixel-space prior, where z is the image itself, in [-1, 1].
+
+    A UNet may have six output channels. The second half, the variances, is ignored.
 
     Args:
-        unet, scheduler: diffusers components. With `thresholding` in the scheduler's settings, as IF has it, estimates
-            are limited dynamically (Saharia et al. 2022, "Photorealistic Text-to-Image Diffusion Models", section
-            2.3); else with `clip_sample` they are clipped.
-        beside: Further channels that the UNet takes.
+        unet, scheduler: diffusers components. If `thresholding` is set in the scheduler configuration, as for IF,
+            estimates are limited by dynamic thresholding (Saharia et al. 2022, "Photorealistic Text-to-Image Diffusion
+            Models", section 2.3). Otherwise, if `clip_sample` is set, estimates are clipped to [-1, 1].
+        beside: Number of additional input channels of the UNet.
 
     Raises:
-        ValueError: If the UNet takes something else.
+        ValueError: If the UNet has a different number of input channels, or the prediction type is unknown.
     """
 
     def __init__(self, unet: UNet2DConditionModel, scheduler: DDIMScheduler, beside: int = 0):
@@ -41,11 +43,14 @@ class PixelDiffusionPrior(DiffusionPrior):
 
 
 def dynamic_threshold(x: Tensor, ratio: float, largest: float) -> Tensor:
-    """Clip to [-s, s] and divide by s, where s is the `ratio` quantile of the absolute values, between 1 and `largest`
-    (Saharia et al. 2022, section 2.3).
+    """Clip to [-s, s] and divide by s (Saharia et al. 2022, section 2.3).
+
+    s is the `ratio` quantile of the absolute values of an image, clamped to [1, `largest`].
 
     Args:
-        x: `(B, C, H, W)`; every image has a threshold of its own.
+        x: `(B, C, H, W)`. Each image has its own threshold s.
+        ratio: Quantile, in [0, 1].
+        largest: Upper limit of s.
     """
     s = torch.quantile(x.flatten(1).abs(), ratio, dim=1).clamp(1, largest)[:, None, None, None]
     return x.clamp(-s, s) / s

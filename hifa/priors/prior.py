@@ -1,4 +1,4 @@
-"""The 2D prior: what a diffusion model would make of a rendered image (HiFA section 4.1, algorithm 1)."""
+"""2D prior: estimate the clean version of a rendered image by a diffusion model (HiFA section 4.1, algorithm 1)."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -14,72 +14,78 @@ from .guidance import Guidance
 
 
 class DiffusionPrior(ABC):
-    """Encoder E, decoder D and denoiser eps of a diffusion model, frozen; z is what it denoises.
+    """Frozen encoder E, decoder D and denoiser eps of a diffusion model. z is the image or latent that eps denoises.
 
     Args:
-        unet, scheduler: diffusers components; epsilon, v and sample prediction are understood.
-        channels: Of z.
-        beside: Further channels that the UNet takes, see the method of that name.
+        unet, scheduler: diffusers components with epsilon, v or sample prediction.
+        channels: Number of channels of z.
+        beside: Number of additional input channels of the UNet, see the method `beside`.
 
     Raises:
-        ValueError: If the UNet takes other things than z, or predicts something else.
+        ValueError: If the UNet has a different number of input channels, or the prediction type is unknown.
     """
 
     def __init__(self, unet: UNet2DConditionModel, scheduler: DDIMScheduler, channels: int, beside: int = 0):
         if unet.config.in_channels != channels + beside:
             raise ValueError(
-                f"The UNet takes {unet.config.in_channels} channels, but what it denoises has {channels}: it inpaints "
-                "or edits images. Give a model that makes images from text alone."
+                f"The UNet takes {unet.config.in_channels} channels, but the denoised image or latent has {channels}: "
+                "the model inpaints or edits images. Use a text-to-image model."
             )
         if scheduler.config.prediction_type not in PREDICTION_TYPES:
             raise ValueError(
-                f"prediction_type {scheduler.config.prediction_type!r} of the scheduler is not one of "
+                f"The scheduler has the unknown prediction_type {scheduler.config.prediction_type!r}. Use one of "
                 f"{', '.join(PREDICTION_TYPES)}."
             )
         self.unet = unet
         self.alphas_cumprod = scheduler.alphas_cumprod
         self.prediction_type = scheduler.config.prediction_type
-        # The level that denoising ends at: 1 or, with set_alpha_to_one=False, the first of the schedule.
+        # Cumulative product of alphas after the last step: 1, or the first of the schedule if set_alpha_to_one=False.
         self.final_alpha_cumprod = float(scheduler.final_alpha_cumprod)
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which the UNet takes what it is shown."""
-        # `unet.dtype` walks through all parameters, a millisecond. It alone knows what diffusers' hooks cast to.
+        """Return the dtype of the UNet inputs."""
+        # `unet.dtype` iterates over all parameters, which takes 1 ms. With diffusers' layerwise casting hooks, only
+        # `unet.dtype` gives the dtype of the computation.
         first = self.unet.conv_in
         return self.unet.dtype if hasattr(first, "_diffusers_hook") else first.weight.dtype
 
     @property
     @abstractmethod
     def image_size(self) -> int:
-        """Pixels per side of what the prior is shown."""
+        """Return the height and width of the images that the prior takes, in pixels."""
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
-        """z = E(x): `(B, 3, H, W)` in [0, 1] -> `(B, C, h, w)` float32, differentiable."""
+        """Return z = E(x): `(B, 3, H, W)` in [0, 1] -> `(B, C, h, w)` float32. Differentiable."""
 
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor | None:
-        """x_hat = D(z_hat): `(B, C, h, w)` -> `(B, 3, H, W)` float32, clipped to [0, 1]; `None` where z is the image
-        itself, so that a residual in image space would be the one in z again."""
+        """Return x_hat = D(z_hat): `(B, C, h, w)` -> `(B, 3, H, W)` float32, clipped to [0, 1].
+
+        Return `None` if z is the image itself. A residual in image space would then equal the residual in z.
+        """
 
     def limit(self, z_hat: Tensor) -> Tensor:
-        """Bring an estimate of z back to where z can be."""
+        """Clip or threshold the predicted clean sample. By default, return the sample unchanged."""
         return z_hat
 
     @torch.no_grad()
     def estimate(
         self, z: Tensor, t: int, guidance: Guidance, stride: float, eta: float, generator: torch.Generator | None
     ) -> Tensor:
-        """z_hat: noise z to timestep t, then denoise it (algorithm 1, steps 3 to 5).
+        """Add noise to z at timestep t, then denoise the noisy z (algorithm 1, steps 3 to 5).
 
         Args:
-            z: `(V, C, h, w)`; one view, unless the prior sees several at once.
+            z: `(V, C, h, w)`. V is 1 unless the prior denoises several views jointly.
             t: Timestep.
-            guidance: What is asked, and how the answers are combined.
-            stride: r in (0, 1]: multi-step denoising jumps r x 1000 timesteps at a time; 1 is a single step.
-            eta: Share of fresh noise in each jump, 0 (DDIM) to 1 (ancestral).
-            generator: Source of all randomness.
+            guidance: Prompts of the denoiser, and the combination of its outputs.
+            stride: r in (0, 1]. Multi-step denoising jumps r x 1000 timesteps at a time. 1 is a single step.
+            eta: Share of new noise in each jump, from 0 (DDIM) to 1 (ancestral sampling).
+            generator: Source of all random numbers.
+
+        Returns:
+            z_hat, `(V, C, h, w)`.
         """
         z_t, _ = self.noisy(z, t, generator)
 
@@ -95,31 +101,31 @@ class DiffusionPrior(ABC):
         )  # fmt: skip
 
     def noisy(self, z: Tensor, t: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """z_t = alpha_t z + sigma_t eps, without a graph, and the noise eps that was drawn for it."""
+        """Return z_t = alpha_t z + sigma_t eps, detached from the graph of z, and the drawn noise eps."""
         noise = randn_tensor(z.shape, generator=generator, device=z.device, dtype=z.dtype)
         return add_noise(z.detach(), noise, float(self.alphas_cumprod[t])), noise
 
     def beside(self, z: Tensor, generator: torch.Generator | None) -> Tensor | None:
-        """What the UNet is shown beside every noisy version of z, in channels of its own: nothing."""
+        """Return additional input channels of the UNet for all noisy versions of z, or `None`, the default."""
         return None
 
     def conditions(self, guidance: Guidance) -> dict[str, Any]:
-        """What the UNet is told beside noisy images and the timestep: its named arguments."""
+        """Return the conditioning inputs of the UNet as keyword arguments."""
         return {"encoder_hidden_states": guidance.embeds.to(self.dtype)}
 
     def predict_noise(self, latents: Tensor, t: int, guidance: Guidance) -> Tensor:
-        """eps_hat, guided: of noisy latents `(1, C, h, w)` at timestep t."""
+        """Return the guided noise eps_hat of noisy latents `(1, C, h, w)` at timestep t."""
         shown = latents if guidance.beside is None else torch.cat([latents, guidance.beside], 1)
         batch = shown.to(self.dtype).expand(len(guidance.embeds), -1, -1, -1)
         outputs = self.unet(batch, t, **self.conditions(guidance), return_dict=False)[0]
-        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))  # of half precision; double stays
-        # What a model with learned variances says of them is of no use here.
+        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))  # half becomes float32; double stays
+        # Drop the additional output channels of a model with learned variances.
         output = guidance.combine(outputs[:, : latents.shape[1]])
         return to_epsilon(output, latents, float(self.alphas_cumprod[t]), self.prediction_type)
 
 
 def to_prior_size(colour: Tensor, size: int, image_size: int) -> Tensor:
-    """Images x `(V, 3, image_size, image_size)` of the prior's size from rays' colours `(V * size * size, 3)`."""
+    """Convert ray colors `(V * size * size, 3)` to images x `(V, 3, image_size, image_size)` for the prior."""
     x = colour.view(-1, size, size, 3).permute(0, 3, 1, 2)
     if size == image_size:
         return x

@@ -1,4 +1,4 @@
-"""The prior of Stable Diffusion XL (Podell et al. 2023): two text encoders, a pooled embedding, the image's sizes."""
+"""Prior of Stable Diffusion XL (Podell et al. 2023): two text encoders, pooled embeddings and size conditioning."""
 
 from typing import Any
 
@@ -12,23 +12,24 @@ from .guidance import Guidance
 from .latent_diffusion import LatentDiffusionPrior
 
 
-SIZES = 6  # numbers that describe an image: its original height and width, where it was cut, its height and width
+SIZES = 6  # values of the size conditioning: original height and width, crop offsets, target height and width
 
 
 class SDXLPrior(LatentDiffusionPrior):
-    """The UNet is also told the pooled embedding of the prompt and the size of the image: a whole one of its own size.
+    """SDXL prior, whose UNet also takes the pooled embedding of the prompt and size conditioning.
 
-    Arguments as for `LatentDiffusionPrior`.
+    The size conditioning describes an uncropped image of the prior's own size. Arguments as for
+    `LatentDiffusionPrior`.
     """
 
     def conditions(self, guidance: Guidance) -> dict[str, Any]:
-        """The pooled embeddings and sizes beside the embeddings.
+        """Return the embeddings, the pooled embeddings and the size conditioning.
 
         Raises:
-            ValueError: Without pooled embeddings.
+            ValueError: If the guidance has no pooled embeddings.
         """
         if guidance.pooled is None:
-            raise ValueError("SDXL reads pooled embeddings too; this run has none, and is of another prior.")
+            raise ValueError("SDXL needs pooled embeddings, but the run has none. Use the prior that started the run.")
         pooled = guidance.pooled.to(self.dtype)
         sizes = torch.tensor([self.image_size, self.image_size, 0, 0, self.image_size, self.image_size])
         sizes = sizes.to(pooled).expand(len(pooled), SIZES)
@@ -36,19 +37,20 @@ class SDXLPrior(LatentDiffusionPrior):
 
 
 def is_sdxl(unet: UNet2DConditionModel) -> bool:
-    """Whether the UNet expects a pooled embedding and sizes."""
+    """Return whether a UNet takes a pooled embedding and size conditioning, as that of SDXL does."""
     return unet.config.addition_embed_type == "text_time"
 
 
 def pooled_dim(unet: UNet2DConditionModel) -> int:
-    """Length of the pooled embedding that a UNet of SDXL reads."""
+    """Return the length of the pooled embedding that an SDXL UNet takes."""
     return unet.config.projection_class_embeddings_input_dim - SIZES * unet.config.addition_time_embed_dim
 
 
 def overflows_in_half(vae: AutoencoderKL | AutoencoderTiny) -> bool:
-    """Whether an autoencoder of SDXL is in float16 and says that it must not be.
+    """Return whether an SDXL autoencoder is in float16 although its configuration forbids float16.
 
-    `force_upcast` means nothing in the autoencoders of Stable Diffusion 1 and 2, which have it by default.
+    The flag is `force_upcast`. The flag has no meaning for the autoencoders of Stable Diffusion 1 and 2, where
+    `force_upcast` is set by default.
     """
     return vae.dtype == torch.float16 and bool(vae.config.force_upcast)
 
@@ -59,12 +61,19 @@ def encode_with_both(
     tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase],
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
-    """Embeddings `(n, tokens, dim)` of texts and their pooled ones `(n, pooled)`.
+    """Encode texts by both text encoders of SDXL.
 
-    The states before the last layer of both encoders stand side by side; the pooled one is the second encoder's.
+    The embeddings are the concatenated hidden states before the last layer of both encoders. The pooled embedding is
+    that of the second encoder.
 
     Args:
-        encoders: CLIP text models, the second one with a projection.
+        texts: Prompts.
+        encoders: CLIP text models. The second text model has a projection.
+        tokenizers: Tokenizers of the text models.
+        device: Device of the text models.
+
+    Returns:
+        Embeddings `(n, tokens, dim)` and pooled embeddings `(n, pooled)`.
     """
     states = []
     for encoder, tokenizer in zip(encoders, tokenizers, strict=True):

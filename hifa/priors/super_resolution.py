@@ -1,5 +1,7 @@
-"""The prior of a model that enlarges images: stage 2 of DeepFloyd IF, from 64 to 256 pixels (HiFA section 5.3 names
-guidance by more than stage 1 as a future direction)."""
+"""Prior of a super-resolution model: stage 2 of DeepFloyd IF, from 64 to 256 pixels.
+
+HiFA section 5.3 names guidance by later stages of IF as a future direction.
+"""
 
 from typing import Any
 
@@ -15,19 +17,22 @@ from .pixel_diffusion import PixelDiffusionPrior
 
 
 SCALE, IMAGE_SIZE = 4, 256
-NOISE_LEVEL = 250  # of the small image, as in IF's own pipeline
+NOISE_LEVEL = 250  # timestep of the noise in the small image, as in the IF pipeline
 
 
 class SuperResolutionPrior(PixelDiffusionPrior):
-    """z is the image itself, in [-1, 1], and the UNet sees beside it what it looks like small: its own quarter size,
-    enlarged and noised. It adds detail to what is there and makes nothing new, so a run begins with stage 1.
+    """Super-resolution prior, where z is the image itself, in [-1, 1].
+
+    The UNet also takes a small image: z downsampled to a quarter of its size, upsampled again, and noised. The prior
+    adds detail to existing content and creates no new content, so a run starts with stage 1.
 
     Args:
         unet, scheduler: As for `PixelDiffusionPrior`.
-        image_noising_scheduler: Has the noise of the small image; `scheduler` without it, which is the same in IF.
+        image_noising_scheduler: Scheduler of the noise in the small image. By default `scheduler` is used, which is
+            the same for IF.
 
     Raises:
-        ValueError: If the UNet does not take a small image with its noise level.
+        ValueError: If the UNet does not take a small image in addition to z, or the prediction type is unknown.
     """
 
     def __init__(
@@ -44,7 +49,7 @@ class SuperResolutionPrior(PixelDiffusionPrior):
         return self.unet.config.sample_size or IMAGE_SIZE
 
     def beside(self, z: Tensor, generator: torch.Generator | None) -> Tensor:
-        # The enlargement is IF's own, from corner to corner.
+        # Upsample with aligned corners, as the IF pipeline does.
         small = F.interpolate(z.detach(), scale_factor=1 / SCALE, mode="bilinear", antialias=True)
         large = F.interpolate(small, z.shape[-2:], mode="bilinear", align_corners=True)
         noise = randn_tensor(large.shape, generator=generator, device=large.device, dtype=large.dtype)
@@ -57,5 +62,5 @@ class SuperResolutionPrior(PixelDiffusionPrior):
 
 
 def enlarges(unet: UNet2DConditionModel) -> bool:
-    """Whether a UNet of pixels takes a small image with its noise level, as stage 2 of DeepFloyd IF does."""
+    """Return whether a pixel-space UNet takes a small image with a noise level, as stage 2 of DeepFloyd IF does."""
     return unet.config.in_channels == 6 and unet.config.class_embed_type == "timestep"

@@ -1,4 +1,4 @@
-"""Surfaces that a frozen model sees in a picture: normals, how certain they are, and disparity."""
+"""Surface estimation from a picture by a frozen model: normals, their confidence, and disparity."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from .surface_unet import SurfaceUNet
 
 
 EMBEDDED = Path(__file__).parents[1] / "toybox" / "surface_weights"
-DOUBT = torch.pi / 4  # expected angular error at which a predicted normal counts for nothing
+DOUBT = torch.pi / 4  # expected angular error at which the confidence of a predicted normal is 0
 
 
 @dataclass(frozen=True)
 class SurfaceEstimate:
-    """What a model sees in one picture; a model that does not predict something leaves it `None`.
+    """Estimated surface in one picture. Quantities that a model does not predict are `None`.
 
     Args:
-        normals: `(n, n, 3)` unit normals in camera axes: x right, y down, z forward. They point towards the camera.
-        confidence: `(n, n)` in [0, 1], of the normals; 0 where there is no surface.
+        normals: `(n, n, 3)` unit normals in camera axes: x right, y down, z forward. Normals point towards the camera.
+        confidence: `(n, n)` confidence of the normals, in [0, 1]; 0 where there is no surface.
         disparity: `(n, n)` up to scale and shift; larger is nearer.
     """
 
@@ -32,7 +32,7 @@ class SurfaceEstimate:
 
 
 class SurfacePrior(ABC):
-    """A dense-prediction model that is shown pictures during a run and never trained."""
+    """Base class of frozen dense-prediction models that estimate surfaces in pictures during a run."""
 
     @abstractmethod
     def estimate(self, picture: Tensor, size: int, timestep: int = 0) -> SurfaceEstimate:
@@ -40,16 +40,16 @@ class SurfacePrior(ABC):
 
         Args:
             picture: `(1, 3, H, W)` RGB in [0, 1], of any size.
-            size: n, height and width of the answer in pixels.
-            timestep: Diffusion timestep that the picture is a one-step estimate from; 0 for a render or a photo.
+            size: Height and width n of the estimate, in pixels.
+            timestep: Diffusion timestep from which the picture was estimated in one step; 0 for a render or a photo.
         """
 
 
 class EmbeddedSurfacePrior(SurfacePrior):
-    """The small model that was trained on Toybox renders and on the prior's estimates of them.
+    """Small surface model in the package, trained on Toybox renders and on the Toybox prior's estimates of renders.
 
     Args:
-        model: In evaluation mode, without gradients.
+        model: Model in evaluation mode, without gradients.
     """
 
     def __init__(self, model: SurfaceUNet):
@@ -70,12 +70,12 @@ class EmbeddedSurfacePrior(SurfacePrior):
 
 @dataclass(frozen=True)
 class SurfaceReading:
-    """What the embedded model answers for B pictures.
+    """Outputs of the embedded model for B pictures.
 
     Args:
         normals: `(B, 3, H, W)` unit normals in camera axes.
         kappa: `(B, H, W)` concentration of the angular error, see `losses.angular_von_mises_fisher_loss`.
-        disparity: `(B, H, W)`.
+        disparity: `(B, H, W)` up to scale and shift; larger is nearer.
     """
 
     normals: Tensor
@@ -84,30 +84,30 @@ class SurfaceReading:
 
 
 def read_surface(model: SurfaceUNet, pictures: Tensor, timesteps: Tensor) -> SurfaceReading:
-    """Run the embedded model, differentiably.
+    """Run the embedded model. Differentiable.
 
     Args:
         pictures: `(B, 3, H, W)` in [0, 1].
         timesteps: `(B,)`, see `SurfacePrior.estimate`.
     """
     outputs = model(pictures, timesteps)
-    # elu + 1 is positive everywhere; the rest keeps its logarithm finite.
+    # elu + 1 is positive. The additional 0.01 keeps the logarithm of kappa finite.
     return SurfaceReading(F.normalize(outputs[:, :3], dim=1), F.elu(outputs[:, 3]) + 1.01, outputs[:, 4])
 
 
 def confidence_of(kappa: Tensor) -> Tensor:
-    """Confidence in [0, 1] of normals: 1 without an expected error, 0 where it reaches `DOUBT`."""
+    """Return the confidence of normals in [0, 1]: 1 for an expected error of 0, and 0 from an error of `DOUBT` on."""
     return (1 - expected_angle(kappa) / DOUBT).clamp_min(0)
 
 
 def resized(images: Tensor, size: int) -> Tensor:
-    """Images `(B, C, H, W)` at `size` x `size` pixels, smoothed where they get smaller."""
+    """Resize images `(B, C, H, W)` to `size` x `size` pixels, with antialiasing when downsampling."""
     if images.shape[-1] == size:
         return images
     return F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=images.shape[-1] > size)
 
 
 def load_embedded() -> EmbeddedSurfacePrior:
-    """Load the model that is part of the package, in float32."""
+    """Load the surface model that is part of the package, in float32."""
     model = SurfaceUNet.from_pretrained(EMBEDDED, dtype=torch.float32).eval().requires_grad_(False)
     return EmbeddedSurfacePrior(model.to(memory_format=torch.channels_last))

@@ -1,4 +1,4 @@
-"""A small convolutional U-Net (Ronneberger et al. 2015) that reads surfaces in pictures at their full resolution."""
+"""Small convolutional U-Net (Ronneberger et al. 2015) that estimates surfaces in pictures at full resolution."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch normalization and a shortcut."""
+    """Two 3x3 convolutions with batch normalization and a skip connection."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -21,18 +21,20 @@ class ResidualBlock(nn.Module):
 
 
 def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """A 3x3 convolution with batch normalization, which keeps how bright a picture is, unlike normalization by image:
-    shading tells normals."""
+    """Build a 3x3 convolution with batch normalization.
+
+    Unlike normalization per image, batch normalization preserves the brightness of a picture. Shading is a cue for
+    normals.
+    """
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs))
 
 
 class SurfaceUNet(ModelMixin, ConfigMixin):
-    """Five numbers a pixel from a picture and the timestep that it is an estimate from.
+    """U-Net that predicts five values per pixel from a picture and its timestep.
 
     Args:
-        sample_size: Height and width of the pictures that it was trained on; they are divisible by 2 for each width
-            but the first.
-        widths: Channels at each level, from full resolution down.
+        sample_size: Height and width of the training pictures, divisible by 2^(len(widths) - 1).
+        widths: Number of channels at each level, from the full to the lowest resolution.
     """
 
     @register_to_config
@@ -46,14 +48,15 @@ class SurfaceUNet(ModelMixin, ConfigMixin):
         self.head = nn.Conv2d(widths[0], 5, 1)
 
     def forward(self, pictures: Tensor, timesteps: Tensor) -> Tensor:
-        """Read pictures.
+        """Predict the surface in pictures.
 
         Args:
             pictures: `(B, 3, H, W)` in [0, 1].
-            timesteps: `(B,)` in [0, 1000); 0 for plain pictures.
+            timesteps: `(B,)` in [0, 1000), see `SurfacePrior.estimate`.
 
         Returns:
-            `(B, 5, H, W)`: a normal that has yet to be normalized, what its concentration is made of, and disparity.
+            `(B, 5, H, W)`: normal before normalization (three channels), concentration before its activation, and
+            disparity.
         """
         time = (timesteps.to(pictures.dtype) / 1000)[:, None, None, None].expand(-1, 1, *pictures.shape[-2:])
         x = self.encode[0](F.relu(self.stem(torch.cat([2 * pictures - 1, time], 1))))

@@ -1,5 +1,7 @@
-"""The variational score of ProlificDreamer (Wang et al. 2023, section 3.2): the prior with a low-rank adaptation
-(LoRA) that learns what the renders of a run look like."""
+"""Variational score of ProlificDreamer (Wang et al. 2023, section 3.2).
+
+The score is the prior with a low-rank adaptation (LoRA) that learns the distribution of the renders of a run.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,23 +19,26 @@ from .guidance import Guidance
 from .prior import DiffusionPrior
 
 
-PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")  # the last two in DeepFloyd IF only
+PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")  # the last two only in DeepFloyd IF
 ADAPTER = "variational"
 POSE_NUMBERS = 12
 
 
 class VariationalState:
-    """What the variational score has learnt; a part of the run, so that the prior is left alone.
+    """Trainable parameters of the variational score, and their optimizer.
+
+    The state belongs to the run, so that the weights of the prior stay unchanged.
 
     Args:
-        parameters: For each projection of the UNet's attention `<name>.lora_A` `(rank, in)` and `<name>.lora_B`
-            `(out, rank)`, and `camera.0.weight`, `camera.0.bias`, `camera.1.weight`, `camera.1.bias` of two layers
-            from a camera's pose to the width of the UNet's time embedding. float32.
-        learning_rate: Of AdamW.
+        parameters: float32 tensors by name. Each projection of the UNet's attention has `<name>.lora_A` `(rank, in)`
+            and `<name>.lora_B` `(out, rank)`. The camera embedding has `camera.0.weight`, `camera.0.bias`,
+            `camera.1.weight` and `camera.1.bias`: two layers from a camera pose to the width of the UNet's time
+            embedding.
+        learning_rate: Learning rate of AdamW.
     """
 
     def __init__(self, parameters: dict[str, Tensor], learning_rate: float):
-        # In an order of their own, whatever that of a file is: the optimiser's state is by number.
+        # Sort by name: the optimizer state is indexed by position, and a file may have a different order.
         self.parameters = {name: nn.Parameter(parameters[name]) for name in sorted(parameters)}
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=learning_rate)
 
@@ -41,10 +46,16 @@ class VariationalState:
     def begin(
         cls, unet: UNet2DConditionModel, rank: int, learning_rate: float, seed: int, device: torch.device
     ) -> "VariationalState":
-        """A state that changes nothing yet: B and the last layer of the camera's embedding are 0.
+        """Create an initial state that leaves the predictions of the prior unchanged.
+
+        `lora_B` and the last layer of the camera embedding are 0.
 
         Args:
-            seed: The other values are a function of it and of the UNet's layers.
+            unet: UNet of the prior.
+            rank: Rank of the LoRA layers.
+            learning_rate: Learning rate of AdamW.
+            seed: Seed of the remaining values, which depend only on the seed and on the layers of the UNet.
+            device: Device of the parameters.
         """
         generator = torch.Generator().manual_seed(seed)
         parameters = {}
@@ -61,17 +72,17 @@ class VariationalState:
 
 
 class VariationalScore:
-    """eps_phi(z_t; y, t, c): the prior's denoiser with LoRA layers, told the camera.
+    """Denoiser eps_phi(z_t; y, t, c) of the prior with LoRA layers, conditioned on the camera.
 
-    The layers stand in the UNet only while it is asked. Before and after, whatever happens in between, the UNet is the
-    one that it was, with the same modules and keys.
+    LoRA layers are attached only during a call. After the call, also after an exception, the UNet has its original
+    modules and keys.
 
     Args:
-        prior: With the UNet.
-        state: Of the run; learns in place.
+        prior: Prior whose UNet is adapted.
+        state: State of the run, updated in place.
 
     Raises:
-        ValueError: If the UNet cannot be adapted, or not by this state.
+        ValueError: If the UNet cannot be adapted, or the state does not fit the UNet.
     """
 
     def __init__(self, prior: DiffusionPrior, state: VariationalState):
@@ -79,35 +90,37 @@ class VariationalScore:
         self.layers = lora_layers(prior.unet, state.parameters)
 
     def predict_noise(self, z_t: Tensor, t: int, prompt: Guidance, camera: Camera) -> Tensor:
-        """eps_phi of noisy latents `(1, C, h, w)` at timestep t, for the prompt alone."""
+        """Return eps_phi of noisy latents `(1, C, h, w)` at timestep t, for the prompt without guidance."""
         with self._in_place(camera):
             return self.prior.predict_noise(z_t, t, prompt)
 
     def learn(
         self, z: Tensor, prompt: Guidance, camera: Camera, prediction: str, generator: torch.Generator | None
     ) -> Tensor:
-        """One step of the optimizer on the denoising loss of a render: `add_gradients`, then `step`."""
+        """Take one optimizer step on the denoising loss of a render: `add_gradients`, then `step`."""
         loss = self.add_gradients(z, prompt, camera, prediction, generator)
         self.step()
         return loss
 
     def step(self) -> None:
-        """Step by the gradients of `add_gradients`."""
+        """Take an optimizer step with the gradients of `add_gradients`."""
         self.state.optimizer.step()
 
     def norm(self) -> Tensor:
-        """Norm `()` of the gradients of `add_gradients`."""
+        """Return the norm `()` of the gradients of `add_gradients`."""
         return gradient_norm(self.state.parameters.values())
 
     def add_gradients(
         self, z: Tensor, prompt: Guidance, camera: Camera, prediction: str, generator: torch.Generator | None
     ) -> Tensor:
-        """Set the gradients of the denoising loss of a render, at a timestep drawn from all of them.
+        """Set the gradients of the denoising loss of a render, at a timestep drawn from the whole schedule.
 
         Args:
             z: `(1, C, h, w)` latent of the render.
+            prompt: Prompt without guidance.
+            camera: Camera of the render.
             prediction: `"epsilon"` or `"v_prediction"`, see `denoising_loss`.
-            generator: On the CPU.
+            generator: CPU generator.
 
         Returns:
             The loss, detached.
@@ -119,13 +132,13 @@ class VariationalScore:
         with self._in_place(camera):
             predicted = self.prior.predict_noise(z_t, t, prompt)
             loss = denoising_loss(predicted, noise, float(self.prior.alphas_cumprod[t]), prediction)
-            # The sum in place of the mean: in half precision small gradients vanish, and Adam minds no factor.
+            # Use the sum, not the mean: small gradients underflow in half precision, and Adam ignores a factor.
             (loss * noise.numel()).backward()
         return loss.detach()
 
     @contextmanager
     def _in_place(self, camera: Camera) -> Iterator[None]:
-        """The UNet with the layers, and with the camera's embedding added to that of time, as class labels are."""
+        """Attach the layers to the UNet, and add the camera embedding to the time embedding like class labels."""
         unet = self.prior.unet
         added = camera_embedding(camera, self.state.parameters)
         hook = unet.time_embedding.register_forward_hook(lambda _, inputs, output: output + added.to(output.dtype))
@@ -140,12 +153,15 @@ class VariationalScore:
 
 
 def denoising_loss(predicted: Tensor, noise: Tensor, alpha_cumprod: float, prediction: str) -> Tensor:
-    """Mean squared error of eps_phi, or that of the velocity v = alpha_t eps - sigma_t z that it stands for (Salimans
-    and Ho 2022, "Progressive Distillation", appendix D): 1 / alpha_t^2 times the former, as z_t is the same. Where
-    nothing is left of z (alpha_t = 0, with zero terminal SNR) z_t is the noise, whatever the model says: no loss.
+    """Return the mean squared error of the noise eps_phi, or of the corresponding velocity.
+
+    The velocity is v = alpha_t eps - sigma_t z (Salimans and Ho 2022, "Progressive Distillation", appendix D). Its
+    error is 1 / alpha_t^2 times the error of the noise, because z_t is the same. With zero terminal SNR, alpha_t is 0
+    at the last timestep. There z_t is the noise, so eps_phi is exact for any output of the model and the loss is 0.
 
     Args:
-        predicted, noise: eps_phi and eps `(B, C, h, w)`.
+        predicted, noise: eps_phi and eps, `(B, C, h, w)`.
+        alpha_cumprod: alpha_t^2.
         prediction: `"epsilon"` or `"v_prediction"`.
     """
     loss = F.mse_loss(predicted, noise)
@@ -153,7 +169,7 @@ def denoising_loss(predicted: Tensor, noise: Tensor, alpha_cumprod: float, predi
 
 
 def camera_embedding(camera: Camera, parameters: dict[str, Tensor]) -> Tensor:
-    """`(width,)` from the camera's pose: two layers with a SiLU between."""
+    """Return the embedding `(width,)` of a camera pose: two linear layers with a SiLU in between."""
     first = parameters["camera.0.weight"]
     pose = camera_to_world(camera).flatten().to(first)
     hidden = F.silu(F.linear(pose, first, parameters["camera.0.bias"]))
@@ -161,7 +177,7 @@ def camera_embedding(camera: Camera, parameters: dict[str, Tensor]) -> Tensor:
 
 
 def parameter_shapes(unet: UNet2DConditionModel, rank: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of the parameters of a `VariationalState` by name."""
+    """Return the shapes of the parameters of a `VariationalState` by name."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, module in unet.named_modules():
         if isinstance(module, nn.Linear) and name.endswith(tuple(f".{projection}" for projection in PROJECTIONS)):
@@ -173,11 +189,13 @@ def parameter_shapes(unet: UNet2DConditionModel, rank: int) -> dict[str, tuple[i
 
 
 def saved_layout(found: Layout, rank: int) -> Layout:
-    """What a saved `VariationalState` must have, as far as that is known without the UNet: `lora_layers` compares the
-    rest with it.
+    """Return the expected layout of a saved `VariationalState`, as far as it is known without the UNet.
+
+    `lora_layers` compares the rest with the UNet.
 
     Args:
-        found: What the file has; the widths are its own.
+        found: Layout of the file, from which the width of the camera embedding is taken.
+        rank: Rank of the LoRA layers.
     """
     width = found["camera.0.bias"].shape[0] if len(found.get("camera.0.bias", Spec(())).shape) == 1 else None
     expected = {
@@ -193,9 +211,10 @@ def saved_layout(found: Layout, rank: int) -> Layout:
 
 
 def check_adaptable(unet: UNet2DConditionModel) -> None:
-    """
+    """Check that LoRA layers can be attached to a UNet.
+
     Raises:
-        ValueError: If peft is not installed, or the UNet has adapters already or nothing to adapt.
+        ValueError: If peft is not installed, the UNet already has adapters, or the UNet has no layers to adapt.
     """
     try:
         import peft  # noqa: F401
@@ -203,17 +222,19 @@ def check_adaptable(unet: UNet2DConditionModel) -> None:
         raise ValueError("distillation='vsd' needs peft: pip install 'hifa[vsd]'.") from error
     if getattr(unet, "peft_config", None):
         raise ValueError(
-            f"distillation='vsd' needs a UNet without adapters, and this one has {', '.join(unet.peft_config)}. Merge "
-            "them first: fuse_lora(), then unload_lora_weights()."
+            f"distillation='vsd' needs a UNet without adapters, but the UNet has {', '.join(unet.peft_config)}. Merge "
+            "the adapters first: call fuse_lora(), then unload_lora_weights()."
         )
     if not any(name.endswith(".lora_A") for name in parameter_shapes(unet, rank=1)):
         raise ValueError(
-            "distillation='vsd' adapts the linear projections of a UNet's attention, and this one has none."
+            "distillation='vsd' adapts linear projections of attention, but the UNet has none. Use another UNet."
         )
 
 
 def lora_layers(unet: UNet2DConditionModel, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Module]:
-    """peft's LoRA layers around the UNet's own, by name, made of the given parameters; the UNet stays without them.
+    """Return peft LoRA layers with the given parameters that wrap layers of the UNet, by name of the wrapped layer.
+
+    The layers are not attached to the UNet.
 
     Raises:
         ValueError: See `VariationalScore`.
@@ -225,10 +246,10 @@ def lora_layers(unet: UNet2DConditionModel, parameters: dict[str, nn.Parameter])
     rank = len(parameters[f"{names[0]}.lora_A"])
     if parameter_shapes(unet, rank) != {name: tuple(value.shape) for name, value in parameters.items()}:
         raise ValueError(
-            "The run's LoRA weights do not fit this model's UNet. Continue the run with the model that it began with."
+            "The LoRA weights of the run do not fit the UNet. Resume the run with the model that started the run."
         )
     try:
-        # Without values: those that peft draws, from the global generator, are not wanted.
+        # On the meta device peft does not draw initial values from the global generator.
         with torch.device("meta"):
             unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=names), ADAPTER)
         layers = {name: unet.get_submodule(name) for name in names}

@@ -1,5 +1,7 @@
-"""Attention across the views of an object and the embedding of their cameras: what MVDream adds to a 2D UNet
-(Shi et al. 2024, "MVDream: Multi-view Diffusion for 3D Generation", section 3.1)."""
+"""Attention across views and camera embedding, which MVDream adds to a 2D UNet.
+
+Reference: Shi et al. 2024, "MVDream: Multi-view Diffusion for 3D Generation", section 3.1.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -16,17 +18,17 @@ from torch.nn import functional as F
 from ..cameras import POSE_DIM
 
 
-# A UNet is changed while it sees several views, and one object may serve several runs at once.
+# `across_views` changes a UNet temporarily, and several runs may share one UNet.
 _ONE_AT_A_TIME = threading.RLock()
 
 
 class CameraEmbedding(ModelMixin, ConfigMixin):
     """Embedding of camera poses, which is added to the time embedding of the UNet.
 
-    It lies beside the UNet and not in it, so that the UNet stays an ordinary 2D model.
+    The embedding is separate from the UNet, so that the UNet stays an ordinary 2D model.
 
     Args:
-        embedding_dim: Length of the UNet's time embedding.
+        embedding_dim: Length of the time embedding of the UNet.
     """
 
     @register_to_config
@@ -41,10 +43,10 @@ class CameraEmbedding(ModelMixin, ConfigMixin):
 
 
 class AttentionAcrossViews(AttnProcessor2_0):
-    """Self-attention over the tokens of all views of an object together. It has no weights of its own.
+    """Processor of joint self-attention over the tokens of all views of an object. The processor has no weights.
 
     Args:
-        num_views: V. The batch holds B objects with V views each, the view being the faster index.
+        num_views: Number of views V. A batch contains B objects with V views each. The view index varies fastest.
     """
 
     def __init__(self, num_views: int):
@@ -64,9 +66,9 @@ def self_attentions(unet: nn.Module) -> list[Attention]:
 
 @contextmanager
 def across_views(unet: UNet2DConditionModel, embedding: CameraEmbedding, num_views: int) -> Iterator[None]:
-    """Let a UNet see `num_views` views at once, whose poses it is given as `class_labels`.
+    """Make a UNet denoise `num_views` views jointly, with camera poses passed as `class_labels`.
 
-    Afterwards the UNet is the 2D model that it was, whatever happens. Other threads wait meanwhile.
+    On exit, also after an exception, the UNet is the original 2D model. Other threads wait until then.
     """
     with _ONE_AT_A_TIME:
         attentions = self_attentions(unet)
@@ -84,33 +86,33 @@ def across_views(unet: UNet2DConditionModel, embedding: CameraEmbedding, num_vie
 
 @contextmanager
 def as_2d_model() -> Iterator[None]:
-    """Keep other threads from letting the UNet see several views meanwhile."""
+    """Keep other threads from entering `across_views` until exit."""
     with _ONE_AT_A_TIME:
         yield
 
 
 def check_embedding(unet: UNet2DConditionModel, embedding: CameraEmbedding) -> None:
-    """Check that an embedding of cameras belongs to a UNet.
+    """Check that a camera embedding fits a UNet.
 
     Raises:
-        ValueError: If the UNet has another time embedding, is told more than the time already, or has no
-            self-attention.
+        ValueError: If the time embedding of the UNet has another length, the UNet already has class embeddings, or
+            the UNet has no self-attention.
     """
     wanted = unet.config.time_embedding_dim or 4 * unet.config.block_out_channels[0]
     if embedding.config.embedding_dim != wanted:
         raise ValueError(
-            f"camera_embedding gives {embedding.config.embedding_dim} numbers, but the time embedding of the UNet has "
-            f"{wanted}: they belong to different models."
+            f"camera_embedding has length {embedding.config.embedding_dim}, but the time embedding of the UNet has "
+            f"length {wanted}. Use the camera_embedding and the UNet of one model."
         )
     if unet.config.class_embed_type is not None or unet.config.num_class_embeds is not None:
-        raise ValueError("The UNet has class embeddings of its own, so it cannot take a camera_embedding.")
+        raise ValueError("The UNet already has class embeddings. Use a UNet without them for a camera_embedding.")
     if not self_attentions(unet):
-        raise ValueError("The UNet has no self-attention, so its views would not know of each other.")
+        raise ValueError("The UNet has no self-attention, which joint denoising of views needs. Use another UNet.")
 
 
 @torch.no_grad()
 def fresh_embedding(unet: UNet2DConditionModel) -> CameraEmbedding:
-    """Return an embedding that adds nothing yet, to begin a training with: its second layer is zero."""
+    """Return a camera embedding that outputs zero, to start a training with. Its second layer is zero."""
     embedding = CameraEmbedding(unet.config.time_embedding_dim or 4 * unet.config.block_out_channels[0])
     nn.init.zeros_(embedding.linear_2.weight)
     nn.init.zeros_(embedding.linear_2.bias)
