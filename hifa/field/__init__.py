@@ -1,4 +1,4 @@
-"""The radiance field and its encodings."""
+"""Radiance field and its encodings."""
 
 from .radiance_field import RadianceField
 

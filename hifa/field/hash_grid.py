@@ -1,7 +1,7 @@
 """Multi-resolution hash encoding (Mueller et al. 2022, "Instant Neural Graphics Primitives", section 3).
 
-Three implementations of one function: compiled loops for a CPU (`hash_grid_cpu`), Triton kernels for CUDA
-(`hash_grid_triton`), and plain torch for every other device, and for CUDA without Triton.
+The encoding has three implementations: compiled loops for a CPU (`hash_grid_cpu`), Triton kernels for CUDA
+(`hash_grid_triton`), and plain PyTorch for every other device and for CUDA without Triton.
 """
 
 import math
@@ -14,19 +14,19 @@ from .hash_grid_cpu import encode_backward, encode_forward, share_threads
 
 
 PRIMES = (1, 2654435761, 805459861)
-FEATURES = 2  # values per entry, F; as in all of the paper's experiments
+FEATURES = 2  # features per table entry (F), as in all experiments of the paper
 HAS_TRITON = find_spec("triton") is not None
 
 
 def level_resolutions(levels: int, base: int, finest: int) -> list[int]:
-    """Cells per axis of each level, a geometric series from `base` to `finest` (equations 2 and 3)."""
+    """Return the cells per axis of each level, a geometric series from `base` to `finest` (equations 2 and 3)."""
     growth = (finest / base) ** (1 / max(levels - 1, 1))
-    # The small term keeps the last level at `finest` when the power falls just short of it.
+    # The small term keeps the last level at `finest` when rounding makes the power slightly too small.
     return [math.floor(base * growth**level + 1e-6) for level in range(levels)]
 
 
 def encode_torch(points: Tensor, table: Tensor, resolutions: list[int], entries: int) -> Tensor:
-    """The encoding in plain torch, on any device; gradients reach the table only.
+    """Encode points in plain PyTorch, on any device. Gradients reach the table only.
 
     Args:
         points: `(n, 3)` in [0, 1].
@@ -35,7 +35,7 @@ def encode_torch(points: Tensor, table: Tensor, resolutions: list[int], entries:
         entries: Table size of a level, a power of two.
 
     Returns:
-        `(n, 2 levels)`.
+        `(n, 2 * levels)`.
     """
     corners = torch.tensor([[i & 1, i >> 1 & 1, i >> 2 & 1] for i in range(8)], device=points.device)
     encoded = []
@@ -57,7 +57,7 @@ def encode_torch(points: Tensor, table: Tensor, resolutions: list[int], entries:
 
 
 def implementation(device_type: str, has_triton: bool) -> str:
-    """Which of the three encodes on a device: `"loops"`, `"triton"` or `"torch"`."""
+    """Return the implementation for a device type: `"loops"`, `"triton"` or `"torch"`."""
     if device_type == "cpu":
         return "loops"
     return "triton" if device_type == "cuda" and has_triton else "torch"
@@ -88,9 +88,9 @@ class HashGrid(nn.Module):
     """Trainable multi-resolution hash grid.
 
     Args:
-        levels: Number of resolutions L.
+        levels: Number of levels L.
         base_resolution, finest_resolution: Cells per axis of the first and the last level.
-        log2_entries: log2 of the table size T of a level; finer levels are hashed into it.
+        log2_entries: log2 of the table size T of a level. A level with more than T grid points is hashed.
     """
 
     def __init__(self, levels: int, base_resolution: int, finest_resolution: int, log2_entries: int):
@@ -102,18 +102,18 @@ class HashGrid(nn.Module):
         self.out_features = FEATURES * levels
 
     def reset(self, generator: torch.Generator | None) -> None:
-        """Uniform in [-1e-4, 1e-4], as in the paper of the encoding."""
+        """Initialize the table uniformly in [-1e-4, 1e-4], as in the paper."""
         with torch.no_grad():
             values = torch.rand(self.table.shape, generator=generator, device=generator.device if generator else None)
             self.table.copy_((2 * values - 1) * 1e-4)
 
     def forward(self, points: Tensor) -> Tensor:
-        """`(n, 3)` in [0, 1] -> `(n, 2 levels)`. Gradients reach the table, not the points."""
+        """Encode points `(n, 3)` in [0, 1] to `(n, 2 * levels)`. Gradients reach the table, not the points."""
         chosen = implementation(points.device.type, HAS_TRITON)
         if chosen == "loops":
             return _EncodeOnCPU.apply(points.detach().contiguous(), self.table, self.resolutions, self.entries)
         if chosen == "triton":
-            from .hash_grid_triton import EncodeTriton  # Triton takes a second to import, and a CPU has no use for it
+            from .hash_grid_triton import EncodeTriton  # importing Triton takes 1 s; a CPU does not need Triton
 
             return EncodeTriton.apply(points, self.table, self.resolutions, self.entries)
         return encode_torch(points, self.table, self.resolutions.tolist(), self.entries)

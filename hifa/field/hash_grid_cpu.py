@@ -1,7 +1,7 @@
-"""The hash encoding as compiled loops for a CPU. numba is a pip wheel that brings its own compiler.
+"""Hash encoding in compiled loops for a CPU. numba is a pip wheel with its own compiler.
 
-Forward runs in parallel over points; backward in parallel over levels, so that every thread owns its part of the
-table: nothing races, and the sums have one order, which makes a run repeatable bit for bit.
+The forward pass is parallel over points. The backward pass is parallel over levels, so that each thread owns its part
+of the table. This avoids data races and fixes the order of summation, which makes a run repeatable bit for bit.
 """
 
 import numba
@@ -9,12 +9,12 @@ import numpy as np
 
 
 def share_threads() -> None:
-    """Have numba use as many threads as torch does; to be called before a loop.
+    """Make numba use as many threads as PyTorch. Call this function before every compiled loop.
 
-    Both take them from one pool, and numba sets a number of its own for both when it starts: torch would round its
-    sums otherwise from then on, and a run that was resumed would not be the one that went on.
+    numba and PyTorch share one thread pool, and numba sets its own number of threads for both when it starts. PyTorch
+    would then round sums differently, and a resumed run would differ from an uninterrupted run.
     """
-    import torch  # here, so that the loops can be compiled without waiting for it
+    import torch  # imported here, so that the loops can be compiled without importing torch
 
     threads = torch.get_num_threads()
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
@@ -25,13 +25,13 @@ def share_threads() -> None:
 @numba.njit(inline="always", fastmath=True)
 def _locate(coordinate, resolution):
     scaled = min(max(coordinate, np.float32(0.0)), np.float32(1.0)) * np.float32(resolution)
-    cell = max(0, min(np.int64(scaled), resolution - 1))  # also of what is no number
+    cell = max(0, min(np.int64(scaled), resolution - 1))  # NaN gets a valid cell, too
     return cell, scaled - np.float32(cell)
 
 
 @numba.njit(inline="always", fastmath=True)
 def _corner_weight(cx, cy, cz, fx, fy, fz):
-    one = np.float32(1.0)  # numba takes a plain 1 - fx to be of double precision
+    one = np.float32(1.0)  # numba computes a plain 1 - fx in double precision
     return (fx if cx else one - fx) * (fy if cy else one - fy) * (fz if cz else one - fz)
 
 
@@ -44,7 +44,7 @@ def _corner_index(x, y, z, resolution, entries):
 
 @numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
 def encode_forward(points, table, resolutions, entries, out):
-    """Write the encoding of `points` `(n, 3)` into `out` `(n, 2 levels)`; `table` is `(levels * entries, 2)`."""
+    """Write the encoding of `points` `(n, 3)` to `out` `(n, 2 * levels)`; `table` is `(levels * entries, 2)`."""
     for i in numba.prange(points.shape[0]):
         for level in range(resolutions.shape[0]):
             resolution = resolutions[level]
@@ -64,12 +64,12 @@ def encode_forward(points, table, resolutions, entries, out):
 
 @numba.njit(parallel=True, fastmath=True, cache=True, nogil=True)
 def encode_backward(points, grad, resolutions, entries, grad_table):
-    """Add the gradient with respect to the table, given `grad` `(n, 2 levels)`, to `grad_table`."""
+    """Add the gradient of the table to `grad_table`, given the output gradient `grad` `(n, 2 * levels)`."""
     for level in numba.prange(resolutions.shape[0]):
         resolution = resolutions[level]
         for i in range(points.shape[0]):
             first, second = grad[i, 2 * level], grad[i, 2 * level + 1]
-            if first == 0.0 and second == 0.0:  # behind a surface, or in the background
+            if first == 0.0 and second == 0.0:  # a point behind a surface or in the background
                 continue
             x, fx = _locate(points[i, 0], resolution)
             y, fy = _locate(points[i, 1], resolution)
@@ -83,7 +83,7 @@ def encode_backward(points, grad, resolutions, entries, grad_table):
 
 
 def compile_loops() -> None:
-    """Compile both loops for the types that `HashGrid` calls them with; see `compile_ahead`."""
+    """Compile both loops for the argument types that `HashGrid` uses; see `compile_ahead`."""
     points, table, features = (np.zeros((1, n), np.float32) for n in (3, 2, 2))
     resolutions = np.ones(1, np.int64)
     encode_forward(points, table, resolutions, 1, features)

@@ -1,7 +1,7 @@
-"""The hash encoding as Triton kernels for a GPU. Triton comes with torch's CUDA builds and needs no nvcc.
+"""Hash encoding in Triton kernels for a GPU. Triton comes with PyTorch's CUDA builds and needs no nvcc.
 
-One program handles a block of points at one level. Neighbouring points of a ray share cells, so the backward pass adds
-with atomics; their order, and with it the last bits of a gradient, differs from run to run on a GPU.
+One program handles a block of points at one level. Neighboring points of a ray share cells, so the backward pass uses
+atomic adds. The order of atomic adds varies on a GPU, so the last bits of a gradient differ from run to run.
 """
 
 import torch
@@ -10,12 +10,12 @@ import triton.language as tl
 from torch import Tensor
 
 
-BLOCK = 256  # points of a program
+BLOCK = 256  # points per program
 
 
 @triton.jit
 def _cell(coordinate, resolution):
-    """Cell index along an axis, and where in it a coordinate in [0, 1] lies."""
+    """Return the cell index of a coordinate in [0, 1] along an axis, and the position inside the cell."""
     scaled = tl.minimum(tl.maximum(coordinate, 0.0), 1.0) * resolution
     cell = tl.minimum(tl.floor(scaled), resolution - 1.0)
     return cell.to(tl.int32), scaled - cell
@@ -23,14 +23,14 @@ def _cell(coordinate, resolution):
 
 @triton.jit
 def _share(n, block: tl.constexpr):
-    """What a program works on: a level, indices of points, and which of them exist."""
+    """Return the level of a program, the indices of its points, and the mask of indices that exist."""
     index = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     return tl.program_id(1), index, index < n
 
 
 @triton.jit
 def _cells(points, index, inside, resolution):
-    """Cell and position in it, along each axis, of the points with these indices."""
+    """Return the cell index and the position inside the cell, along each axis, for the points at `index`."""
     x, fx = _cell(tl.load(points + 3 * index, inside, 0.0), resolution)
     y, fy = _cell(tl.load(points + 3 * index + 1, inside, 0.0), resolution)
     z, fz = _cell(tl.load(points + 3 * index + 2, inside, 0.0), resolution)
@@ -39,9 +39,9 @@ def _cells(points, index, inside, resolution):
 
 @triton.jit
 def _row(x, y, z, resolution, entries):
-    """Row in the table of a level: dense where it fits, else the hash of instant-ngp's equation 4."""
+    """Return the table row of a grid point: dense if the level fits, else the hash of instant-ngp's equation 4."""
     side = resolution + 1
-    # The low bits of 32-bit products are those of the exact ones, and a power of two keeps the low bits only.
+    # 32-bit products have the low bits of the exact products, and `entries`, a power of two, keeps only low bits.
     hashed = x.to(tl.uint32) ^ (y.to(tl.uint32) * 2654435761) ^ (z.to(tl.uint32) * 805459861)
     hashed = (hashed & (entries - 1).to(tl.uint32)).to(tl.int32)
     dense = x + side * (y + side * z)
@@ -50,7 +50,7 @@ def _row(x, y, z, resolution, entries):
 
 @triton.jit
 def _corner(cx: tl.constexpr, cy: tl.constexpr, cz: tl.constexpr, x, y, z, fx, fy, fz, resolution, entries):
-    """Row and trilinear weight of one corner of the cells."""
+    """Return the table row and the trilinear weight of one corner of each cell."""
     wx = fx if cx else 1.0 - fx
     wy = fy if cy else 1.0 - fy
     wz = fz if cz else 1.0 - fz
@@ -84,7 +84,7 @@ def _backward(points, grad, resolutions, grad_table, n, entries, levels, block: 
     source = grad + index * (2 * levels) + 2 * level
     first = tl.load(source, inside, 0.0).to(tl.float32)
     second = tl.load(source + 1, inside, 0.0).to(tl.float32)
-    # Behind a surface, and in the background, nothing comes back.
+    # Points behind a surface and in the background have no gradient.
     active = inside & ((first != 0.0) | (second != 0.0))
     base = grad_table + level.to(tl.int64) * entries * 2
     for cx in tl.static_range(2):
@@ -96,16 +96,16 @@ def _backward(points, grad, resolutions, grad_table, n, entries, levels, block: 
 
 
 class EncodeTriton(torch.autograd.Function):
-    """`hash_grid.encode_torch` by the kernels above. `apply(points, table, resolutions, entries)`.
+    """Equivalent of `hash_grid.encode_torch`, called by `apply(points, table, resolutions, entries)`.
 
     Args:
-        points: `(n, 3)` in [0, 1]; float32 after the first step, like all sums.
+        points: `(n, 3)` in [0, 1]. Points are converted to float32, the dtype of all sums.
         table: `(levels * entries, 2)`, float32, float16 or bfloat16.
         resolutions: `(levels,)` int64, on the device of the points.
         entries: Table size of a level, a power of two.
 
     Returns:
-        `(n, 2 levels)` in the dtype of the table. Gradients reach the table only.
+        `(n, 2 * levels)` in the dtype of the table. Gradients reach the table only.
     """
 
     @staticmethod
@@ -115,7 +115,7 @@ class EncodeTriton(torch.autograd.Function):
         ctx.save_for_backward(points, resolutions)
         ctx.entries, ctx.table = entries, (table.shape, table.dtype)
         if len(points):
-            with torch.cuda.device_of(points):  # Triton launches on the current device, whatever its arguments are on
+            with torch.cuda.device_of(points):  # Triton launches on the current device, not on that of the arguments
                 _forward[_programs(points, levels)](
                     points, table.detach().contiguous(), resolutions, out, len(points), entries, levels, BLOCK
                 )
@@ -125,7 +125,7 @@ class EncodeTriton(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         points, resolutions = ctx.saved_tensors
         shape, dtype = ctx.table
-        # Summed in float32: thousands of points may share an entry of a coarse level.
+        # Sum in float32: thousands of points may share an entry of a coarse level.
         grad_table = torch.zeros(shape, device=grad.device, dtype=torch.float32)
         if len(points):
             grad, levels = grad.contiguous(), len(resolutions)

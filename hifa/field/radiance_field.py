@@ -1,4 +1,4 @@
-"""The radiance field g(theta): hash grid, small networks, background. The object that a run optimises."""
+"""Radiance field g(theta), which a run optimizes: hash grid, small networks and background."""
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -11,21 +11,23 @@ from .spherical_harmonics import MAX_BANDS, spherical_harmonics
 
 
 class RadianceField(ModelMixin, ConfigMixin):
-    """A NeRF in the cube [-bound, bound]^3 (HiFA appendix A.1): density from the position, colour from position and
-    view direction, background colour from the direction alone.
+    """NeRF in the cube [-bound, bound]^3 (HiFA appendix A.1).
+
+    Density depends on the position. Color depends on the position and the view direction. Background color depends on
+    the view direction only.
 
     Args:
         bound: Half the side of the cube, world units.
         levels, base_resolution, finest_resolution, log2_entries: Hash grid, see `HashGrid`.
         hidden_dim: Width of the hidden layers.
-        hidden_layers: Hidden layers of the density network; 0 is a linear map.
-        view_bands: Bands of spherical harmonics of the view direction; 1 means no view dependence, at most 4.
-        blob_density: Height of the initial density blob, before the activation.
-        blob_radius: Radius at which that blob has fallen by 1 - 1/sqrt(e) (about 39 %), world units.
-        seed: Initial parameters are a function of this and the other arguments.
+        hidden_layers: Number of hidden layers of the density network. 0 is a linear map.
+        view_bands: Bands of spherical harmonics of the view direction, 1 to 4. 1 means no view dependence.
+        blob_density: Height of the initial Gaussian blob of density, before the activation.
+        blob_radius: Standard deviation of the blob, world units. At this radius the blob has fallen by about 39 %.
+        seed: Seed of the initial parameters, which depend only on the seed and the other arguments.
 
     Raises:
-        ValueError: If an argument is out of range, see `ranges`; the message names it.
+        ValueError: If an argument is out of range, see `ranges`. The message names the argument.
     """
 
     @register_to_config
@@ -44,14 +46,14 @@ class RadianceField(ModelMixin, ConfigMixin):
         seed: int = 0,
     ):
         super().__init__()
-        check_field(dict(self.config))  # before anything is built: saved fields come from anywhere
+        check_field(dict(self.config))  # before any allocation: saved fields may come from untrusted sources
         self.bound = bound
         self.grid = HashGrid(levels, base_resolution, finest_resolution, log2_entries)
         n_features = 15
         self.density_net = _mlp(self.grid.out_features, hidden_dim, hidden_layers, 1 + n_features)
         self.colour_net = _mlp(n_features + view_bands**2, hidden_dim, 1, 3)
         self.background_net = _mlp(MAX_BANDS**2, 16, 1, 3)
-        if self.grid.table.device.type != "meta":  # from_pretrained builds on meta and loads the values after
+        if self.grid.table.device.type != "meta":  # from_pretrained builds on the meta device and loads values later
             self._reset(torch.Generator().manual_seed(seed))
 
     def _reset(self, generator: torch.Generator) -> None:
@@ -61,10 +63,10 @@ class RadianceField(ModelMixin, ConfigMixin):
             nn.init.zeros_(layer.bias)
 
     def encode(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Density and features of points; the only place where the grid is read.
+        """Return density and features of points. Only this method reads the grid.
 
         Args:
-            points: `(n, 3)` world units, inside the cube.
+            points: `(n, 3)` in world units, inside the cube.
 
         Returns:
             Density `(n,)` per world unit, non-negative, and features `(n, 15)` for `colour_of`.
@@ -75,31 +77,31 @@ class RadianceField(ModelMixin, ConfigMixin):
         return _truncated_exp(out[:, 0] + blob - 1.0), out[:, 1:]
 
     def density(self, points: Tensor) -> Tensor:
-        """Density `(n,)` of points `(n, 3)`, per world unit; zero outside the cube."""
+        """Return the density `(n,)` per world unit at points `(n, 3)`; zero outside the cube."""
         inside = (points.abs() <= self.bound).all(-1)
         return self.encode(points)[0] * inside
 
     def colour_of(self, features: Tensor, directions: Tensor) -> Tensor:
-        """RGB `(n, 3)` in [0, 1] from the features of `encode` and unit view directions `(n, 3)`."""
+        """Return RGB `(n, 3)` in [0, 1] for features of `encode` and unit view directions `(n, 3)`."""
         basis = spherical_harmonics(directions, self.config.view_bands)
         return torch.sigmoid(self.colour_net(torch.cat([features, basis], -1)))
 
     def colour(self, points: Tensor, directions: Tensor) -> Tensor:
-        """RGB `(n, 3)` in [0, 1] of points `(n, 3)` seen along unit `directions` `(n, 3)`."""
+        """Return RGB `(n, 3)` in [0, 1] of points `(n, 3)` viewed along unit `directions` `(n, 3)`."""
         return self.colour_of(self.encode(points)[1], directions)
 
     def background(self, directions: Tensor) -> Tensor:
-        """Background RGB `(n, 3)` in [0, 1] in unit `directions` `(n, 3)`."""
+        """Return the background RGB `(n, 3)` in [0, 1] for unit `directions` `(n, 3)`."""
         return torch.sigmoid(self.background_net(spherical_harmonics(directions, MAX_BANDS)))
 
     def parameter_groups(self, grid_lr: float, network_lr: float) -> list[dict]:
-        """Adam's groups: the grid's table and the networks' weights learn at different rates (appendix A.1)."""
+        """Return parameter groups for Adam, with separate learning rates for grid and networks (appendix A.1)."""
         networks = [p for name, p in self.named_parameters() if not name.startswith("grid.")]
         return [{"params": [self.grid.table], "lr": grid_lr}, {"params": networks, "lr": network_lr}]
 
 
 class _TruncatedExp(torch.autograd.Function):
-    """exp whose gradient is bounded, as in instant-ngp: a density of e^12 must not throw the optimiser off."""
+    """exp with a bounded gradient, as in instant-ngp: a density of e^12 must not destabilize the optimizer."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -120,6 +122,6 @@ def _mlp(n_in: int, width: int, hidden: int, n_out: int) -> nn.Sequential:
     sizes = [n_in, *[width] * hidden, n_out]
     layers: list[nn.Module] = []
     for first, second in zip(sizes, sizes[1:], strict=False):
-        # Uninitialised: torch's own initialisation would draw from the global generator.
+        # Skip PyTorch's initialization, which would draw from the global generator.
         layers += [nn.utils.skip_init(nn.Linear, first, second), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])

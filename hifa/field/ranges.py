@@ -1,4 +1,4 @@
-"""What the arguments of a radiance field may be: the settings of a run and saved fields are checked by the same."""
+"""Valid ranges of the arguments of a radiance field, for settings of a run and for saved fields."""
 
 import math
 from typing import Any
@@ -6,24 +6,25 @@ from typing import Any
 from .spherical_harmonics import MAX_BANDS
 
 
-# Beyond, the numbers of cells overflow in the compiled loops, or a field takes more memory than there is.
+# Outside these ranges, cell counts overflow in the compiled loops, or a field does not fit into memory.
 FIELD_RANGES: tuple[tuple[str, float, float], ...] = (
     ("bound", 0.01, 100), ("levels", 1, 32), ("base_resolution", 1, 4096), ("finest_resolution", 1, 2**16),
     ("log2_entries", 4, 24), ("hidden_dim", 1, 1024), ("view_bands", 1, MAX_BANDS), ("blob_density", 0, 1000),
     ("blob_radius", 0.01, 100),
 )  # fmt: skip
-# Of the field alone: a run has no settings of these names.
+# Arguments of the field that are not settings of a run.
 OWN_RANGES: tuple[tuple[str, float, float], ...] = (("hidden_layers", 0, 8), ("seed", -(2**63), 2**64 - 1))
-FRACTIONS = ("bound", "blob_density", "blob_radius")  # the others are whole numbers
+FRACTIONS = ("bound", "blob_density", "blob_radius")  # all other arguments are integers
 
 
 def check_field(arguments: dict[str, Any]) -> None:
-    """
+    """Check the types and ranges of the arguments of a `RadianceField`.
+
     Args:
-        arguments: Of `RadianceField`, by name.
+        arguments: All arguments, by name.
 
     Raises:
-        ValueError: If one is out of range or of another type; the message names it.
+        ValueError: If an argument is out of range or has a wrong type. The message names the argument.
     """
     for name, low, high in (*FIELD_RANGES, *OWN_RANGES):
         value = arguments[name]
@@ -36,9 +37,10 @@ def check_field(arguments: dict[str, Any]) -> None:
 
 
 def check_resolutions(base: int, finest: int) -> None:
-    """
+    """Check that the finest level of a hash grid is at least as fine as the first level.
+
     Raises:
-        ValueError: If the finest level of a hash grid is coarser than the first.
+        ValueError: If `finest` is less than `base`.
     """
     if finest < base:
         raise ValueError(f"finest_resolution must be at least base_resolution={base}, got {finest}.")

@@ -1,4 +1,4 @@
-"""Real spherical harmonics, up to four bands (Sloan 2013, "Efficient Spherical Harmonic Evaluation")."""
+"""Real spherical harmonics with up to four bands (Sloan 2013, "Efficient Spherical Harmonic Evaluation")."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,15 @@ MAX_BANDS = 4
 
 
 def spherical_harmonics(directions: Tensor, bands: int) -> Tensor:
-    """Basis values of unit `directions` `(n, 3)`: `(n, bands ** 2)`. One band is the constant: no view dependence."""
+    """Evaluate the spherical harmonics basis in unit directions.
+
+    Args:
+        directions: `(n, 3)` unit vectors.
+        bands: Number of bands, 1 to `MAX_BANDS`. One band is a constant, without view dependence.
+
+    Returns:
+        `(n, bands ** 2)`.
+    """
     x, y, z = directions.unbind(-1)
     basis = [torch.full_like(x, 0.28209479)]
     if bands > 1:

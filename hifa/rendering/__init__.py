@@ -1,1 +1,1 @@
-"""Rendering: where to sample rays, how to composite them, and whole images."""
+"""Rendering: sampling along rays, compositing, and whole images."""

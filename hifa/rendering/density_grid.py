@@ -1,4 +1,4 @@
-"""A coarse copy of the field's density, read instead of the field in the coarse pass."""
+"""Coarse grid of the field's density, which replaces the field in the coarse pass."""
 
 import numpy as np
 import torch
@@ -10,10 +10,11 @@ from .density_grid_cpu import look_up
 
 
 class DensityGrid(nn.Module):
-    """Density at the cell centres of a regular grid over the field's cube.
+    """Density at the cell centers of a regular grid over the cube of the field.
 
-    With it the coarse pass costs a table look-up, and rays through empty space need no field at all. It lags behind
-    the field by at most `period` updates, and forgets slowly (`decay`), so that a surface is not lost between two.
+    With the grid, the coarse pass costs one table lookup per sample, and rays through empty space need no field
+    evaluation. Between two refreshes (`grid_period` steps) the grid lags behind the field. Old densities decay slowly
+    (`decay`), so that a refresh does not lose a surface.
 
     Args:
         resolution: Cells per axis.
@@ -27,10 +28,13 @@ class DensityGrid(nn.Module):
 
     @torch.no_grad()
     def refresh(self, field: RadianceField, decay: float = 0.6, offset: Tensor | None = None) -> None:
-        """Evaluate the field at every cell: new = max(decay * old, density).
+        """Evaluate the field once in every cell: new = max(decay * old, density).
 
         Args:
-            offset: `(3,)` in [0, 1): where in its cell each point lies, the same for all; the centre without it.
+            field: The radiance field.
+            decay: Factor of the old values, in [0, 1].
+            offset: `(3,)` in [0, 1): position of the evaluated point inside its cell, the same for all cells. The
+                default is the center.
         """
         offset = self.values.new_full((3,), 0.5) if offset is None else offset.to(self.values)
         axis = torch.arange(self.resolution, device=self.values.device)
@@ -38,23 +42,26 @@ class DensityGrid(nn.Module):
         cells = torch.stack([x, y, z], -1).reshape(-1, 3)
         points = ((cells + offset) / self.resolution * 2 - 1) * self.bound
         density = torch.cat([field.density(part) for part in points.split(2**17)])
-        # fmax passes over NaN, which would never leave the grid again.
+        # fmax ignores NaN, which would otherwise stay in the grid forever.
         self.values.copy_(torch.fmax(decay * self.values, density.view_as(self.values)))
 
     @torch.no_grad()
     def density(self, points: Tensor) -> Tensor:
-        """Trilinear density `(...,)` at `points` `(..., 3)`, world units; 0 outside the cube."""
+        """Return the trilinear density `(...,)` at `points` `(..., 3)` in world units; 0 outside the cube."""
         if points.device.type == "cpu" and points.dtype == torch.float32:
             return self._density_on_cpu(points)
         return self._density_by_torch(points)
 
     def padded(self) -> Tensor:
-        """The values with a layer of zeros around, as the loops of `density_grid_cpu` read them."""
+        """Return the values with a layer of zeros around them, as the loops of `density_grid_cpu` need."""
         return nn.functional.pad(self.values, (1,) * 6)
 
     def filled(self, least: float) -> Tensor:
-        """Mark the cells between the values of `padded`, `(n + 1, n + 1, n + 1)` bool, where a density above `least`
-        can be interpolated."""
+        """Mark the cells between the values of `padded` in which the interpolated density may exceed `least`.
+
+        Returns:
+            `(n + 1, n + 1, n + 1)` bool.
+        """
         padded = self.padded()[None, None]
         return nn.functional.max_pool3d(padded, 2, stride=1)[0, 0] > least
 

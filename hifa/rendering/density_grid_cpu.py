@@ -1,5 +1,7 @@
-"""The density grid in compiled loops for a CPU: look-ups, several times as fast as torch's `grid_sample`, and the
-placement of samples along rays that are only looked at."""
+"""Density grid in compiled loops for a CPU: lookups, and placement of samples for rendering without gradients.
+
+Lookups are several times as fast as PyTorch's `grid_sample`.
+"""
 
 import math
 
@@ -7,8 +9,8 @@ import numba
 import numpy as np
 
 
-# What fast mathematics may assume, but for one thing: that no number is NaN. A cell must be one of the grid whatever
-# the point is.
+# Fast-math flags without the assumption that no number is NaN: a cell index must be valid for every point, including
+# NaN.
 SAFE = {"contract", "nsz", "arcp", "reassoc"}
 
 
@@ -19,9 +21,9 @@ def _between(first, second, share):
 
 @numba.njit(inline="always", fastmath=SAFE)
 def _value_at(x, y, z, values, side, scale, shift):
-    """Trilinear value at a point in world units of the flat `values` of `padded`, see `look_up`."""
+    """Return the trilinear value of the flat `values` of `padded` at a point in world units, see `look_up`."""
     last = np.float32(side - 1)
-    # In cells: 0 at the centre of the first one, which is padding.
+    # Coordinates in cells: 0 is the center of the first cell, which is padding.
     x = min(max(x * scale + shift, np.float32(0)), last)
     y = min(max(y * scale + shift, np.float32(0)), last)
     z = min(max(z * scale + shift, np.float32(0)), last)
@@ -48,12 +50,12 @@ def _value_at(x, y, z, values, side, scale, shift):
 
 @numba.njit(parallel=True, fastmath=SAFE, cache=True, nogil=True)
 def look_up(points, padded, bound, out):
-    """Write the trilinear value of a grid of n^3 cells, at whose centres the values are, into `out` for every point.
+    """Write the trilinear value of a grid with n^3 cells to `out` for every point. Values are at the cell centers.
 
     Args:
-        points: `(m, 3)` world units. Beyond the centres of the outer cells the value falls to 0 within a cell.
-        padded: `(n + 2, n + 2, n + 2)` (z, y, x): the values with a layer of zeros around, which spares the loop its
-            questions where the grid ends.
+        points: `(m, 3)` in world units. Beyond the centers of the outer cells, the value falls to 0 within one cell.
+        padded: `(n + 2, n + 2, n + 2)` (z, y, x): the values with a layer of zeros around them, so that the loop needs
+            no boundary checks.
         bound: Half the side of the cube, world units, float32.
         out: `(m,)`.
     """
@@ -64,31 +66,33 @@ def look_up(points, padded, bound, out):
         out[i] = _value_at(points[i, 0], points[i, 1], points[i, 2], values, side, scale, shift)
 
 
-RAYS_PER_BLOCK = 256  # share one buffer
+RAYS_PER_BLOCK = 256  # rays that share one buffer
 
 
 @numba.njit(parallel=True, fastmath=SAFE, cache=True, nogil=True)
 def place(origins, directions, near, far, padded, filled, bound, cells, most, least, out, live):
-    """Place the samples of each ray at equal quantiles of its weights in the grid, as `importance_samples` does with
-    the kernel (1, 1, 1): the tables of densities and weights, which fill memory there, never leave the cache here.
+    """Place the samples of each ray at equal quantiles of the weights of the ray in the grid.
+
+    The samples are those of `importance_samples` with the kernel (1, 1, 1). `importance_samples` needs tables of
+    densities and weights in main memory. In this loop, densities and weights stay in the CPU cache.
 
     Args:
         origins, directions: `(n, 3)` float32.
-        near, far: `(n,)` float32, where each ray enters and leaves the box that is looked at.
+        near, far: `(n,)` float32 distances at which each ray enters and leaves the rendered box.
         padded, bound: As for `look_up`.
-        filled: `(n + 1, n + 1, n + 1)` bool: whether any of the eight values around is worth a look-up; see
-            `DensityGrid.filled`.
-        cells: Equal cells between `near` and `far`, at whose middles the grid is read.
-        most: Largest optical depth of a cell, float32.
+        filled: `(n + 1, n + 1, n + 1)` bool: whether any of the eight surrounding values is large enough for a
+            lookup; see `DensityGrid.filled`.
+        cells: Number of equal cells between `near` and `far`. The grid is read at the cell centers.
+        most: Upper limit of the optical depth of a cell, float32.
         least: Optical depth up to which a ray counts as empty, float32.
-        out: `(n, n_samples)` float32, sorted distances of the live rays; the others are left alone.
-        live: `(n,)` bool, written for every ray: whether it meets anything.
+        out: `(n, n_samples)` float32, sorted distances of the live rays. The rows of empty rays are not written.
+        live: `(n,)` bool: whether a ray is not empty. Written for every ray.
     """
     side, values, n_samples = padded.shape[0], padded.ravel(), out.shape[1]
     last, one, floor = np.float32(side - 1), np.float32(1), np.float32(1e-5)
     scale, shift = (last - one) / (np.float32(2) * bound), last / np.float32(2)
     for block in numba.prange((len(origins) + RAYS_PER_BLOCK - 1) // RAYS_PER_BLOCK):
-        weights = np.empty(cells + 2, np.float32)  # with a zero at either end
+        weights = np.empty(cells + 2, np.float32)  # with a zero at each end
         for i in range(block * RAYS_PER_BLOCK, min((block + 1) * RAYS_PER_BLOCK, len(origins))):
             length, passed = (far[i] - near[i]) / np.float32(cells), np.float32(0)
             live[i] = False
@@ -110,12 +114,12 @@ def place(origins, directions, near, far, padded, filled, bound, cells, most, le
                     left = math.exp(-passed)
                     weights[j + 1] = through - left
                     through = left
-                    if through < floor:  # what lies behind gets no more than the floor
+                    if through < floor:  # the cells behind get only the floor
                         break
             if not passed > least:
                 continue
             live[i] = True
-            # The sum over the smoothed weights; the outer cells lack a neighbor.
+            # Sum of the smoothed weights. Each outer cell has only one neighbor.
             total = np.float32(3) * (one - through) - weights[1] - weights[cells] + np.float32(3 * cells - 2) * floor
             step = total / np.float32(n_samples)
             wanted, reached, k = np.float32(0.5) * step, np.float32(0), 0
@@ -127,12 +131,12 @@ def place(origins, directions, near, far, padded, filled, bound, cells, most, le
                     k += 1
                     wanted = (np.float32(k) + np.float32(0.5)) * step
                 reached += share
-            for rest in range(k, n_samples):  # sums are rounded
+            for rest in range(k, n_samples):  # rounding of the sums may leave some
                 out[i, rest] = far[i]
 
 
 def compile_loops() -> None:
-    """Compile the loops for the types that they are called with; see `compile_ahead`."""
+    """Compile the loops for the argument types that the package uses; see `compile_ahead`."""
     points, values, ray = np.zeros((1, 3), np.float32), np.zeros((3, 3, 3), np.float32), np.zeros(1, np.float32)
     one = np.float32(1)
     look_up(points, values, one, ray)

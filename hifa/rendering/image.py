@@ -1,4 +1,4 @@
-"""Whole images in bounded memory: gradients by deferred backpropagation, and pictures to look at."""
+"""Whole images in bounded memory: gradients by deferred backpropagation, and pictures without gradients."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,16 +24,20 @@ def backpropagate(
     offsets: Tensor | None = None,
     chunk: int,
 ) -> Tensor:
-    """Render, evaluate a loss on all rays at once, and add its gradient to the field's parameters.
+    """Render rays, evaluate a loss on all rays at once, and add its gradients to the parameters of the field.
 
-    Up to `chunk` rays this is one ordinary pass. Beyond, backpropagation is deferred (Zhang et al. 2022, "ARF",
-    section 3.4): the image is rendered without a graph, the loss gives the gradient of every ray, and chunks are
-    rendered again with a graph to push it into the parameters. Memory is that of one chunk; gradients are the same.
+    Up to `chunk` rays are rendered in one ordinary pass. For more rays, backpropagation is deferred (Zhang et al.
+    2022, "ARF", section 3.4). First, all rays are rendered without a graph. The loss then gives the gradient of every
+    ray. Finally, chunks of rays are rendered again with a graph, and the gradients are propagated to the parameters.
+    The memory is that of one chunk. The gradients are the same.
 
     Args:
-        loss_of: From all rays' output to a scalar. It is called once.
+        field: The radiance field.
+        rays: Rays with unit directions.
+        sampling: See `RaySampling`.
+        loss_of: Function from the output of all rays to a scalar. It is called once.
         background, offsets: See `render_rays`.
-        chunk: Rays that are held with their graph at a time.
+        chunk: Largest number of rays whose graph is kept at a time.
 
     Returns:
         The loss, detached.
@@ -60,12 +64,12 @@ def backpropagate(
 
 @dataclass(frozen=True)
 class Picture:
-    """A rendered view; H = W. Disparity and normals are computed when they are first asked for.
+    """Rendered view with H = W. Disparity and normals are computed on first access.
 
     Args:
         colour: `(H, W, 3)` RGB in [0, 1].
         opacity: `(H, W)` in [0, 1].
-        depth: `(H, W)` distance along the ray, world units; 0 where there is nothing.
+        depth: `(H, W)` distance along the ray, world units; 0 where the ray meets nothing.
         z_variance: `(H, W)` squared world units.
         directions: `(H, W, 3)` unit world directions of the rays.
     """
@@ -78,12 +82,12 @@ class Picture:
 
     @cached_property
     def disparity(self) -> Tensor:
-        """`(H, W)` 1 / depth; 0 where there is nothing."""
+        """Return 1 / depth, `(H, W)`; 0 where the ray meets nothing."""
         return disparity(self.depth)
 
     @cached_property
     def normals(self) -> Tensor:
-        """`(H, W, 3)` unit outward world normals of the rendered depth; 0 where it is not more than half opaque."""
+        """Return unit outward world normals `(H, W, 3)` of the rendered depth; 0 where opacity is at most 0.5."""
         return visible_normals(self.depth, self.opacity, self.directions)
 
 
@@ -96,9 +100,17 @@ def render_picture(
     background: Tensor | None = None,
     chunk: int = 2**14,
 ) -> Picture:
-    """Render one view of a field that still changes: regular sampling, no gradients, memory bounded by `chunk` rays.
+    """Render one view of a field that is still being optimized, without gradients and with regular sampling.
 
     For a finished field `viewing.Viewer` is faster.
+
+    Args:
+        field: The radiance field.
+        camera: Camera of the view.
+        size: Height and width in pixels.
+        sampling: See `RaySampling`.
+        background: See `render_rays`.
+        chunk: Number of rays that are rendered at a time, which bounds memory.
     """
     device = field.grid.table.device
     rays = image_rays(camera_to_world(camera).to(device), camera.fov_deg, size)
@@ -107,7 +119,7 @@ def render_picture(
 
 
 def picture_of(seen: RayOutput, rays: Rays, size: int) -> Picture:
-    """The picture that the rays of an image have seen."""
+    """Assemble the picture of an image from the output of its rays."""
     square = (size, size)
     return Picture(
         colour=seen.colour.clamp(0, 1).view(*square, 3),
@@ -125,5 +137,5 @@ def _chunks(rays: Rays, sampling: RaySampling, background: Tensor | None, offset
 
 
 def concatenate(parts: list[RayOutput]) -> RayOutput:
-    """The output of all rays from that of chunks."""
+    """Concatenate the outputs of chunks of rays."""
     return RayOutput(*(torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])))

@@ -9,21 +9,22 @@ from torch import Tensor
 def depth_normals(
     depth: Tensor, opacity: Tensor, directions: Tensor, max_step: float = math.inf
 ) -> tuple[Tensor, Tensor]:
-    """Compute normals by central differences of the points `depth * directions`; differentiable in `depth`.
+    """Compute normals by central differences of the points `depth * directions`. Differentiable in `depth`.
 
-    For positive depths a normal always points towards the camera: it is the cross product of the vertical and the
-    horizontal difference, and both follow the pixels.
+    A normal is the cross product of the vertical and the horizontal difference, which follow the order of the pixels.
+    For positive depths, normals therefore always point towards the camera.
 
     Args:
         depth: `(n, n)` distances along the rays, world units.
         opacity: `(n, n)` in [0, 1].
-        directions: `(n, n, 3)` unit ray directions, rows downwards and columns to the right. The normals have their
-            axes: world axes for the rays of `image_rays`.
-        max_step: Largest central difference of `depth` that still counts as one surface, world units.
+        directions: `(n, n, 3)` unit ray directions, rows downwards and columns to the right. Normals are in the axes
+            of the directions, which are world axes for the rays of `image_rays`.
+        max_step: Upper limit of the central differences of `depth` within one surface, world units.
 
     Returns:
-        Unit normals `(n, n, 3)`, 0 where they are not valid, and the mask `(n, n)` of the valid ones: the pixel and
-        its four neighbors are more than half opaque, and both central differences are below `max_step`.
+        Unit normals `(n, n, 3)`, 0 where they are not valid, and the mask `(n, n)` of valid normals. A normal is valid
+        if the pixel and its four neighbors are more than half opaque and both central differences are below
+        `max_step`.
     """
     inner = slice(1, -1)
     points = depth[..., None] * directions
@@ -38,16 +39,16 @@ def depth_normals(
     return torch.nn.functional.pad(normals, (0, 0, *border)), torch.nn.functional.pad(valid, border)
 
 
-MAX_SLOPE = 6.0  # change of the depth from pixel to pixel, in pixels, that is still one surface: 80 degrees
+MAX_SLOPE = 6.0  # limit of the depth change per pixel, in pixel widths, within one surface: 80 degrees
 
 
 @torch.no_grad()
 def visible_normals(depth: Tensor, opacity: Tensor, directions: Tensor) -> Tensor:
-    """Compute a normal for every pixel that is more than half opaque, for pictures.
+    """Compute a normal for every pixel that is more than half opaque, for display.
 
-    Each direction of the image takes the central difference where both neighbors belong to the surface. At silhouettes
-    and steps of the depth it takes the difference towards the nearer neighbor in depth, and where there is none the
-    surface is taken to face the camera.
+    Along each axis of the image, the central difference is used where both neighbors belong to the surface. At
+    silhouettes and depth steps, the difference to the neighbor with the smaller depth change is used. If no neighbor
+    belongs to the surface, the surface is assumed to face the camera.
 
     Args:
         depth, opacity, directions: As for `depth_normals`.
@@ -63,10 +64,10 @@ def visible_normals(depth: Tensor, opacity: Tensor, directions: Tensor) -> Tenso
 
 
 def _tangents(depth: Tensor, opaque: Tensor, directions: Tensor) -> Tensor:
-    """Tangents `(n, n, 3)` of the surface along the first axis."""
+    """Return tangents `(n, n, 3)` of the surface along the first axis."""
     pixel = depth[:-1] * (directions[1:] - directions[:-1]).norm(dim=-1)
     step, seen = depth.diff(dim=0), opaque[1:] & opaque[:-1]
-    # By how many pixels the depth changes towards the next and from the previous one; endless without a neighbor.
+    # Depth change to the next and from the previous pixel, in pixel widths; infinite without a neighbor.
     slope = torch.where(seen, step.abs() / pixel.clamp_min(1e-9), math.inf)
     ahead = torch.nn.functional.pad(slope, (0, 0, 0, 1), value=math.inf)
     behind = torch.nn.functional.pad(slope, (0, 0, 1, 0), value=math.inf)
@@ -82,7 +83,7 @@ def _tangents(depth: Tensor, opaque: Tensor, directions: Tensor) -> Tensor:
 
 
 def _differences(directions: Tensor) -> Tensor:
-    """Central differences along the first axis, one-sided at both ends."""
+    """Return central differences along the first axis, one-sided at both ends."""
     if len(directions) == 1:
         raise ValueError("Normals need a picture of at least 2 x 2 pixels, got 1 x 1.")
     return torch.cat(

@@ -1,4 +1,4 @@
-"""From rays to colours: coarse pass, smoothed importance sampling, fine pass, compositing (HiFA section 4.2)."""
+"""Rendering of rays: coarse pass, smoothed importance sampling, fine pass, compositing (HiFA section 4.2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -13,24 +13,24 @@ from .sampling import BOXCAR, box_intersection, cells_around, importance_samples
 from .volume import accumulate, depth_moments, distortion, weights_from_density, z_entropy
 
 
-NEGLIGIBLE_SHARE = 1 / 512  # of full brightness: what a ray may lose by samples too faint to be coloured
-MAX_CELL_OPTICAL_DEPTH = 0.35  # of a coarse cell read from the density grid: 30 % opaque
-SPENT_OPTICAL_DEPTH = 12.0  # a ray ends where its transmittance is e^-12
+NEGLIGIBLE_SHARE = 1 / 512  # of full brightness: limit of the loss from samples that are too faint to get a color
+MAX_CELL_OPTICAL_DEPTH = 0.35  # upper limit for a coarse cell read from the density grid: 30 % opaque
+SPENT_OPTICAL_DEPTH = 12.0  # a ray ends at the transmittance e^-12
 
 
 @dataclass(frozen=True)
 class RayOutput:
-    """What rays see. Without an object on the ray, depth and z-variance are 0 and the colour is the background.
+    """Output of rendered rays. If a ray meets nothing, depth and z-variance are 0 and the color is the background.
 
     Args:
-        colour: `(n_rays, 3)` RGB in [0, 1], background included.
+        colour: `(n_rays, 3)` RGB in [0, 1], including the background.
         opacity: `(n_rays,)` sum of the weights.
         depth: `(n_rays,)` mu_z, distance along the ray, world units (equation 6).
         z_variance: `(n_rays,)` (equation 7).
-        z_entropy: `(n_rays,)` in nats, if the sampling asks for it; else 0.
-        distortion: `(n_rays,)` world units, if the sampling asks for it; else 0.
-        density: `(n_rays, n)` weights over the lengths of their cells, of the composited samples from near to far, if
-            the sampling asks for them; else `(n_rays, 0)`.
+        z_entropy: `(n_rays,)` in nats; 0 unless `RaySampling.keep_entropy` is set.
+        distortion: `(n_rays,)` world units; 0 unless `RaySampling.keep_distortion` is set.
+        density: `(n_rays, n)` weights divided by the lengths of their cells, for the composited samples from near to
+            far; `(n_rays, 0)` unless `RaySampling.keep_density` is set.
     """
 
     colour: Tensor
@@ -47,14 +47,14 @@ class RayOutput:
 
 @dataclass(frozen=True)
 class RaySampling:
-    """How many samples a ray gets and where.
+    """Number and placement of the samples of a ray.
 
     Args:
-        n_coarse, n_fine: Cells of the coarse pass; samples of the fine pass.
+        n_coarse, n_fine: Number of cells of the coarse pass, and number of samples of the fine pass.
         kernel: Smoothing kernel of the coarse weights.
-        grid: Read for the coarse pass in place of the field. Then only the fine samples are composited.
-        min_opacity: With a grid, rays whose opacity in it is below this see the background only.
-        keep_density: Return the density along the rays, which takes as much memory as all else.
+        grid: Density grid that replaces the field in the coarse pass. Only fine samples are then composited.
+        min_opacity: With a grid, rays with a lower opacity in the grid get only the background.
+        keep_density: Return the density along the rays. The density takes as much memory as the rest of the rendering.
         keep_entropy: Return the entropy of z along the rays.
         keep_distortion: Return the distortion of the rays.
     """
@@ -80,11 +80,11 @@ def render_rays(
 
     Args:
         field: The radiance field.
-        rays: Unit directions.
+        rays: Rays with unit directions.
         sampling: See `RaySampling`.
-        background: `(3,)` flat colour; without it the field's background network.
-        offsets: `(n_rays, 2)` in [0, 1), one number for each pass, see `sampling`; without them sampling is regular.
-            They are an argument rather than drawn here so that a chunk can be rendered again exactly.
+        background: `(3,)` flat color. The default is the background network of the field.
+        offsets: `(n_rays, 2)` in [0, 1), one value for each pass, see the module `sampling`. By default, sampling is
+            regular. Offsets are an argument and not drawn here, so that a chunk can be rendered again exactly.
     """
     behind = field.background(rays.directions) if background is None else background.expand(len(rays), 3)
     offsets = rays.origins.new_full((len(rays), 2), 0.5) if offsets is None else offsets
@@ -96,7 +96,7 @@ def render_rays(
 
 
 def _both_passes(field, rays, edges, sampling, behind, offset) -> RayOutput:
-    """Composite coarse and fine samples together; every point is encoded once and sorted into place."""
+    """Composite coarse and fine samples together. Each point is encoded once, then sorted by distance."""
     z_coarse = 0.5 * (edges[:, 1:] + edges[:, :-1])
     density_coarse, features_coarse = _encode(field, rays, z_coarse)
     weights = weights_from_density(edges, density_coarse.detach())
@@ -112,14 +112,18 @@ def _both_passes(field, rays, edges, sampling, behind, offset) -> RayOutput:
 def place_by_grid(
     grid: DensityGrid, rays: Rays, edges: Tensor, sampling: RaySampling, offset: Tensor, most: float
 ) -> tuple[Tensor, Tensor]:
-    """Choose the rays that meet something in a density grid, `(n_live,)` indices, and place their samples
-    `(n_live, n_fine)`.
+    """Select the rays that are not empty in a density grid, and place their samples.
 
     Args:
-        edges: `(n_rays, n + 1)` of the coarse cells.
-        sampling: Its `n_fine`, `kernel` and `min_opacity`.
+        grid: The density grid.
+        rays: Rays with unit directions.
+        edges: `(n_rays, n + 1)` edges of the coarse cells.
+        sampling: Provides `n_fine`, `kernel` and `min_opacity`.
         offset: `(n_rays,)`, see `importance_samples`.
-        most: Largest optical depth that a coarse cell counts with.
+        most: Upper limit of the optical depth of a coarse cell.
+
+    Returns:
+        Indices `(n_live,)` of the selected rays, and sorted distances `(n_live, n_fine)` of their samples.
     """
     z_coarse = 0.5 * (edges[:, 1:] + edges[:, :-1])
     length = edges[:, 1:] - edges[:, :-1]
@@ -130,8 +134,8 @@ def place_by_grid(
 
 
 def _fine_pass(field, rays, edges, sampling, behind, offset) -> RayOutput:
-    """Composite fine samples only, placed by the density grid, on the rays that meet something in it."""
-    # A cell of the grid that a surface only touches must not hide what lies behind it: no cell takes all the samples.
+    """Composite only fine samples, placed by the density grid. Rays that are empty in the grid are skipped."""
+    # Limit the optical depth of a cell: a cell that a surface only touches must not take all samples of a ray.
     live, z = place_by_grid(sampling.grid, rays, edges, sampling, offset, MAX_CELL_OPTICAL_DEPTH)
     density, features = _encode(field, rays[live], z)
     seen = _composite(field, rays[live], z, density, features, behind[live], sampling)
@@ -147,7 +151,7 @@ def _fine_pass(field, rays, edges, sampling, behind, offset) -> RayOutput:
 
 
 def _points(rays: Rays, z: Tensor) -> Tensor:
-    # In one pass over memory: these are the largest tensors of a step.
+    # One pass over memory: these are the largest tensors of a step.
     return torch.addcmul(rays.origins[:, None], rays.directions[:, None], z[..., None])
 
 
@@ -159,7 +163,7 @@ def _encode(field: RadianceField, rays: Rays, z: Tensor) -> tuple[Tensor, Tensor
 def _composite(field, rays, z, density, features, behind, sampling) -> RayOutput:
     edges = cells_around(z)
     weights = weights_from_density(edges, density * _visible(edges, density))
-    # Colour only what shows: behind a surface, and in clear air, most samples have no weight.
+    # Compute colors of visible samples only: behind a surface and in empty space, most samples have no weight.
     seen = torch.nonzero(weights.detach() > NEGLIGIBLE_SHARE / z.shape[1], as_tuple=True)
     colours = field.colour_of(features[seen], rays.directions[seen[0]])
     colour = torch.zeros(*z.shape, 3, device=z.device).index_put(seen, colours)
@@ -174,9 +178,10 @@ def _composite(field, rays, z, density, features, behind, sampling) -> RayOutput
 
 @torch.no_grad()
 def _visible(edges: Tensor, density: Tensor) -> Tensor:
-    """Mask `(n_rays, n)` of the samples before the ray is spent.
+    """Return the mask `(n_rays, n)` of the samples before the end of each ray, see `SPENT_OPTICAL_DEPTH`.
 
-    What lies behind has no influence, and its gradients would be denormal numbers, which slow a CPU down many times.
+    Samples behind the end have no influence on the output. Their gradients would be denormal numbers, with which a CPU
+    is many times slower.
     """
     depth = torch.cumsum(density * (edges[:, 1:] - edges[:, :-1]), -1)
     return torch.cat([torch.zeros_like(depth[:, :1]), depth[:, :-1]], -1) < SPENT_OPTICAL_DEPTH

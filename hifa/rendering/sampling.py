@@ -1,4 +1,4 @@
-"""Where to sample a ray: stratified coarse samples, then kernel-smoothed importance sampling (HiFA section 4.2)."""
+"""Sampling along rays: stratified coarse samples, then kernel-smoothed importance samples (HiFA section 4.2)."""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,11 @@ BOXCAR = (1.0, 1.0, 1.0)
 
 
 def box_intersection(rays: Rays, bound: float) -> tuple[Tensor, Tensor]:
-    """Distances `(n_rays,)` at which each ray enters and leaves the cube [-bound, bound]^3; equal where it misses."""
-    # A direction component of zero would make 0 * inf = NaN on the face itself.
+    """Return the distances `(n_rays,)` at which each ray enters and leaves the cube [-bound, bound]^3.
+
+    Both distances are equal if the ray misses the cube.
+    """
+    # A zero component of the direction would give 0 / 0 = NaN for an origin on a face.
     directions = torch.where(rays.directions.abs() < 1e-9, torch.full_like(rays.directions, 1e-9), rays.directions)
     first, second = (-bound - rays.origins) / directions, (bound - rays.origins) / directions
     near = torch.minimum(first, second).amax(-1).clamp_min(0.0)
@@ -22,13 +25,13 @@ def box_intersection(rays: Rays, bound: float) -> tuple[Tensor, Tensor]:
 
 
 def stratified_edges(near: Tensor, far: Tensor, n_samples: int, offset: Tensor | None = None) -> Tensor:
-    """Edges `(n_rays, n_samples + 1)` of equal cells between near and far.
+    """Return the edges `(n_rays, n_samples + 1)` of equal cells between near and far.
 
     Args:
-        near, far: `(n_rays,)`.
+        near, far: `(n_rays,)` distances.
         n_samples: Number of cells.
-        offset: `(n_rays,)` in [0, 1): shifts all edges of a ray by up to half a cell either way, clipped to
-            [near, far], in place of jitter within each cell: neighbouring cells keep touching. 0.5 is no shift.
+        offset: `(n_rays,)` in [0, 1): shifts all edges of a ray by up to half a cell in either direction, clipped to
+            [near, far]. 0.5 is no shift. Unlike jitter inside each cell, a common shift leaves no gaps between cells.
     """
     steps = torch.linspace(0, 1, n_samples + 1, device=near.device, dtype=near.dtype).expand(len(near), -1)
     if offset is not None:
@@ -37,20 +40,20 @@ def stratified_edges(near: Tensor, far: Tensor, n_samples: int, offset: Tensor |
 
 
 def smooth_weights(weights: Tensor, kernel: Sequence[float]) -> Tensor:
-    """Kernel smoothing: v_i = sum_j K_j v_(i + j - floor(N/2)) / sum_j K_j (HiFA section 4.2).
+    """Smooth weights with a kernel: v_i = sum_j K_j v_(i + j - floor(N/2)) / sum_j K_j (HiFA section 4.2).
 
-    Weights beyond either end of the ray count as zero; nothing wraps around.
+    Weights beyond the ends of a ray count as zero. The kernel does not wrap around.
 
     Args:
         weights: `(n_rays, n)`.
-        kernel: Odd number of non-negative values, `(1, 1, 1)` in the paper; `(1,)` changes nothing.
+        kernel: Odd number of non-negative values, `(1, 1, 1)` in the paper. `(1,)` leaves the weights unchanged.
 
     Raises:
-        ValueError: If the kernel's length is even or its sum is not positive.
+        ValueError: If the kernel has an even length, a negative value, or a sum of 0.
     """
     if len(kernel) % 2 == 0 or sum(kernel) <= 0 or min(kernel) < 0:
         raise ValueError(
-            f"The smoothing kernel needs an odd number of non-negative values, not all 0; got {list(kernel)}."
+            f"The smoothing kernel must have an odd number of non-negative values, not all 0, got {list(kernel)}."
         )
     if len(kernel) == 1:
         return weights
@@ -65,19 +68,22 @@ def importance_samples(
     kernel: Sequence[float] = BOXCAR,
     offset: Tensor | None = None,
 ) -> Tensor:
-    """Inverse-transform sampling of the smoothed weights, piecewise constant between edges.
+    """Draw samples from the smoothed weights by inverse transform sampling.
+
+    The density of the samples is piecewise constant between edges.
 
     Args:
-        edges: `(n_rays, n + 1)` increasing.
-        weights: `(n_rays, n)`, one per cell, non-negative; no gradient flows through them.
-        n_samples: Samples per ray.
+        edges: `(n_rays, n + 1)` increasing distances.
+        weights: `(n_rays, n)` non-negative, one per cell. No gradient flows through the weights.
+        n_samples: Number of samples per ray.
         kernel: See `smooth_weights`.
-        offset: `(n_rays,)` in [0, 1): position of the equally spaced quantiles in their cells; 0.5 without it.
+        offset: `(n_rays,)` in [0, 1): position of each equally spaced quantile inside its interval. The default is
+            0.5.
 
     Returns:
         `(n_rays, n_samples)` sorted distances.
     """
-    # The floor keeps a ray through empty space well defined (uniform) and lets every cell be found again.
+    # The floor makes sampling uniform in empty space, and gives every cell a chance of new samples.
     pdf = weights.detach() + 1e-5
     pdf = smooth_weights(pdf / pdf.sum(-1, keepdim=True), kernel)
     cdf = torch.cumsum(pdf / pdf.sum(-1, keepdim=True), -1)
@@ -92,7 +98,7 @@ def importance_samples(
 
 
 def cells_around(z: Tensor) -> Tensor:
-    """Edges `(n_rays, n + 1)` halfway between sorted samples `z` `(n_rays, n)`; the outer cells are symmetric."""
+    """Return edges `(n_rays, n + 1)` halfway between sorted samples `z` `(n_rays, n)`, with symmetric outer cells."""
     middle = 0.5 * (z[:, 1:] + z[:, :-1])
     first, last = 2 * z[:, :1] - middle[:, :1], 2 * z[:, -1:] - middle[:, -1:]
     return torch.cat([first, middle, last], -1)

@@ -1,7 +1,8 @@
-"""Rendering of a finished field for looking at: samples placed by an exact density grid, front to back, no gradients.
+"""Fast rendering of a finished field without gradients: an exact density grid places the samples.
 
-Training renders with `rays`: random samples, all of them evaluated, from a grid that lags behind the field. Here the
-field stands still, so the grid is evaluated once and trusted, and rays end where they are spent.
+Training renders with `rays`: samples are random, all samples are evaluated, and the density grid lags behind the
+field. A finished field does not change, so its grid is evaluated once and is up to date. Rays are composited front to
+back and end where they are nearly opaque.
 """
 
 import math
@@ -21,20 +22,20 @@ from .sampling import box_intersection, cells_around, stratified_edges
 
 
 GRID_RESOLUTION = 64
-MAX_CELL_OPTICAL_DEPTH = 0.35  # 30 % opaque; above, thin parts hide behind cells that a surface only touches
-CLEAR_DENSITY = 0.01  # per world unit: below, even a ray through the whole cube sees nothing
+MAX_CELL_OPTICAL_DEPTH = 0.35  # 30 % opaque; with a higher limit, cells that a surface only touches hide thin parts
+CLEAR_DENSITY = 0.01  # per world unit: a lower density is invisible even across the whole cube
 MIN_OPACITY = 0.01
-SPENT_OPTICAL_DEPTH = 6.5  # transmittance 1/665, which no 8-bit picture shows
+SPENT_OPTICAL_DEPTH = 6.5  # transmittance 1/665, which is invisible in 8-bit pictures
 SAMPLES_PER_ROUND = 6
 
 
 class Viewer:
-    """Renders views of a field that does not change.
+    """Renderer of a field that does not change.
 
     Args:
-        field: The field. Its density is evaluated on a grid here, once.
-        n_cells: Cells of a ray across the field's cube, at whose middles the grid is read.
-        n_samples: Samples of a ray for the field.
+        field: The radiance field. The constructor evaluates its density on a grid once.
+        n_cells: Number of cells of a ray in the cube of the field. The grid is read at the cell centers.
+        n_samples: Number of field evaluations per ray.
     """
 
     @torch.no_grad()
@@ -56,7 +57,8 @@ class Viewer:
         """Render rays.
 
         Args:
-            background: `(3,)` flat color; without it the field's background network.
+            rays: Rays with unit directions.
+            background: `(3,)` flat color. The default is the background network of the field.
         """
         behind = self.field.background(rays.directions) if background is None else background.expand(len(rays), 3)
         live, z = self._place(rays)
@@ -69,7 +71,7 @@ class Viewer:
         )  # fmt: skip
 
     def _place(self, rays: Rays) -> tuple[Tensor, Tensor]:
-        """The rays that meet something, and their samples."""
+        """Return the indices of the rays that are not empty, and the distances of their samples."""
         near, far = self._ends(rays)
         if rays.origins.device.type == "cpu":
             return self._place_on_cpu(rays, near, far)
@@ -93,14 +95,17 @@ class Viewer:
         return live, out[live]
 
     def _composite(self, rays: Rays, z: Tensor, behind: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Color, opacity, depth and z-variance of live rays, a few samples at a time: rays that are spent see no
-        more of the field."""
+        """Composite the samples of live rays in rounds, and stop evaluating the field for rays that are opaque.
+
+        Returns:
+            Color `(n, 3)`, opacity, depth and z-variance `(n,)`.
+        """
         edges = cells_around(z)
         lengths, first = edges.diff(), z[:, 0]
         passed, color = torch.zeros_like(first), torch.zeros_like(behind)
         moments = first.new_zeros(
             len(first), 3
-        )  # sums of the weights times 1, z and z^2, with z from the first sample
+        )  # sums of the weights times 1, z and z^2, where z is relative to the first sample
         going = torch.arange(len(first), device=z.device)
         for start in range(0, self.n_samples, SAMPLES_PER_ROUND):
             part = slice(start, start + SAMPLES_PER_ROUND)

@@ -1,4 +1,4 @@
-"""Compositing along rays: HiFA section 4.2, equations 6 to 8, on nerfacc's batched functions."""
+"""Compositing along rays (HiFA section 4.2, equations 6 to 8), based on nerfacc's batched functions."""
 
 import nerfacc
 import torch
@@ -6,20 +6,33 @@ from torch import Tensor
 
 
 def weights_from_density(edges: Tensor, density: Tensor) -> Tensor:
-    """Rendering weights nu `(n_rays, n)` of cells between `edges` `(n_rays, n + 1)` with `density` `(n_rays, n)`."""
+    """Return rendering weights nu `(n_rays, n)` of the cells between edges.
+
+    Args:
+        edges: `(n_rays, n + 1)` increasing distances, world units.
+        density: `(n_rays, n)` density of each cell, per world unit.
+    """
     weights, _, _ = nerfacc.render_weight_from_density(edges[:, :-1], edges[:, 1:], density)
     return weights
 
 
 def accumulate(weights: Tensor, values: Tensor | None = None) -> Tensor:
-    """Sum over the samples of a ray: `(n_rays, n)` and `(n_rays, n, d)` -> `(n_rays, d)`; opacity without values."""
+    """Sum weighted values over the samples of each ray.
+
+    Args:
+        weights: `(n_rays, n)`.
+        values: `(n_rays, n, d)`. Without values, the sum of the weights is the opacity, with d = 1.
+
+    Returns:
+        `(n_rays, d)`.
+    """
     return nerfacc.accumulate_along_rays(weights, values)
 
 
 def depth_moments(weights: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of z along each ray (equations 6 and 7).
+    """Return the mean and the variance of z along each ray (equations 6 and 7).
 
-    The weights are normalised per ray, so a half-transparent ray has the same depth as an opaque one.
+    The weights are normalized per ray, so a half-transparent ray has the same depth as an opaque ray.
 
     Args:
         weights: nu `(n_rays, n)`.
@@ -34,13 +47,14 @@ def depth_moments(weights: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def z_entropy(weights: Tensor, lengths: Tensor) -> Tensor:
-    """Differential entropy of z along each ray, -sum_i n_i log p_i, as the public HiFA code has it; not in the paper.
+    """Return the differential entropy of z along each ray, -sum_i n_i log p_i.
 
-    n are the weights normalised per ray, p their densities before that, weights over lengths, not below 1e-5.
+    The entropy is in the public HiFA code but not in the paper. n_i are the weights normalized per ray. p_i are the
+    weights before normalization, divided by the cell lengths, with a lower limit of 1e-5.
 
     Args:
         weights: nu `(n_rays, n)`.
-        lengths: Of the cells `(n_rays, n)`, world units.
+        lengths: Cell lengths `(n_rays, n)`, world units.
 
     Returns:
         `(n_rays,)` in nats; 0 where all weights are 0.
@@ -50,10 +64,11 @@ def z_entropy(weights: Tensor, lengths: Tensor) -> Tensor:
 
 
 def distortion(weights: Tensor, edges: Tensor) -> Tensor:
-    """Distortion of each ray (Barron et al. 2022, "Mip-NeRF 360", equation 15), with which z-variance is compared:
-    sum_ij w_i w_j |m_i - m_j| + 1/3 sum_i w_i^2 (e_(i+1) - e_i), with m the middles of the cells.
+    """Return the distortion of each ray (Barron et al. 2022, "Mip-NeRF 360", equation 15), a baseline for z-variance.
 
-    Distances are not brought to [0, 1] as there: an object has one scale, and rays cross it at a finite length.
+    The distortion is sum_ij w_i w_j |m_i - m_j| + 1/3 sum_i w_i^2 (e_(i+1) - e_i), where m are the cell centers.
+    Unlike in Mip-NeRF 360, distances are not normalized to [0, 1]: an object has one scale, and the part of a ray
+    inside the cube has a finite length.
 
     Args:
         weights: `(n_rays, n)`.
@@ -63,12 +78,12 @@ def distortion(weights: Tensor, edges: Tensor) -> Tensor:
         `(n_rays,)` world units.
     """
     lengths, middles = edges.diff(), 0.5 * (edges[:, 1:] + edges[:, :-1])
-    # Sorted middles: |m_i - m_j| needs no pairs, only what lies before i.
+    # The centers are sorted, so prefix sums replace the sum over pairs.
     before = weights.cumsum(-1) - weights
     moment_before = (weights * middles).cumsum(-1) - weights * middles
     return 2 * (weights * (middles * before - moment_before)).sum(-1) + (weights**2 * lengths).sum(-1) / 3
 
 
 def disparity(depth: Tensor) -> Tensor:
-    """d = 1 / mu_z (equation 6); 0 where the depth is 0, that is where the ray meets nothing."""
+    """Return the disparity d = 1 / mu_z (equation 6); 0 where the depth is 0, that is, where the ray meets nothing."""
     return torch.where(depth > 0, 1 / depth.clamp_min(1e-6), torch.zeros_like(depth))
