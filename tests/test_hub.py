@@ -101,14 +101,14 @@ def test_an_upload_that_failed_can_be_tried_again_but_nothing_is_overwritten(hub
         push_folder("me/mushroom", write, **options)
     assert not hub.repo("me/mushroom").files
     assert push_folder("me/mushroom", write, **options) == f"{hub.address}/me/mushroom"
-    with pytest.raises(HubError, match="me/mushroom is there already"):
+    with pytest.raises(HubError, match="me/mushroom already exists"):
         push_folder("me/mushroom", lambda folder: (folder / "mesh.glb").write_bytes(b"other"), **options)
     assert hub.repo("me/mushroom").files["mesh.glb"] == b"glTF"
 
 
 def test_nothing_private_goes_into_a_public_repository(hub):
     hub.repos["model", "me/open"] = Repo("public")
-    with pytest.raises(HubError, match="there already, and public"):
+    with pytest.raises(HubError, match="already exists and is public"):
         push_folder(
             "me/open", lambda folder: (folder / "x").touch(), private=True, token="hf_me", endpoint=hub.address,
             overwrite=False,
@@ -136,7 +136,7 @@ def test_no_private_row_goes_into_a_public_dataset(hub, tmp_path):
     glb = tmp_path / "mesh.glb"
     glb.write_bytes(b"glTF0")
     hub.repos["dataset", "me/open"] = Repo("public")
-    with pytest.raises(HubError, match="there already, and public"):
+    with pytest.raises(HubError, match="already exists and is public"):
         add_mesh_row("me/open", glb, "one", {}, private=True, token="hf_me", endpoint=hub.address)
     assert not hub.repo("me/open", "dataset").files
     add_mesh_row("me/open", glb, "one", {}, private=False, token="hf_me", endpoint=hub.address)

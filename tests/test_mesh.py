@@ -359,7 +359,7 @@ def test_export_mesh_by_suffix_and_its_errors(tmp_path):
         path = export_mesh(tmp_path / f"ball{suffix}", ball(0.5), grey, 1.0, **settings)
         assert path.stat().st_size > 1000
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
-    with pytest.raises(ValueError, match=r"'.stl'; meshes are written as .glb, .obj, .zip, .ply"):
+    with pytest.raises(ValueError, match=r"unsupported suffix '.stl'. Use .glb, .obj, .zip, .ply"):
         export_mesh(tmp_path / "ball.stl", ball(0.5), grey, 1.0)
     with pytest.raises(OSError, match="Cannot write .*nowhere/ball.glb: its folder does not exist"):
         export_mesh(tmp_path / "nowhere" / "ball.glb", ball(0.5), grey, 1.0)

@@ -82,5 +82,5 @@ def test_a_push_that_failed_can_be_tried_again(worker, hub, run_id):
     with pytest.raises(gr.Error, match="error .500."):
         built._push(run_id, "me/mushroom", True, "cc-by-4.0", "", "hf_me")
     assert "me/mushroom" in built._push(run_id, "me/mushroom", True, "cc-by-4.0", "", "hf_me")
-    with pytest.raises(gr.Error, match="there already"):
+    with pytest.raises(gr.Error, match="already exists"):
         built._push(run_id, "me/mushroom", True, "cc-by-4.0", "", "hf_me")

@@ -42,7 +42,7 @@ def test_odd_sizes_are_made_even(tmp_path):
 def test_errors_leave_no_file(tmp_path):
     with pytest.raises(ValueError, match="at least one frame"):
         write_video(tmp_path / "a.mp4", [])
-    with pytest.raises(ValueError, match=r"\(48, 66, 3\); all must be \(H, W, 3\), like the first, \(48, 64, 3\)"):
+    with pytest.raises(ValueError, match=r"\(H, W, 3\) like the first frame, \(48, 64, 3\), got \(48, 66, 3\)"):
         write_video(tmp_path / "a.mp4", [flat((0, 0, 0)), flat((0, 0, 0), 48, 66)])
     assert not list(tmp_path.iterdir())
     with pytest.raises(OSError, match="Cannot write .*nowhere/a.mp4: No such file or directory"):
@@ -61,7 +61,7 @@ def test_a_relative_path_with_a_colon(tmp_path, monkeypatch):
     [
         ("echo Unknown encoder libx264 >&2; exit 1", "status 1 .Unknown encoder libx264"),
         ("cat > /dev/null; echo No space left on device >&2; exit 1", "No space left on device"),
-        ("cat > /dev/null; exit 0", "status 0 .it wrote nothing"),
+        ("cat > /dev/null; exit 0", "status 0 .no output was written"),
         ("head -c 1000 > /dev/null; kill -9 $$", "status -9"),
     ],
 )

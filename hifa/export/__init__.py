@@ -1,4 +1,4 @@
-"""Radiance fields as files: meshes (GLB, OBJ, PLY) and videos. Knows a field only as two callables; see `mesh`."""
+"""Export of radiance fields, given as two callables (see `mesh`), to meshes (GLB, OBJ, PLY) and videos."""
 
 from .files import export_mesh, write_glb, write_mesh, write_obj, write_obj_zip, write_ply
 from .mesh import EmptyFieldError, Mesh, extract_mesh

@@ -1,4 +1,4 @@
-"""Faults of a triangle mesh: what makes viewers, slicers and validators reject it."""
+"""Faults of a triangle mesh for which viewers, slicers and validators reject the mesh."""
 
 from dataclasses import asdict, dataclass
 
@@ -6,21 +6,21 @@ import numpy as np
 from scipy import sparse
 
 
-FOLD_COSINE = -0.99  # between the normals of neighboring triangles: an edge sharper than 8 degrees is a fold
+FOLD_COSINE = -0.99  # cosine between the normals of neighboring triangles: an edge sharper than 8 degrees is a fold
 
 
 @dataclass(frozen=True)
 class MeshFaults:
-    """Counts of the faults of a mesh, judged on vertices merged by position. A good mesh has none.
+    """Counts of the faults of a mesh, with vertices merged by position. A good mesh has no faults.
 
     Args:
-        open_edges: Edges with one triangle. A closed mesh has none.
-        crowded_edges: Edges with more than two triangles. A two-manifold mesh has none.
-        flipped_edges: Edges whose two triangles are wound in opposite ways.
-        crowded_vertices: Vertices at which several sheets touch. A two-manifold mesh has none.
-        doubled_faces: Triangles with the same three vertices as another one.
+        open_edges: Edges with one triangle. A closed mesh has no open edges.
+        crowded_edges: Edges with more than two triangles. A two-manifold mesh has no crowded edges.
+        flipped_edges: Edges whose two triangles have opposite winding.
+        crowded_vertices: Vertices at which several sheets touch. A two-manifold mesh has no crowded vertices.
+        doubled_faces: Triangles with the same three vertices as another triangle.
         folded_edges: Edges whose two triangles lie on each other, with opposite normals.
-        degenerate_faces: Triangles without area.
+        degenerate_faces: Triangles with zero area.
         bad_normals: Vertex normals that are not finite or not of unit length.
     """
 
@@ -35,12 +35,12 @@ class MeshFaults:
 
     @property
     def closed(self) -> bool:
-        """Whether every edge has at least two triangles."""
+        """Return whether every edge has at least two triangles."""
         return self.open_edges == 0
 
     @property
     def two_manifold(self) -> bool:
-        """Whether the mesh is the boundary of a solid: every edge has two triangles, every vertex one fan of them."""
+        """Return whether the mesh bounds a solid: each edge has two triangles and each vertex has one fan."""
         return not (self.open_edges or self.crowded_edges or self.flipped_edges or self.crowded_vertices)
 
     def __bool__(self) -> bool:
@@ -56,9 +56,9 @@ def find_faults(vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray | N
     """Count the faults of a mesh.
 
     Args:
-        vertices: `(V, 3)`; those at the same float32 position count as one.
-        faces: `(F, 3)` of vertices.
-        normals: `(V, 3)` of the vertices, if they are to be checked.
+        vertices: `(V, 3)`. Vertices at the same float32 position count as one vertex.
+        faces: `(F, 3)` vertex indices.
+        normals: `(V, 3)` vertex normals. By default, normals are not checked.
     """
     places, same = np.unique(np.asarray(vertices, np.float32), axis=0, return_inverse=True)
     faces = same.reshape(-1)[faces]
@@ -83,7 +83,10 @@ def find_faults(vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray | N
 
 
 def faulty_vertices(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Return the vertices at which a mesh is not two-manifold: those of bad edges, and where several sheets touch."""
+    """Return the vertices at which a mesh is not two-manifold.
+
+    These are the ends of open, crowded and flipped edges, and the vertices at which several sheets touch.
+    """
     edges = _edges(faces, len(vertices))
     flipped = edges.first[edges.start[edges.first] == edges.start[edges.second]]
     bad = np.concatenate([edges.open, edges.crowded, flipped])
@@ -92,7 +95,7 @@ def faulty_vertices(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def folded_vertices(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Return the vertices of the edges whose two triangles lie on each other."""
+    """Return the vertices of edges whose two triangles lie on each other."""
     edges = _edges(faces, len(vertices))
     folded = edges.first[_folded(vertices, faces, edges)]
     return np.unique(np.concatenate([edges.start[folded], edges.end[folded]]))
@@ -100,11 +103,11 @@ def folded_vertices(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Edges:
-    """The sides of F triangles, `(3 F,)`, and which of them are the same edge.
+    """Sides of F triangles, `(3 F,)`, grouped by edge.
 
     Args:
         start, end: Vertices of each side, in the order of its triangle.
-        open, crowded: One side of each edge with one triangle, and with more than two.
+        open, crowded: One side of each edge with one triangle, and of each edge with more than two triangles.
         first, second: The two sides of each edge with two triangles.
     """
 
@@ -126,7 +129,7 @@ def _edges(faces: np.ndarray, n_vertices: int) -> _Edges:
 
 
 def _folded(vertices: np.ndarray, faces: np.ndarray, edges: _Edges) -> np.ndarray:
-    """Whether the triangles of each edge with two triangles lie on each other."""
+    """Return, for each edge with two triangles, whether the triangles lie on each other."""
     normals = _face_normals(vertices.astype(np.float64), faces)
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-300)
     return (normals[edges.first % len(faces)] * normals[edges.second % len(faces)]).sum(1) < FOLD_COSINE
@@ -140,7 +143,8 @@ def _face_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 def _crowded_vertices(faces: np.ndarray, n_vertices: int) -> np.ndarray:
     """Return the vertices whose triangles form more than one fan.
 
-    The corners of a vertex are joined where their triangles share an edge at it; one component is one fan.
+    Two corners of a vertex are connected if their triangles share an edge at the vertex. Each connected component is
+    one fan.
     """
     n = len(faces)
     corner = np.arange(3 * n).reshape(n, 3)
@@ -151,7 +155,7 @@ def _crowded_vertices(faces: np.ndarray, n_vertices: int) -> np.ndarray:
             corners.append(corner[:, k])
     ends, corners = np.concatenate(ends), np.concatenate(corners)
     _, spoke = np.unique(ends, return_inverse=True)
-    # Corners and spokes (a vertex and an edge at it) form a bipartite graph.
+    # Corners and spokes form a bipartite graph. A spoke is a pair of a vertex and one of its edges.
     size = 3 * n + spoke.max(initial=-1) + 1
     graph = sparse.coo_matrix((np.ones(len(corners), bool), (corners, 3 * n + spoke)), shape=(size, size))
     _, label = sparse.csgraph.connected_components(graph, directed=False)

@@ -1,4 +1,7 @@
-"""Edge collapse in compiled loops for a CPU. This module imports nothing of the package, see `compile_ahead`."""
+"""Edge collapse in compiled loops for a CPU.
+
+This module imports no other module of the package, see `compile_ahead`.
+"""
 
 import heapq
 import math
@@ -7,15 +10,15 @@ import numba
 import numpy as np
 
 
-STAY = 1e-3  # weight of the distance from the old vertices: where a surface is flat, this alone places the new one
+STAY = 1e-3  # weight of the distance to the old vertices, which alone places the new vertex on a flat surface
 
 
 @numba.njit(cache=True, nogil=True)
 def collapse(vertices, faces, max_faces, flip, fold, needle):
-    """Collapse edges in place, the cheapest first; returns which faces are left."""
+    """Collapse edges in place, the cheapest edge first. Return the mask of the remaining faces."""
     n, m = vertices.shape[0], faces.shape[0]
     alive = np.ones(m, np.bool_)
-    # The corners of each vertex as a linked list: two lists are joined in constant time.
+    # Linked lists of the corners of each vertex: two lists are joined in constant time.
     head, tail, following = np.full(n, -1, np.int64), np.full(n, -1, np.int64), np.full(3 * m, -1, np.int64)
     quadrics, version = np.zeros((n, 10)), np.zeros(n, np.int64)
     for f in range(m):
@@ -92,7 +95,7 @@ def collapse(vertices, faces, max_faces, flip, fold, needle):
     return alive
 
 
-# Points are tuples of three numbers: arrays would take numba several times as long to compile.
+# Points are tuples of three numbers, because numba takes several times as long to compile arrays.
 
 
 @numba.njit
@@ -113,7 +116,7 @@ def _squared_distance(a, b):
 
 @numba.njit
 def _normal(a, b, c):
-    """Normal of a triangle, as long as its doubled area."""
+    """Return the normal of a triangle. Its length is twice the area of the triangle."""
     ux, uy, uz = b[0] - a[0], b[1] - a[1], b[2] - a[2]
     vx, vy, vz = c[0] - a[0], c[1] - a[1], c[2] - a[2]
     return uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
@@ -121,7 +124,7 @@ def _normal(a, b, c):
 
 @numba.njit
 def _add_plane(quadric, x, y, z, offset, weight):
-    """Add the squared distance from a plane: the upper triangle of a symmetric 4 x 4 matrix, row by row."""
+    """Add the squared distance from a plane to a quadric: a symmetric 4 x 4 matrix as its upper triangle, by rows."""
     quadric[0] += weight * x * x
     quadric[1] += weight * x * y
     quadric[2] += weight * x * z
@@ -136,7 +139,10 @@ def _add_plane(quadric, x, y, z, offset, weight):
 
 @numba.njit
 def _best_place(quadrics, vertices, v, w):
-    """Point of least error for an edge and its error; the middle of the edge where that point is far from the edge."""
+    """Return the point of least error for an edge, and its error.
+
+    If the point of least error is far from the edge, use the middle of the edge.
+    """
     xx, xy, xz = quadrics[v, 0] + quadrics[w, 0], quadrics[v, 1] + quadrics[w, 1], quadrics[v, 2] + quadrics[w, 2]
     x1, yy, yz = quadrics[v, 3] + quadrics[w, 3], quadrics[v, 4] + quadrics[w, 4], quadrics[v, 5] + quadrics[w, 5]
     y1, zz, z1 = quadrics[v, 6] + quadrics[w, 6], quadrics[v, 7] + quadrics[w, 7], quadrics[v, 8] + quadrics[w, 8]
@@ -144,7 +150,7 @@ def _best_place(quadrics, vertices, v, w):
     a, b = _point(vertices, v), _point(vertices, w)
     middle = ((a[0] + b[0]) / 2, (a[1] + b[1]) / 2, (a[2] + b[2]) / 2)
     place = middle
-    # Cramer's rule; the matrix is positive definite because of `STAY`.
+    # Cramer's rule. `STAY` makes the matrix positive definite.
     c0, c1, c2 = yy * zz - yz * yz, xz * yz - xy * zz, xy * yz - yy * xz
     determinant = xx * c0 + xy * c1 + xz * c2
     if determinant > 1e-30 * (xx + yy + zz) ** 3:
@@ -163,14 +169,14 @@ def _best_place(quadrics, vertices, v, w):
 
 @numba.njit
 def _ring(v, faces, alive, head, following, out):
-    """Write the neighbors of a vertex; returns their number, -1 if there are too many."""
+    """Write the neighbors of a vertex to `out`. Return their number, or -1 if `out` is too small."""
     count, corner = 0, head[v]
     while corner >= 0:
         f, k = corner // 3, corner % 3
         if alive[f]:
             if count == out.size:
                 return -1
-            out[count] = faces[f, (k + 1) % 3]  # closed and two-manifold: each neighbor follows once
+            out[count] = faces[f, (k + 1) % 3]  # in a closed two-manifold mesh, each neighbor occurs once
             count += 1
         corner = following[corner]
     return count
@@ -178,7 +184,7 @@ def _ring(v, faces, alive, head, following, out):
 
 @numba.njit
 def _keeps_topology(ring_a, ring_b, faces, alive, head, following):
-    """Link condition: the ends of the edge share two neighbors, and each of those has more than three."""
+    """Check the link condition: the ends of the edge share two neighbors, each with more than three triangles."""
     shared = 0
     for v in ring_a:
         for w in ring_b:
@@ -195,7 +201,10 @@ def _keeps_topology(ring_a, ring_b, faces, alive, head, following):
 
 @numba.njit
 def _fan(a, b, faces, alive, head, following, out):
-    """Write the corners at `a` and at `b` of the triangles that a collapse leaves; -1 if there are too many."""
+    """Write the corners at `a` and `b` of the triangles that a collapse keeps to `out`.
+
+    Return their number, or -1 if `out` is too small.
+    """
     count = 0
     for v, other in ((a, b), (b, a)):
         corner = head[v]
@@ -212,7 +221,7 @@ def _fan(a, b, faces, alive, head, following, out):
 
 @numba.njit
 def _keeps_shape(a, b, place, fan, normals, vertices, faces, alive, head, following, flip, fold, needle):
-    """Whether no triangle of the fan turns over, folds onto a neighbor or becomes a needle."""
+    """Return whether no triangle of the fan flips, folds onto a neighbor or becomes a needle."""
     for i in range(fan.size):
         f, k = fan[i] // 3, fan[i] % 3
         v, w = _point(vertices, faces[f, (k + 1) % 3]), _point(vertices, faces[f, (k + 2) % 3])
@@ -242,6 +251,6 @@ def _keeps_shape(a, b, place, fan, normals, vertices, faces, alive, head, follow
 
 
 def compile_loops() -> None:
-    """Compile the loops for the types that they are called with; see `compile_ahead`."""
+    """Compile the loops for the argument types that the package uses; see `compile_ahead`."""
     corners = np.array([(1.0, 1.0, 1.0), (1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0)])
     collapse(corners, np.array([(0, 1, 2), (0, 3, 1), (0, 2, 3), (1, 3, 2)]), 4, 0.2, -0.8, 0.02)

@@ -1,13 +1,13 @@
-"""Several exports of which each may fail without the others."""
+"""Several exports, where one failure does not stop the other exports."""
 
 from collections.abc import Callable, Mapping
 
 
 class ExportError(ValueError):
-    """Some files could not be written; the others are there.
+    """Some files could not be written. All other files were written.
 
     Args:
-        failures: For each file a line with its name and the reason.
+        failures: One line for each failed file, with its name and the reason.
     """
 
     def __init__(self, failures: list[str]):
@@ -16,14 +16,14 @@ class ExportError(ValueError):
 
 
 def export_each(exports: Mapping[str, Callable[[], object]], on_start: Callable[[str], None] | None = None) -> None:
-    """Call every export, whatever becomes of those before.
+    """Call every export, even if previous exports failed.
 
     Args:
-        exports: By the name of the file, for the message.
-        on_start: Called with each name before its export.
+        exports: Exports by file name. The names appear in the error message.
+        on_start: Callback that is called with each file name before the export.
 
     Raises:
-        ExportError: At the end, if any failed.
+        ExportError: After the last export, if any export failed.
     """
     failures = []
     for name, export in exports.items():

@@ -1,6 +1,6 @@
-"""Meshes as files: GLB, OBJ (with MTL and PNG, or all three zipped) and PLY. A file is written whole or not at all.
+"""Mesh files: GLB, OBJ (with MTL and PNG, or all three zipped) and PLY. Every file is written atomically.
 
-All formats use the axes of glTF: +Y up, front +Z, so world (x, y, z) is written as (y, z, x); one unit is one unit.
+All formats use the axes of glTF: +Y up, front +Z. World (x, y, z) is written as (y, z, x). The scale does not change.
 """
 
 import io
@@ -32,18 +32,18 @@ def export_mesh(
     max_faces: int | None = 20_000,
     texture_size: int = 1024,
 ) -> Path:
-    """Turn a field into a mesh file.
+    """Extract a mesh from a field and write the mesh to a file.
 
-    Its suffix says which: .glb, .obj, .zip (an OBJ with its MTL and PNG) or .ply (vertex colours, no texture).
-    To write several formats of one mesh, use `extract_mesh`, `bake_texture` and `write_mesh`.
+    The suffix of `path` selects the format: .glb, .obj, .zip (an OBJ with its MTL and PNG) or .ply (vertex colors, no
+    texture). To write one mesh in several formats, use `extract_mesh`, `bake_texture` and `write_mesh`.
 
     Args:
-        path: Its folder must exist.
+        path: Output file in an existing folder.
         density, colour, bound, resolution, threshold, max_faces: As for `extract_mesh`.
         texture_size: Height and width of the texture in texels.
 
     Raises:
-        ValueError: If the suffix is another.
+        ValueError: If the suffix is not supported.
         EmptyFieldError: If the field has no surface.
         OSError: If `path` cannot be written.
     """
@@ -55,7 +55,7 @@ def export_mesh(
 
 
 def write_mesh(path: str | os.PathLike, textured: TexturedMesh) -> Path:
-    """Write in the format that the suffix of `path` names; errors as for `export_mesh`."""
+    """Write a mesh in the format that the suffix of `path` selects. Errors are those of `export_mesh`."""
     path = _checked(path)
     if path.suffix.lower() == ".ply":
         return write_ply(path, textured.mesh)
@@ -63,8 +63,11 @@ def write_mesh(path: str | os.PathLike, textured: TexturedMesh) -> Path:
 
 
 def write_glb(path: str | os.PathLike, textured: TexturedMesh) -> Path:
-    """Write binary glTF 2.0, +Y up and front +Z: normals, and a matt material (metallic 0, roughness 1) with the
-    texture as its base colour. glTF base colours are sRGB, so viewers show the values of the field's own pictures."""
+    """Write binary glTF 2.0 with normals and a textured material, +Y up and front +Z.
+
+    The material is matte (metallic 0, roughness 1), with the texture as its base color. glTF base colors are sRGB, so
+    viewers show the same values as renders of the field.
+    """
     material = PBRMaterial(
         baseColorTexture=Image.fromarray(textured.texture), metallicFactor=0.0, roughnessFactor=1.0, doubleSided=False
     )
@@ -80,17 +83,17 @@ def write_glb(path: str | os.PathLike, textured: TexturedMesh) -> Path:
 
 
 def write_obj(path: str | os.PathLike, textured: TexturedMesh) -> Path:
-    """Write an OBJ and, next to it, an MTL and a PNG of the same name; +Y up and front +Z as in the GLB."""
+    """Write an OBJ and, next to it, an MTL and a PNG with the same name; +Y up and front +Z as in the GLB."""
     path = Path(path)
     name = _plain(path.stem)
-    # The OBJ comes last: when it is there, the files it needs are there too.
+    # Write the OBJ last: if the OBJ exists, the MTL and the PNG exist, too.
     _write(path.with_name(f"{name}.png"), _png(textured))
     _write(path.with_name(f"{name}.mtl"), _mtl(name))
     return _write(path, _obj(name, textured))
 
 
 def write_obj_zip(path: str | os.PathLike, textured: TexturedMesh) -> Path:
-    """Write the three files of `write_obj`, named after `path`, into one zip archive."""
+    """Write the three files of `write_obj`, named after `path`, to one zip archive."""
     name = _plain(Path(path).stem)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -101,7 +104,7 @@ def write_obj_zip(path: str | os.PathLike, textured: TexturedMesh) -> Path:
 
 
 def write_ply(path: str | os.PathLike, mesh: Mesh) -> Path:
-    """Write binary PLY with normals and 8-bit sRGB vertex colours; +Y up and front +Z as in the GLB."""
+    """Write binary PLY with normals and 8-bit sRGB vertex colors; +Y up and front +Z as in the GLB."""
     vertices, normals = _in_file_axes(mesh)
     colours = np.round(mesh.colours * 255).astype(np.uint8)
     ply = trimesh.Trimesh(vertices, mesh.faces, vertex_normals=normals, vertex_colors=colours, process=False)
@@ -115,23 +118,23 @@ def _write(path: str | os.PathLike, data: bytes) -> Path:
 
 
 def _checked(path: str | os.PathLike) -> Path:
-    """`path`, if its suffix is known and its folder can be written to: better told before the work than after."""
+    """Return `path` if its suffix is supported and its folder is writable, to fail before expensive work."""
     path = Path(path)
     supported = [*_TEXTURED_WRITERS, ".ply"]
     if path.suffix.lower() not in supported:
-        raise ValueError(f"{path} has the suffix {path.suffix!r}; meshes are written as {', '.join(supported)}.")
+        raise ValueError(f"{path} has the unsupported suffix {path.suffix!r}. Use {', '.join(supported)}.")
     if not os.access(path.parent, os.W_OK):
         raise OSError(f"Cannot write {path}: its folder does not exist or is not writable.")
     return path
 
 
 def _in_file_axes(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices and normals with +Y up and front +Z: world (x, y, z) -> (y, z, x)."""
+    """Return vertices and normals with +Y up and front +Z: world (x, y, z) -> (y, z, x)."""
     return mesh.vertices[:, [1, 2, 0]], mesh.normals[:, [1, 2, 0]]
 
 
 def _plain(name: str) -> str:
-    """OBJ and MTL name other files without quotes, so those names get no spaces."""
+    """Replace spaces and special characters: OBJ and MTL files refer to other files without quotes."""
     return re.sub(r"[^\w.-]+", "_", name)
 
 
@@ -141,7 +144,7 @@ def _obj(name: str, textured: TexturedMesh) -> bytes:
     lines += [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in vertices.tolist()]
     lines += [f"vn {x:.4f} {y:.4f} {z:.4f}" for x, y, z in normals.tolist()]
     lines += [f"vt {u:.6f} {v:.6f}" for u, v in textured.uv.tolist()]
-    # A corner is position/uv/normal, counted from 1: positions are shared across cuts, so the mesh stays closed.
+    # Corners are position/uv/normal indices from 1. Charts share positions across cuts, so the mesh stays closed.
     corners = np.stack([textured.source[textured.faces], textured.faces], axis=-1) + 1  # (F, 3, 2)
     lines += ["f " + " ".join(f"{v}/{t}/{v}" for v, t in face) for face in corners.tolist()]
     return "\n".join([*lines, ""]).encode()

@@ -1,4 +1,4 @@
-"""Density of a field on a grid, evaluated only where the surface is."""
+"""Density of a field on a grid, evaluated at full resolution only near the surface."""
 
 from collections.abc import Callable
 
@@ -12,13 +12,13 @@ from .opacity import lit_shell
 Density = Callable[[torch.Tensor], torch.Tensor]  # (n, 3) world units -> (n,) per world unit
 Colour = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # points (n, 3), unit directions (n, 3) -> RGB (n, 3)
 
-COARSEST = 64  # cells along a side of the grid that is evaluated whole
-CHUNK = 1 << 16  # points a call: bounds the memory a field needs
+COARSEST = 64  # cells per side up to which a grid is evaluated completely
+CHUNK = 1 << 16  # points per call, which bounds the memory that a field needs
 
 
 @torch.no_grad()
 def in_chunks(field: Callable[..., torch.Tensor], *points: np.ndarray) -> np.ndarray:
-    """`field` of many points, in bounded memory: arrays `(n, 3)` -> float32 `(n,)` or `(n, 3)`.
+    """Evaluate `field` at many points in bounded memory: arrays `(n, 3)` -> float32 `(n,)` or `(n, 3)`.
 
     Raises:
         ValueError: If the field returns NaN or infinity.
@@ -28,20 +28,24 @@ def in_chunks(field: Callable[..., torch.Tensor], *points: np.ndarray) -> np.nda
     values = torch.cat(parts).numpy()
     if not np.isfinite(values).all():
         bad = np.count_nonzero(~np.isfinite(values))
-        raise ValueError(f"The field is NaN or infinite at {bad} of {len(values)} points: its optimisation diverged.")
+        raise ValueError(f"The field is NaN or infinite at {bad} of {len(values)} points: its optimization diverged.")
     return values
 
 
 def density_grid(density: Density, bound: float, resolution: int, threshold: float | None = None) -> np.ndarray:
-    """Evaluate the density at the corners of `resolution`^3 cells over [-bound, bound]^3, finely at the surface only.
+    """Evaluate the density at the corners of `resolution`^3 cells over [-bound, bound]^3.
 
-    A grid of at most `COARSEST` cells a side is evaluated whole, then doubled as often as needed. Only new points near
-    the surface are evaluated; the others are interpolated. A resolution that cannot be halved down to `COARSEST` is
-    evaluated from a finer start, down to whole: slower, never wrong.
+    A coarse grid is evaluated completely, then doubled until it has `resolution` cells per side. After a doubling, new
+    points near the surface are evaluated, and all other new points are interpolated. The coarse grid is `resolution`
+    halved down to at most `COARSEST` cells per side. A resolution that cannot be halved as often starts with a finer
+    grid, in the worst case the full grid, which is slower but equally accurate.
 
     Args:
-        threshold: The surface is where the density crosses this value. Without one, the surface is the shell that
-            light from outside reaches, see `opacity.lit_shell`.
+        density: Density of the field.
+        bound: Half the side of the cube, world units.
+        resolution: Cells per side.
+        threshold: Density at the surface. By default, the surface is the shell that light from outside reaches, see
+            `opacity.lit_shell`.
 
     Returns:
         The densities `(resolution + 1,) * 3`, axes x, y, z.
@@ -59,13 +63,13 @@ def density_grid(density: Density, bound: float, resolution: int, threshold: flo
 
 
 def _crossing(inside: np.ndarray) -> np.ndarray:
-    """Mark the grid points with a neighbor on the other side of the surface."""
+    """Mark the grid points that have a neighbor on the other side of the surface."""
     cube = np.ones((3, 3, 3), bool)
     return ndimage.binary_dilation(inside, cube) & ~ndimage.binary_erosion(inside, cube, border_value=1)
 
 
 def _refined(grid: np.ndarray, density: Density, bound: float, near: np.ndarray) -> np.ndarray:
-    """Double the cells a side: evaluate the points `near` the surface, interpolate the others."""
+    """Double the cells per side: evaluate the points `near` the surface, and interpolate all other points."""
     fine = _doubled(grid)
     where = np.argwhere(_doubled(near.astype(np.float32)) > 0)
     if len(where):
@@ -74,7 +78,7 @@ def _refined(grid: np.ndarray, density: Density, bound: float, near: np.ndarray)
 
 
 def _doubled(grid: np.ndarray) -> np.ndarray:
-    """Linear interpolation onto half the spacing: `(n + 1,) * 3` -> `(2 n + 1,) * 3`."""
+    """Interpolate linearly to half the spacing: `(n + 1,) * 3` -> `(2 n + 1,) * 3`."""
     for axis in range(3):
         grid = np.moveaxis(grid, axis, 0)
         fine = np.empty((2 * len(grid) - 1, *grid.shape[1:]), np.float32)

@@ -1,6 +1,6 @@
-"""The card of an asset, and its way to the Hub: a model repository, and a row in a dataset of meshes.
+"""Model card of an asset, and uploads to the Hub: to a model repository, and as a row of a dataset of meshes.
 
-Uploads need the scope `contribute-repos` only: they create repositories and write to those they created.
+Uploads need only the scope `contribute-repos`: they create repositories and write to repositories that they created.
 """
 
 import hashlib
@@ -25,28 +25,29 @@ from huggingface_hub import (
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
 
-# What a person may give an asset away under; Hub identifiers.
+# Licenses that can be selected for an asset, as Hub identifiers.
 LICENCES = ("cc-by-4.0", "cc0-1.0", "cc-by-nc-4.0", "cc-by-sa-4.0", "apache-2.0", "openrail", "other")
 REPO_ID = re.compile(r"[\w][\w.-]{0,95}/[\w][\w.-]{0,95}")
 METADATA = "train/metadata.jsonl"
-# By name: huggingface_hub has changed the library that it speaks HTTP with before.
+# Connection errors by class name, because huggingface_hub has changed its HTTP library before.
 UNREACHABLE = {"TransportError", "ConnectionError", "TimeoutException"}
 
 
 class HubError(ValueError):
-    """The Hub refused; the message says why and what to do, and never holds a token."""
+    """The Hub rejected a request. The message gives the reason and a remedy, and never contains a token."""
 
 
 def model_card(
     facts: dict[str, Any], repo_id: str | None = None, licence: str | None = None, endpoint: str | None = None
 ) -> str:
-    """README of an asset: what it is, what made it, how to load it.
+    """Return the README of an asset, with its description, its metadata and code to load the asset.
 
     Args:
-        facts: As in `HiFAAsset`, and `prior_licence` if it is known.
-        repo_id: Where it is going, with a turntable, `front.png` and `mesh.glb`; `None` for the card of a folder that
-            holds the asset alone, which shows none of them.
-        licence: Of the asset, one of `LICENCES`.
+        facts: Metadata as in `HiFAAsset`, and `prior_licence` if the license is known.
+        repo_id: Repository of the card, which also has a turntable, `front.png` and `mesh.glb`. `None` makes a card
+            for a folder that contains only the asset, without links to these files.
+        licence: License of the asset, one of `LICENCES`.
+        endpoint: URL of the Hub. The default is the public Hub.
     """
     views = facts.get("given_views")
     prompt = " ".join(str(facts.get("prompt", "")).split()) or ("from pictures" if views else "no prompt")
@@ -70,20 +71,20 @@ def model_card(
 
 # {_escaped(prompt)}
 
-{video}A 3D asset made with HiFA ({"from given views" if views else "text-to-3D by score distillation"}).
+{video}A 3D asset made with HiFA ({"image-to-3D from given views" if views else "text-to-3D by score distillation"}).
 
 | | |
 |---|---|
 | prompt | {_escaped(prompt)} |
 | negative prompt | {_escaped(facts.get("negative_prompt", "")) or "none"} |
 | prior | {_escaped(Path(prior).name)} |
-| licence of the prior | {_escaped(facts.get("prior_licence", "see its own card"))} |
+| license of the prior | {_escaped(facts.get("prior_licence", "see the card of the prior"))} |
 | given views | {views or "none"} |
 | seed | {facts.get("seed", "unknown")} |
 | steps | {facts.get("steps", "unknown")} of {config.get("num_inference_steps", "unknown")} |
 | guidance scale | {config.get("guidance_scale", "unknown")} |
 | denoising stride | {config.get("denoising_stride", "unknown")} |
-| size | {config.get("render_size", "unknown")} pixels |
+| render size | {config.get("render_size", "unknown")} pixels |
 | time | {facts.get("seconds", "unknown")} s |
 
 ```bash
@@ -98,25 +99,26 @@ asset.export_mesh("mesh.glb")
 asset.render(asset.camera(azimuth_deg=30)).colour  # (256, 256, 3)
 ```
 
-A GLB has +Y up and its front along +Z. Made by optimisation against a 2D model: sides that the model drew alike
-may look alike.
+GLB files have +Y up and the front along +Z. The asset was optimized against a 2D diffusion model, so different sides
+of the object may look alike.
 """
     return str(ModelCard(text))
 
 
 def _escaped(text: Any) -> str:
-    """A prompt may hold anything; in a card it is text and nothing else."""
+    """Escape text for Markdown, because a prompt may contain any characters."""
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", " ".join(str(text).split()))
 
 
 def check_repo_id(repo_id: str) -> str:
-    """
+    """Check a repository name and return the name without surrounding whitespace.
+
     Raises:
-        HubError: If it is no `user/name`.
+        HubError: If the name does not have the form `user/name`.
     """
     repo_id = str(repo_id or "").strip()
     if not REPO_ID.fullmatch(repo_id):
-        raise HubError(f"A repository is named user/name, such as me/red-mushroom; got {repo_id!r}.")
+        raise HubError(f"A repository name must have the form user/name, such as me/red-mushroom, got {repo_id!r}.")
     return repo_id
 
 
@@ -129,11 +131,23 @@ def push_folder(
     endpoint: str | None,
     overwrite: bool = True,
 ) -> str:
-    """Create a model repository and upload what `write_files` writes into an empty folder; returns its address.
+    """Create a model repository and upload the files that `write_files` writes to an empty folder.
+
+    Args:
+        repo_id: Repository name, `user/name`.
+        write_files: Function that writes the files to a folder.
+        private: Whether the repository must be private.
+        token: Token with write access.
+        endpoint: URL of the Hub. The default is the public Hub.
+        overwrite: Whether a repository with files may be overwritten. A repository without files, such as a failed
+            upload leaves, is always filled.
+
+    Returns:
+        URL of the repository.
 
     Raises:
-        HubError: If the Hub refuses, or the repository holds something and must not be overwritten. One that is empty,
-            such as an upload leaves that failed, is filled.
+        HubError: If the Hub rejects the request, or if `overwrite` is false and the repository contains files or is
+            public although it must be private.
     """
     api = HfApi(endpoint=endpoint, token=token)
     with tempfile.TemporaryDirectory() as folder, telling(repo_id):
@@ -146,19 +160,20 @@ def push_folder(
 
 
 def _check_empty(api: HfApi, repo_id: str, private: bool) -> None:
-    """
+    """Check that a repository contains no files and, if required, is private.
+
     Raises:
-        HubError: If somebody's files are there, or everybody could see what is to be private.
+        HubError: If the repository contains files, or is public although it must be private.
     """
     info = api.repo_info(repo_id)
     if {file.rfilename for file in info.siblings} - {".gitattributes"}:
-        raise HubError(f"{repo_id} is there already. Choose another name; nothing was overwritten.")
+        raise HubError(f"{repo_id} already exists. Choose another name. Nothing was overwritten.")
     _check_private(info, repo_id, private)
 
 
 def _check_private(info: ModelInfo | DatasetInfo, repo_id: str, private: bool) -> None:
     if private and not info.private:
-        raise HubError(f"{repo_id} is there already, and public. Choose another name, or push without Private.")
+        raise HubError(f"{repo_id} already exists and is public. Choose another name, or push without Private.")
 
 
 def add_mesh_row(
@@ -171,17 +186,26 @@ def add_mesh_row(
     token: str | None = None,
     endpoint: str | None = None,
 ) -> str:
-    """Append a mesh to a dataset, a `meshfolder` to `datasets`, made if it is not there; returns its address.
+    """Append a mesh to a dataset, which `datasets` loads as a `meshfolder`. Create the dataset if it does not exist.
 
-    Nothing that is there is replaced: a mesh is named after its contents too, and only a dataset without a card gets
-    one. The commit is on top of the one that was read: if somebody adds a row meanwhile, the Hub refuses.
+    No existing mesh or card is replaced: file names of meshes contain a hash of the mesh, and a card is written only
+    to a dataset without a card. The commit is based on the revision that was read. If another row is added in the
+    meantime, the Hub rejects the commit.
 
     Args:
-        name: Of the mesh in the dataset, without suffix, before a few digits of its hash.
+        repo_id: Name of the dataset, `user/name`.
+        glb: GLB file of the mesh.
+        name: Name of the mesh in the dataset, without suffix. The first digits of the hash are appended.
         facts: Columns of the row.
+        private: Whether the dataset must be private.
+        token: Token with write access.
+        endpoint: URL of the Hub. The default is the public Hub.
+
+    Returns:
+        URL of the dataset.
 
     Raises:
-        HubError: If the Hub refuses, or everybody could see in the dataset what is to be private.
+        HubError: If the Hub rejects the request, or the dataset is public although it must be private.
     """
     api = HfApi(endpoint=endpoint, token=token)
     name = f"{name}-{hashlib.sha256(glb.read_bytes()).hexdigest()[:8]}"
@@ -219,10 +243,10 @@ def _dataset_card() -> str:
 
 
 class telling:
-    """Errors of the Hub in words, without anything of the request.
+    """Context manager that turns errors of the Hub into `HubError`, without details of the request.
 
     Args:
-        repo_id: For the message.
+        repo_id: Repository name in the message.
     """
 
     def __init__(self, repo_id: str):
@@ -241,11 +265,11 @@ class telling:
 def _explained(error: HfHubHTTPError, repo_id: str) -> str:
     status = error.response.status_code
     reasons = {
-        401: "The token is not valid. Make a new one with write access at hf.co/settings/tokens.",
-        403: f"The token may not write to {repo_id}. Is the name before the slash yours, and may the token write?",
-        404: f"There is no place for {repo_id}. Is the name before the slash yours?",
-        409: f"{repo_id} is there already. Choose another name; nothing was overwritten.",
-        412: f"Somebody else added to {repo_id} at the same moment. Try again.",
-        429: "The Hub asks to wait: too many requests. Try again in a few minutes.",
+        401: "The token is not valid. Create a new token with write access at hf.co/settings/tokens.",
+        403: f"The token may not write to {repo_id}. Check the name before the slash and the scopes of the token.",
+        404: f"{repo_id} was not found and cannot be created. Check the name before the slash.",
+        409: f"{repo_id} already exists. Choose another name. Nothing was overwritten.",
+        412: f"Another upload changed {repo_id} at the same moment. Try again.",
+        429: "The Hub received too many requests. Try again in a few minutes.",
     }
-    return reasons.get(status, f"The Hub answered with an error ({status}). Try again later; the run is kept.")
+    return reasons.get(status, f"The Hub returned an error ({status}). Try again later. The run is kept.")

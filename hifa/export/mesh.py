@@ -1,12 +1,12 @@
-"""The surface of a radiance field as a triangle mesh: closed, wound outwards, no finer than asked for, coloured.
+"""Extraction of the surface of a radiance field as a closed, colored triangle mesh.
 
-The field is two callables, so this works for anything that has a density and a colour:
+The field is given as two callables, so extraction works for any object with a density and a color:
 
     density(points (n, 3)) -> (n,)                     per world unit
     colour(points (n, 3), directions (n, 3)) -> (n, 3) RGB in [0, 1]; directions are unit, from the camera to the point
 
-Both are given float32 tensors on the CPU, without a graph, at most `grid.CHUNK` points at a time; they move them to
-their own device. World axes: z up, front along +x, the object inside [-bound, bound]^3.
+Both callables get float32 CPU tensors without a graph, with at most `grid.CHUNK` points per call. The callables move
+the tensors to their own device. World axes: z up, front along +x, the object inside [-bound, bound]^3.
 """
 
 import math
@@ -33,29 +33,29 @@ from .views import DEPTHS, pictured_colour
 
 
 REPAIRS = 4  # attempts to extract a two-manifold surface
-NEAR = 0.1  # of half the side of the cube: how far a part may hover beside the body
+NEAR = 0.1  # largest distance of a small part from the body, as a fraction of half the side of the cube
 
 
 class EmptyFieldError(ValueError):
-    """The field has no surface: its density is below the threshold everywhere, or above it everywhere."""
+    """The field has no surface, because its density is either below or above the threshold everywhere."""
 
 
 class MeshWarning(UserWarning):
-    """A mesh is not what was asked for: it has faults, which `Mesh.faults` counts, or too many triangles."""
+    """A mesh has faults, which `Mesh.faults` counts, or more triangles than `max_faces`."""
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """A closed triangle mesh in world axes (z up, front along +x).
+    """Closed triangle mesh in world axes (z up, front along +x).
 
     Args:
         vertices: `(V, 3)` float32, world units.
-        faces: `(F, 3)` int32, counter-clockwise seen from outside.
-        normals: `(V, 3)` float32, unit, outward.
-        colours: `(V, 3)` float32 RGB in [0, 1], as pictures show them.
-        seen: `(V, 3)` float32, world units: where a ray that arrives against the normal meets half of what dims it.
-            Pictures take their colour from there, a little below the surface of a soft field.
-        faults: What is wrong with the mesh; false for a closed, two-manifold mesh with unit normals and without folds.
+        faces: `(F, 3)` int32 vertex indices, counter-clockwise when viewed from outside.
+        normals: `(V, 3)` float32 unit outward normals.
+        colours: `(V, 3)` float32 RGB in [0, 1], as renders show the surface.
+        seen: `(V, 3)` float32, world units: the point at which a ray against the normal has passed half of the
+            opacity. Renders take their colors from this depth, a little below the surface of a soft field.
+        faults: Faults of the mesh. Evaluates to false for a closed, two-manifold mesh with unit normals and no folds.
     """
 
     vertices: np.ndarray
@@ -78,31 +78,31 @@ def extract_mesh(
 ) -> Mesh:
     """Extract the surface of a field by marching cubes (Lorensen and Cline, 1987).
 
-    By default the surface is that of the solid that pictures of the field show, see `opacity.solid_level`: soft parts
-    are kept and small holes closed. Pieces under 2 % of the largest one's volume are dropped, and so are hollows that
-    no ray from outside can reach. A field that reaches the faces of the cube is closed there.
+    By default, the surface bounds the solid that renders of the field show, see `opacity.solid_level`. Soft parts are
+    kept and small holes are closed. Separate pieces under 2 % of the volume of the largest piece are dropped. Hollows
+    that no ray from outside can reach are dropped, too. A field that reaches the faces of the cube is closed there.
 
     Args:
-        density, colour: The field, see the module.
+        density, colour: Callables of the field, see the module docstring.
         bound: Half the side of the cube, world units.
-        resolution: Cells along a side. Powers of two times 64 or less are fastest.
-        threshold: Draw the surface where the density crosses this value, per world unit, instead.
-        max_faces: Simplify to at most this many triangles.
-        smooth: Rounds of Taubin smoothing, which takes noise away but no volume; 0 keeps the exact level set.
+        resolution: Cells per side. A power of two times a number of at most 64 is fastest.
+        threshold: Density at the surface, per world unit, in place of the default surface.
+        max_faces: Largest number of triangles. A mesh with more triangles is simplified.
+        smooth: Rounds of Taubin smoothing, which removes noise but no volume. 0 keeps the exact level set.
 
     Raises:
-        EmptyFieldError: If there is no surface.
-        ValueError: If the field is not finite.
+        EmptyFieldError: If the field has no surface.
+        ValueError: If the field returns NaN or infinity.
 
     Warns:
-        MeshWarning: If the mesh has faults that could not be repaired, which are in its `faults`, or if it has more
-            triangles than `max_faces` because fewer would change its topology.
+        MeshWarning: If the mesh has faults that could not be repaired, see `Mesh.faults`, or has more triangles than
+            `max_faces` because fewer triangles would change the topology.
     """
     grid = density_grid(density, bound, resolution, threshold)
     if threshold is None:
         level = solid_level(grid, bound)
     else:
-        level = grid / (grid + threshold) - 0.5  # bounded, so that interpolation works
+        level = grid / (grid + threshold) - 0.5  # bounded, for accurate interpolation
     _check_surface(grid, level, threshold, bound)
     vertices, faces = _surface(level, grid, density, threshold, bound)
     vertices = unfolded(smoothed(vertices, faces, smooth), faces) if smooth else vertices
@@ -128,14 +128,14 @@ def extract_mesh(
 def _surface(
     level: np.ndarray, grid: np.ndarray, density: Density, threshold: float | None, bound: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices, in world units, and faces of the level set without floaters, two-manifold if at all possible."""
+    """Return vertices in world units and faces of the level set without floaters, two-manifold if possible."""
     cells = len(level) - 1
     for _ in range(REPAIRS):
         index, faces, padded = level_set(level)
         bad = faulty_vertices(index, faces)
         if not len(bad):
             break
-        # Sheets that touch in a point or an edge: solid there, they are one.
+        # Sheets touch in a point or an edge. Make the corners around the contact solid to merge the sheets.
         corners = (
             np.floor(index[bad]).astype(np.int64)[:, None] - 1 + np.stack(np.indices((2, 2, 2)), -1).reshape(-1, 3)
         )
@@ -148,15 +148,15 @@ def _surface(
 
 
 def _check_surface(grid: np.ndarray, level: np.ndarray, threshold: float | None, bound: float) -> None:
-    drawn = "where pictures of the field are opaque" if threshold is None else f"at {threshold:.3g}"
-    # Even fog is opaque along a line that is long enough. A surface dims light within half the side of the cube.
+    drawn = "where renders of the field are opaque" if threshold is None else f"at {threshold:.3g}"
+    # Even fog is opaque along a long line. A surface dims light to a half within half the side of the cube.
     fog = threshold is None and grid.max() * bound < math.log(2)
     if level.max() <= 0 or fog:
         raise EmptyFieldError(
             f"The field is empty: its largest density inside [-{bound:g}, {bound:g}]^3 is {grid.max():.3g} and the "
-            f"surface is drawn {drawn}. Optimise for more steps, or pass a lower threshold."
+            f"surface is drawn {drawn}. Optimize for more steps, or use a lower threshold."
         )
-    # Without a threshold: a solid at the whole surface of the cube shows no object.
+    # Without a threshold, a solid that covers all faces of the cube shows no object.
     faces = (
         level
         if threshold is not None
@@ -165,14 +165,14 @@ def _check_surface(grid: np.ndarray, level: np.ndarray, threshold: float | None,
     if faces.min() > 0:
         raise EmptyFieldError(
             f"The field is opaque everywhere inside [-{bound:g}, {bound:g}]^3: its densities are {grid.min():.3g} to "
-            f"{grid.max():.3g} and the surface is drawn {drawn}. Optimise for more steps, or pass a higher threshold."
+            f"{grid.max():.3g} and the surface is drawn {drawn}. Optimize for more steps, or use a higher threshold."
         )
 
 
 def _seen_points(
     density: Density, vertices: np.ndarray, normals: np.ndarray, spacing: float, bound: float
 ) -> np.ndarray:
-    """Where a ray against the normal has met half of the opacity along `views.DEPTHS`."""
+    """Return the points where rays against the normals have passed half of the opacity along `views.DEPTHS`."""
     depths = DEPTHS * np.float32(spacing)  # (n,) along the ray, 0 on the surface
     passed = _passed(density, vertices, -normals, depths, bound)
     absorbed = 1 - np.exp(-passed)  # (V, n), rising from 0
@@ -187,7 +187,7 @@ def _seen_points(
 def _passed(
     density: Density, points: np.ndarray, directions: np.ndarray, depths: np.ndarray, bound: float
 ) -> np.ndarray:
-    """Optical depths `(V, n)` that rays through `points` have passed at `depths` `(n,)` beyond them."""
+    """Return the optical depths `(V, n)` of rays through `points`, from `depths[0]` to each of `depths` `(n,)`."""
     along = points[:, None] + depths[:, None] * directions[:, None]
     values = in_chunks(density, along.clip(-bound, bound).reshape(-1, 3)).reshape(len(points), -1)
     values *= (np.abs(along) <= bound).all(-1)

@@ -1,7 +1,8 @@
-"""The solid that pictures of a field show, with its soft parts and without hollows that no camera looks through.
+"""Solid that renders of a field show: soft parts are included, and hollows that no camera can see are filled.
 
-A level set of the density misses what is soft and shows what is hollow. Pictures integrate the density along rays, and
-so does this module: the optical depth of a path is the density integrated along it, and log 2 dims light to a half.
+A level set of the density misses soft parts and exposes hollows. Renders integrate the density along rays, and so does
+this module. The optical depth of a path is the integral of the density along the path. An optical depth of log 2 dims
+light to a half.
 """
 
 import math
@@ -12,21 +13,21 @@ from scipy import ndimage
 from .opacity_cpu import sweep
 
 
-DIMMED = 0.07  # optical depth from outside at which the surface is drawn
-OPAQUE = 0.6  # least optical depth of a line through the solid; pictures are half opaque at log 2
-CLOSING = 0.08  # radius of the ball that closes holes, of half the side of the cube
-CLEAR_DEPTH, DARK_DEPTH = 0.02, 2.0  # optical depths between which a surface may be drawn
-MOST_PER_CELL = 8.0  # optical depth of a cell: more cannot be told from it, and sums stay exact
+DIMMED = 0.07  # optical depth from outside at which the surface is placed
+OPAQUE = 0.6  # smallest optical depth of a line through the solid; renders are half opaque at log 2
+CLOSING = 0.08  # radius of the ball that closes holes, as a fraction of half the side of the cube
+CLEAR_DEPTH, DARK_DEPTH = 0.02, 2.0  # optical depths from outside between which the surface may lie
+MOST_PER_CELL = 8.0  # limit of the optical depth of a cell: a higher value is equally opaque, and sums stay exact
 
 
 def solid_level(grid: np.ndarray, bound: float) -> np.ndarray:
-    """Return a level `(n, n, n)` float32 in [-1/2, 1/2] that is positive inside the solid that pictures show.
+    """Return a level `(n, n, n)` float32 in [-1/2, 1/2] that is positive inside the solid that renders show.
 
-    A point belongs to the solid if both hold:
-    - No ray from outside reaches the point undimmed, or the point lies in a gap too narrow for a ball of the radius
-      `CLOSING`. The gaps are holes in soft or half-finished surfaces, behind which the field is hollow.
-    - All lines through the point are opaque, so that the solid has the outlines of the pictures. Gaps that a camera
-      can look through stay open.
+    A point belongs to the solid if both conditions hold:
+    - No ray from outside reaches the point undimmed, or the point lies in a gap that is too narrow for a ball of the
+      radius `CLOSING`. Such gaps are holes in soft or unfinished surfaces, behind which the field is hollow.
+    - All lines through the point are opaque, so that the solid has the outlines of the renders. Gaps that a camera can
+      look through stay open.
 
     Args:
         grid: `(n, n, n)` densities, per world unit.
@@ -45,7 +46,7 @@ def solid_level(grid: np.ndarray, bound: float) -> np.ndarray:
 
 
 def lit_shell(grid: np.ndarray, bound: float) -> np.ndarray:
-    """Mark the grid points `(n, n, n)` near which the surface may be: those that dim light and that light reaches."""
+    """Mark the grid points `(n, n, n)` near which the surface may lie: light reaches these points and is dimmed."""
     spacing = 2 * bound / (len(grid) - 1)
     shell = np.zeros(grid.shape, bool)
     box = _box_of_matter(grid, spacing)
@@ -58,10 +59,10 @@ def lit_shell(grid: np.ndarray, bound: float) -> np.ndarray:
 
 
 def optical_depths(grid: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the least optical depths of the rays from outside to each grid point, and of the lines through it.
+    """Return the smallest optical depths of the rays from outside to each grid point and of the lines through it.
 
     Args:
-        grid: `(l, m, n)` densities, per world unit; there is nothing outside of the grid.
+        grid: `(l, m, n)` densities, per world unit. The density outside the grid is 0.
         spacing: Distance between neighboring grid points, world units.
     """
     grid = np.minimum(grid, np.float32(MOST_PER_CELL / spacing)).astype(np.float32)
@@ -73,7 +74,10 @@ def optical_depths(grid: np.ndarray, spacing: float) -> tuple[np.ndarray, np.nda
 
 
 def _directions() -> list[tuple[int, int, int]]:
-    """Return 49 steps between grid points, one of each opposite pair: components of at most 2, without factors."""
+    """Return 49 steps between grid points, one of each pair of opposite steps.
+
+    Components are at most 2 in magnitude and have no common factor.
+    """
     axis = np.arange(-2, 3)
     steps = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     steps = steps[np.gcd.reduce(steps, axis=1) == 1]
@@ -81,8 +85,8 @@ def _directions() -> list[tuple[int, int, int]]:
 
 
 def _box_of_matter(grid: np.ndarray, spacing: float) -> tuple[slice, ...] | None:
-    """Return the part of the grid in which lines along the axes are opaque, with a margin; `None` if there is none."""
-    # Half of what the solid needs: the grid that decides where a finer one is evaluated is coarse.
+    """Return the part of the grid where lines along all axes are opaque, with a margin; `None` if it is empty."""
+    # Half of the optical depth that the solid needs, because coarse grids are inaccurate.
     dense = [grid.sum(axis, keepdims=True) * spacing > OPAQUE / 2 for axis in range(3)]
     found = dense[0] & dense[1] & dense[2]
     if not found.any():
@@ -95,7 +99,7 @@ def _box_of_matter(grid: np.ndarray, spacing: float) -> tuple[slice, ...] | None
 
 
 def _closed(solid: np.ndarray, radius: float) -> np.ndarray:
-    """Return a level that is positive in a solid after its closing with a ball of `radius` cells."""
+    """Return a level that is positive in a solid after morphological closing with a ball of `radius` cells."""
     solid = np.pad(solid, int(radius) + 2)
     grown = ndimage.distance_transform_edt(~solid) <= radius
     closed = (ndimage.distance_transform_edt(grown) - radius) / 4

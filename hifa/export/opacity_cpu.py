@@ -1,5 +1,7 @@
-"""Integrals of the density along grid lines in a compiled loop for a CPU. This module imports nothing of the package,
-see `compile_ahead`."""
+"""Integrals of the density along grid lines in a compiled loop for a CPU.
+
+This module imports no other module of the package, see `compile_ahead`.
+"""
 
 import numba
 import numpy as np
@@ -7,13 +9,13 @@ import numpy as np
 
 @numba.njit(cache=True, fastmath=True, nogil=True)
 def sweep(density, dx, dy, dz, length, ahead, whole, least, through):
-    """Integrate the density along all lines of one direction, and lower `least` and `through` to the results.
+    """Integrate the density along all lines of one direction, and update the minima `least` and `through`.
 
-    The first component of the direction that is not 0 is positive. The loops over z have no branches and depend on
-    other rows only, unless the direction is z.
+    The first nonzero component of the direction must be positive. The loops over z have no branches and depend only
+    on other rows, unless the direction is z.
     """
     nx, ny, nz = density.shape
-    # Halfway along a step of 2 lies no grid point; the mean of its neighbors stands for it.
+    # The middle of a step of length 2 may not be a grid point. The mean of two neighbors replaces the middle.
     hx, hy, hz = dx // 2, dy // 2, dz // 2
     double = max(dx, abs(dy), abs(dz)) == 2
     half, quarter = np.float32(0.5) * length, np.float32(0.25) * length
@@ -57,6 +59,6 @@ def sweep(density, dx, dy, dz, length, ahead, whole, least, through):
 
 
 def compile_loops() -> None:
-    """Compile the loop for the types that it is called with; see `compile_ahead`."""
+    """Compile the loop for the argument types that the package uses; see `compile_ahead`."""
     grids = [np.zeros((2, 2, 2), np.float32) for _ in range(5)]
     sweep(grids[0], 1, 0, 0, np.float32(1), *grids[1:])

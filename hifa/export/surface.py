@@ -1,4 +1,4 @@
-"""Level sets of a field as triangles: closed, without floaters and hollows, smoothed."""
+"""Level sets of a field as closed, smoothed triangle meshes without floaters and hollows."""
 
 import numpy as np
 from scipy import sparse
@@ -10,10 +10,10 @@ from .grid import Density, in_chunks
 from .opacity import DIMMED
 
 
-FLOATER_SHARE = 0.02  # of the largest piece's volume: smaller pieces are dropped
-PART_SHARE = 0.0005  # of the largest piece's volume: smaller pieces are dropped wherever they are
-REACH = np.arange(-1.5, 2.01, 0.25, dtype=np.float32)  # cells along the normal in which the surface is located
-HARD = (2.0, 4.0)  # optical depths along `REACH` at which a surface begins to be hard, and is
+FLOATER_SHARE = 0.02  # fraction of the largest volume below which separate pieces are dropped
+PART_SHARE = 0.0005  # fraction of the largest volume below which pieces are dropped even next to the body
+REACH = np.arange(-1.5, 2.01, 0.25, dtype=np.float32)  # search range for the surface along the normal, in cells
+HARD = (2.0, 4.0)  # optical depths along `REACH` above which a surface is partly and fully hard
 
 
 def level_set(level: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -27,28 +27,28 @@ def level_set(level: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         grid.
     """
     level = np.pad(level, 1, constant_values=-0.5)
-    # A vertex at a grid point would lie in the same place as its neighbors and pinch the surface there.
+    # A vertex at a grid point would coincide with neighboring vertices and pinch the surface.
     level = np.where(np.abs(level) < 1e-3, np.where(level > 0, np.float32(1e-3), np.float32(-1e-3)), level)
     index, faces, _, _ = marching_cubes(level, 0.0, gradient_direction="ascent")
     return index.astype(np.float64), faces.astype(np.int64), level
 
 
 def to_world(index: np.ndarray, n: int, bound: float) -> np.ndarray:
-    """Convert positions in the padded grid of `n` cells a side to world units, inside the cube."""
-    # What lies in the padding keeps a hundredth of its distance: vertices at the edges of the cube stay apart.
+    """Convert positions in the padded grid of `n` cells per side to world units, inside the cube."""
+    # Vertices in the padding keep 1 % of their distance to the cube, so that vertices at its edges stay distinct.
     inside = index.clip(1, n + 1)
     return (inside + 0.01 * (index - inside) - 1) * (2 * bound / n) - bound
 
 
 def on_threshold(index: np.ndarray, level: np.ndarray, density: Density, threshold: float, bound: float) -> np.ndarray:
-    """Move vertices along their grid edges to where the field itself crosses the threshold; returns world units."""
+    """Move vertices along grid edges to where the field crosses the threshold. Return vertices in world units."""
     n = len(level) - 3
     low, high = np.floor(index).astype(np.int64), np.ceil(index).astype(np.int64)
-    on_edge = (high - low).sum(1) == 1  # a few vertices of ambiguous cells lie inside the cell: those stay
+    on_edge = (high - low).sum(1) == 1  # vertices inside ambiguous cells do not move
     low, high = low[on_edge], high[on_edge]
     at_low, at_high = level[tuple(low.T)], level[tuple(high.T)]
     left, right = np.zeros(len(low), np.float32), np.ones(len(low), np.float32)
-    # Three rounds of the Illinois form of regula falsi along the grid edge.
+    # Three rounds of the Illinois variant of regula falsi along the grid edge.
     for _ in range(3):
         share = left + (right - left) * at_low / (at_low - at_high)
         values = in_chunks(density, to_world(low + share[:, None] * (high - low), n, bound))
@@ -67,11 +67,14 @@ def on_optical_depth(
 ) -> np.ndarray:
     """Move the vertices of a hard surface along their normals to where rays from outside are dimmed.
 
-    The density of a hard surface rises within a cell, so the grid places that surface no better than to a cell. A soft
-    surface and a closed hole stay where they are.
+    The density of a hard surface rises within one cell, so the grid locates the surface only to within one cell. Soft
+    surfaces and closed holes do not move.
 
     Args:
-        vertices, faces: The surface that was extracted from a grid of `cells` a side.
+        vertices, faces: Surface from a grid with `cells` cells per side.
+        density: Density of the field.
+        bound: Half the side of the cube, world units.
+        cells: Cells per side.
     """
     spacing, normals = 2 * bound / cells, vertex_normals(vertices, faces)
     points = vertices[:, None] - (REACH * spacing)[:, None] * normals[:, None]  # (V, n, 3), inwards
@@ -79,19 +82,19 @@ def on_optical_depth(
     values *= (np.abs(points) <= bound).all(-1)
     passed = np.cumsum((values[:, 1:] + values[:, :-1]) / 2 * np.diff(REACH) * spacing, axis=1)
     passed = np.pad(passed, ((0, 0), (1, 0)))  # (V, n), rising from 0
-    # A thin sheet is not thicker than its own optical depth: no vertex passes the middle of it.
+    # At most half of the total optical depth, so that no vertex crosses the middle of a thin sheet.
     target = np.minimum(DIMMED, passed[:, -1:] / 2)
     after = (passed < target).sum(1).clip(1, len(REACH) - 1)[:, None]
     below, above = np.take_along_axis(passed, after - 1, 1), np.take_along_axis(passed, after, 1)
     share = ((target - below) / np.maximum(above - below, 1e-12)).clip(0, 1)
     shift = REACH[after - 1] + share * (REACH[after] - REACH[after - 1])
-    # Hard is what turns from clear to dark within the reach.
+    # A surface is hard if it turns from clear to dark within `REACH`.
     hardness = ((passed[:, -1:] - HARD[0]) / (HARD[1] - HARD[0])).clip(0, 1)
     return vertices - (shift.clip(-1, 1) * hardness * spacing) * normals
 
 
 def unfolded(vertices: np.ndarray, faces: np.ndarray, rounds: int = 20) -> np.ndarray:
-    """Smooth the surroundings of folds until there is none, for a number of rounds."""
+    """Smooth the surroundings of folds until no fold is left, for at most `rounds` rounds."""
     vertices = vertices.copy()
     for _ in range(rounds):
         at = folded_vertices(vertices, faces)
@@ -107,10 +110,10 @@ def unfolded(vertices: np.ndarray, faces: np.ndarray, rounds: int = 20) -> np.nd
 
 
 def without_floaters(vertices: np.ndarray, faces: np.ndarray, near: float) -> tuple[np.ndarray, np.ndarray]:
-    """Keep the pieces with at least `FLOATER_SHARE` of the largest volume, and smaller parts that hover beside them.
+    """Keep the pieces with at least `FLOATER_SHARE` of the largest volume, and smaller parts next to these pieces.
 
-    A hollow has a negative volume and is dropped. A part has `PART_SHARE` of the largest volume and lies within `near`
-    of a piece that is kept.
+    Hollows have a negative volume and are dropped. A smaller part is kept if it has at least `PART_SHARE` of the
+    largest volume and is less than `near` from a kept piece.
     """
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
     graph = sparse.coo_matrix((np.ones(len(edges), bool), tuple(edges.T)), shape=(len(vertices),) * 2)
@@ -133,7 +136,10 @@ def used_only(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def smoothed(vertices: np.ndarray, faces: np.ndarray, rounds: int) -> np.ndarray:
-    """Smooth by Taubin, "A signal processing approach to fair surface design" (1995): shrink, then grow a bit more."""
+    """Smooth a mesh (Taubin, "A signal processing approach to fair surface design", 1995).
+
+    Each round shrinks the mesh, then expands the mesh slightly more.
+    """
     mean = neighbour_mean(len(vertices), faces)
     for _ in range(rounds):
         for step in (0.5, -0.53):
@@ -142,18 +148,18 @@ def smoothed(vertices: np.ndarray, faces: np.ndarray, rounds: int) -> np.ndarray
 
 
 def neighbour_mean(n_vertices: int, faces: np.ndarray) -> sparse.csr_matrix:
-    """Return the matrix `(V, V)` that takes values of the vertices to the means over their neighbors."""
-    # Each edge of a closed mesh occurs once in each direction, so these entries make a symmetric adjacency.
+    """Return the matrix `(V, V)` that maps vertex values to the means over neighboring vertices."""
+    # Each edge of a closed mesh occurs once in each direction, so the adjacency matrix is symmetric.
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     neighbours = sparse.csr_matrix((np.ones(len(edges)), tuple(edges.T)), shape=(n_vertices, n_vertices))
     return sparse.diags(1 / np.asarray(neighbours.sum(1)).ravel()) @ neighbours
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Return unit normals `(V, 3)` float32, the mean over the triangles around each vertex, weighted by area.
+    """Return unit vertex normals `(V, 3)` float32, the area-weighted means of the normals of adjacent triangles.
 
-    By area, not angle: simplification leaves large triangles on flat faces, and those must stay flat when shaded.
-    Where the triangles cancel each other, the largest alone counts.
+    Weights are areas and not angles: simplification leaves large triangles on flat faces, which must stay flat when
+    shaded. Where the normals cancel each other, only the largest triangle counts.
     """
     a, b, c = (vertices[faces[:, k]].astype(np.float64) for k in range(3))
     weighted = np.cross(b - a, c - a)
@@ -166,7 +172,7 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     if cancelled.any():
         order = np.argsort(size)
         largest = np.zeros(len(vertices), np.int64)
-        largest[faces[order].ravel()] = np.repeat(order, 3)  # of several, the last one written stays
+        largest[faces[order].ravel()] = np.repeat(order, 3)  # the last value, of the largest triangle, stays
         sums[cancelled] = weighted[largest[cancelled]]
     lengths = np.linalg.norm(sums, axis=1, keepdims=True)
     return np.where(lengths > 0, sums / np.maximum(lengths, 1e-300), (0.0, 0.0, 1.0)).astype(np.float32)

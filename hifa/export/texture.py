@@ -1,4 +1,4 @@
-"""A picture wrapped around a mesh: one colour of the field per texel of its UV charts."""
+"""Texture baking: one color of the field for each texel in the UV charts of a mesh."""
 
 from dataclasses import dataclass
 
@@ -12,20 +12,21 @@ from .unwrap import unwrap
 from .views import seen_colour
 
 
-DETAIL = 1 / 40  # of the object's size: edges up to this length resolve how colors mix
+DETAIL = 1 / 40  # longest edge that resolves the mixing of colors, as a fraction of the object's size
 
 
 @dataclass(frozen=True)
 class TexturedMesh:
-    """A mesh, how it is cut open into flat charts, and the picture that lies on them.
+    """Mesh with UV charts and a texture.
 
     Args:
-        mesh: The closed mesh, in world axes, with V vertices and F faces.
-        source: `(W,)` int, W >= V: the vertex of `mesh` that each vertex of the charts is. Those on a cut occur once
-            for each chart they border.
-        faces: `(F, 3)` int32, the faces of `mesh` as vertices of the charts.
-        uv: `(W, 2)` float32 in [0, 1], u to the right, v up from the bottom of the picture.
-        texture: `(size, size, 3)` uint8 sRGB, first row at the top: the display values of the field's pictures.
+        mesh: Closed mesh in world axes with V vertices and F faces.
+        source: `(W,)` int, W >= V: index of the vertex of `mesh` for each chart vertex. A vertex on a cut has a chart
+            vertex in each adjacent chart.
+        faces: `(F, 3)` int32, the faces of `mesh` as indices of chart vertices.
+        uv: `(W, 2)` float32 in [0, 1], u to the right, v up from the bottom of the texture.
+        texture: `(size, size, 3)` uint8 sRGB, first row at the top, with the same display values as renders of the
+            field.
     """
 
     mesh: Mesh
@@ -36,15 +37,16 @@ class TexturedMesh:
 
 
 def bake_texture(mesh: Mesh, colour: Colour, size: int = 1024) -> TexturedMesh:
-    """Unwrap a mesh and colour its texture from the field.
+    """Unwrap a mesh and bake the colors of the field into a texture.
 
-    A texel takes the colour at its point of `mesh.seen`, seen from straight above. How much that differs from the mean
-    over directions, and from the mixture along rays that pictures show (`mesh.colours`), is computed at the vertices
-    and interpolated: the field is evaluated once per texel. Texels outside all charts repeat the nearest chart, so
-    that no filter or mipmap brings in another colour at a seam.
+    A texel gets the color at its point of `mesh.seen`, viewed against the normal. Two corrections are computed at the
+    vertices and interpolated, so that the field is evaluated only once per texel. The first correction leads to the
+    mean color over view directions. The second correction leads to the color mixed along rays, as in renders
+    (`mesh.colours`). Texels outside all charts repeat the nearest chart, so that filters and mipmaps do not mix in
+    other colors at seams.
 
     Args:
-        mesh: From `extract_mesh`, of the same field.
+        mesh: Mesh from `extract_mesh` of the same field.
         colour: As for `extract_mesh`.
         size: Height and width of the texture in texels.
     """
@@ -70,9 +72,9 @@ def bake_texture(mesh: Mesh, colour: Colour, size: int = 1024) -> TexturedMesh:
 
 
 def _detail(mesh: Mesh) -> np.ndarray:
-    """Weight `(V, 1)` of what vertices know about the mixture of colors along rays.
+    """Return the weight `(V, 1)` of the vertex colors that are mixed along rays, which falls with the edge length.
 
-    The mixture changes from place to place, so it must not spread over the large triangles of a flat surface.
+    The mixture varies from place to place, so it must not spread over the large triangles of a flat surface.
     """
     ends = np.concatenate([mesh.faces[:, [0, 1]], mesh.faces[:, [1, 2]], mesh.faces[:, [2, 0]]])
     lengths = np.linalg.norm(mesh.vertices[ends[:, 0]] - mesh.vertices[ends[:, 1]], axis=1)

@@ -1,5 +1,7 @@
-"""Rasterization of UV charts in a compiled loop for a CPU. This module imports nothing of the package, see
-`compile_ahead`."""
+"""Rasterization of UV charts in a compiled loop for a CPU.
+
+This module imports no other module of the package, see `compile_ahead`.
+"""
 
 import numba
 import numpy as np
@@ -7,10 +9,10 @@ import numpy as np
 
 @numba.njit(cache=True)
 def rasterize(corners, faces, size):
-    """The triangle of each texel centre `(size, size)`, -1 for none, and its barycentric weights there.
+    """Return the triangle at each texel center `(size, size)`, or -1, and barycentric weights `(size, size, 3)`.
 
-    A texel whose centre lies in no triangle but within half a texel of one belongs to it too, with weights clamped to
-    the triangle: charts narrower than a texel get their colour this way.
+    A texel center outside all triangles but within half a texel of a triangle also belongs to that triangle, with
+    weights clamped to the triangle. Charts narrower than a texel get their color this way.
     """
     owner = np.full((size, size), -1, np.int32)
     weights = np.zeros((size, size, 3), np.float32)
@@ -24,7 +26,7 @@ def rasterize(corners, faces, size):
             continue
         left, right = max(int(min(ax, bx, cx) - 1.0), 0), min(int(max(ax, bx, cx) + 1.0), size - 1)
         top, bottom = max(int(min(ay, by, cy) - 1.0), 0), min(int(max(ay, by, cy) + 1.0), size - 1)
-        # A weight falls by 1 over the triangle's height above that edge; `reach` of it is half a texel.
+        # A weight falls by 1 over the triangle's height above an edge. `reach` is the fall over half a texel.
         reach_a = 0.5 * np.hypot(cx - bx, cy - by) / abs(area)
         reach_b = 0.5 * np.hypot(ax - cx, ay - cy) / abs(area)
         reach_c = 0.5 * np.hypot(bx - ax, by - ay) / abs(area)
@@ -45,5 +47,5 @@ def rasterize(corners, faces, size):
 
 
 def compile_loops() -> None:
-    """Compile the loop for the types that it is called with; see `compile_ahead`."""
+    """Compile the loop for the argument types that the package uses; see `compile_ahead`."""
     rasterize(np.zeros((3, 2)), np.array([(0, 1, 2)], np.int32), 2)

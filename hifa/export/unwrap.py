@@ -1,8 +1,8 @@
-"""A mesh cut open into flat charts by xatlas, in a process of its own.
+"""UV unwrapping of a mesh by xatlas in a subprocess.
 
-xatlas keeps the interpreter to itself for as long as it works, 0.4 s for 10 000 triangles and several for many or
-ragged ones: in a server's own process all its other visitors would stand still. This file is also the program that the
-process runs; it imports nothing of the package, so that it starts in a fifth of a second.
+xatlas holds the global interpreter lock while it works. This takes 0.4 s for 10,000 triangles, and several seconds for
+larger or ragged meshes. In the main process of a server, all other requests would have to wait. This file is also the
+program that the subprocess runs. It imports no other module of the package, so that it starts in 0.2 s.
 """
 
 import io
@@ -13,37 +13,38 @@ import numpy as np
 
 
 MAX_COST = 0.5
-MIN_CHARTS = 80  # about; the time of 20 000 triangles falls from 2 to 4 s to 0.8 s
+MIN_CHARTS = 80  # approximate; reduces the time for 20,000 triangles from between 2 and 4 s to 0.8 s
 PADDING = 2  # texels between charts
-PATIENCE = 600  # seconds
+PATIENCE = 600  # timeout, seconds
 
 
 def unwrap(
     vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """UV charts of a mesh.
+    """Unwrap a mesh into UV charts.
 
     Args:
         vertices, normals: `(V, 3)`.
-        faces: `(F, 3)` of vertices.
-        size: Texels per side of the texture that the charts are packed for.
+        faces: `(F, 3)` vertex indices.
+        size: Height and width, in texels, of the texture for which the charts are packed.
 
     Returns:
-        Which vertex of the mesh each vertex of the charts is `(W,)` int64, the faces `(F, 3)` int32 as vertices of the
-        charts, and their place `(W, 2)` float32 in [0, 1].
+        The index of the mesh vertex for each chart vertex `(W,)` int64, the faces as indices of chart vertices
+        `(F, 3)` int32, and the UV coordinates of the chart vertices `(W, 2)` float32 in [0, 1].
 
     Raises:
-        RuntimeError: If xatlas fails, or does not end: on a surface that is crumpled everywhere it may take hours.
+        RuntimeError: If xatlas fails or exceeds `PATIENCE`. On a surface that is crumpled everywhere, xatlas may take
+            hours.
     """
     given = io.BytesIO()
     np.savez(given, vertices=vertices, faces=faces.astype(np.uint32), normals=normals, size=size)
-    # -P: beside this file are modules with names that others have too.
+    # -P keeps the folder of this file off the module search path, where its modules could shadow other modules.
     command = [sys.executable, "-P", __file__]
     try:
         ended = subprocess.run(command, input=given.getvalue(), capture_output=True, timeout=PATIENCE)
     except subprocess.TimeoutExpired as error:
         raise RuntimeError(
-            f"The mesh could not be unwrapped in {PATIENCE} s. Ask for fewer faces, or a PLY, which has no texture."
+            f"The mesh could not be unwrapped in {PATIENCE} s. Use fewer faces, or a PLY, which has no texture."
         ) from error
     if ended.returncode:
         said = ended.stderr.decode(errors="replace").strip().splitlines()
@@ -54,17 +55,17 @@ def unwrap(
 
 
 def main() -> None:
-    """Unwrap the mesh that comes in, and write out the charts."""
+    """Read a mesh from stdin, unwrap the mesh, and write the charts to stdout."""
     import xatlas
 
     with np.load(io.BytesIO(sys.stdin.buffer.read())) as given:
         vertices, faces, normals, size = (given[name] for name in ("vertices", "faces", "normals", "size"))
     charting, packing = xatlas.ChartOptions(), xatlas.PackOptions()
-    # A quarter of the default cost stops a chart from growing sooner: the time, which goes into flattening the large
-    # ones, falls by half and the texture is used no worse.
+    # With a quarter of the default cost, charts stop growing earlier. Flattening large charts takes most of the time,
+    # so the time falls by half. The use of the texture area stays as good.
     charting.max_cost = MAX_COST
     packing.resolution, packing.padding = int(size), PADDING
-    # The time to flatten a chart grows faster than its area, and a smooth surface would have few and large ones.
+    # The time to flatten a chart grows faster than its area, and a smooth surface would have few, large charts.
     a, b, c = (vertices[faces[:, k]] for k in range(3))
     charting.max_chart_area = float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2 / MIN_CHARTS)
     atlas = xatlas.Atlas()

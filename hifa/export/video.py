@@ -1,4 +1,4 @@
-"""Pictures of a field as a video, and normals and depth as colours."""
+"""Video files of rendered frames, and conversion of normals and depth to colors."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ import numpy as np
 from .files import atomically
 
 
-# From far to near, dark to light, so that it reads in grey too: magma by Smith and van der Walt, six of its colours.
+# From far (dark) to near (light), readable also in grayscale: six colors of magma by Smith and van der Walt.
 DEPTH_COLOURS = np.array(
     [
         (0.08, 0.05, 0.21),
@@ -24,22 +24,25 @@ DEPTH_COLOURS = np.array(
         (0.99, 0.93, 0.70),
     ]
 )
-# Without a tag players guess the matrix from the height, and the colours shift.
+# Without tags, players guess the color matrix from the height of the video, and colors shift.
 BT709 = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
 
 
 def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], fps: float = 30, crf: int = 18) -> Path:
-    """Write frames as H.264 in yuv420p, which every browser plays, with the index in front so that it starts at once.
+    """Write frames as H.264 video in yuv420p, which every browser plays.
+
+    The index is at the start of the file, so that playback starts at once.
 
     Args:
-        path: An .mp4 file; its folder must exist. It appears only when it is complete.
-        frames: `(H, W, 3)` each, uint8 or float in [0, 1], all of one size. An odd height or width is made even by
-            repeating the last row or column. They are read one at a time.
-        fps: Frames a second.
-        crf: Quality of x264: 0 lossless, 18 looks so, 51 worst.
+        path: An .mp4 file in an existing folder. The file appears only when it is complete.
+        frames: `(H, W, 3)` each, uint8 or float in [0, 1], all of one size. Frames are read one at a time. An odd
+            height or width is made even by repeating the last row or column.
+        fps: Frames per second.
+        crf: Constant rate factor of x264: 0 is lossless, 18 is visually lossless, 51 is the worst quality.
 
     Raises:
-        ValueError: If there is no frame, or a frame has another shape than `(H, W, 3)` or than the first.
+        ValueError: If there is no frame, or a frame does not have the shape `(H, W, 3)` or the shape of the first
+            frame.
         OSError: If `path` cannot be written or ffmpeg fails.
     """
     encoder, shape = None, None
@@ -49,7 +52,7 @@ def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], fps: floa
                 frame = np.asarray(frame)
                 shape = shape or frame.shape
                 if frame.ndim != 3 or frame.shape[2] != 3 or frame.shape != shape:
-                    raise ValueError(f"A frame is {frame.shape}; all must be (H, W, 3), like the first, {shape}.")
+                    raise ValueError(f"All frames must be (H, W, 3) like the first frame, {shape}, got {frame.shape}.")
                 picture = _even(_bytes(frame))
                 if encoder is None:
                     encoder = _Encoder(partial, picture.shape[1::-1], fps, crf)
@@ -64,19 +67,33 @@ def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], fps: floa
 
 
 def normal_to_rgb(normals: np.ndarray, opacity: np.ndarray) -> np.ndarray:
-    """Normals as colours on white: `(..., 3)` in [-1, 1] and `(...)` in [0, 1] -> `(..., 3)` float32 in [0, 1].
+    """Convert normals to colors on white.
 
-    Red, green and blue are x, y and z; 0.5 is 0, so a surface that faces the front (+x) is pink and one that faces up
-    (+z) light blue.
+    Red, green and blue are x, y and z, and 0.5 stands for 0. A surface that faces the front (+x) is pink. A surface
+    that faces up (+z) is light blue.
+
+    Args:
+        normals: `(..., 3)` in [-1, 1].
+        opacity: `(...)` in [0, 1].
+
+    Returns:
+        `(..., 3)` float32 in [0, 1].
     """
     return _on_white(0.5 + 0.5 * np.asarray(normals, np.float32), opacity)
 
 
 def depth_to_rgb(depth: np.ndarray, opacity: np.ndarray) -> np.ndarray:
-    """Depth as colours on white, the nearest lightest: `(...)` and `(...)` in [0, 1] -> `(..., 3)` float32 in [0, 1].
+    """Convert depth to colors on white. The nearest depth has the lightest color.
 
-    The range is that of the pixels that are more than half opaque, over everything passed in: pass all frames of a
-    video together and the colours do not flicker.
+    The range of the color map is the depth range of all given pixels that are more than half opaque. Pass all frames
+    of a video together to avoid flicker.
+
+    Args:
+        depth: `(...)` depth in any unit.
+        opacity: `(...)` in [0, 1].
+
+    Returns:
+        `(..., 3)` float32 in [0, 1].
     """
     depth, opacity = np.asarray(depth, np.float32), np.asarray(opacity, np.float32)
     shown = depth[opacity > 0.5]
@@ -96,15 +113,15 @@ def _bytes(frame: np.ndarray) -> np.ndarray:
 
 
 def _even(picture: np.ndarray) -> np.ndarray:
-    """yuv420p halves the colours both ways, so both sides have to be even."""
+    """Make both sides even, because yuv420p halves the color resolution along both axes."""
     height, width = picture.shape[:2]
     return np.ascontiguousarray(np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"))
 
 
 class _Encoder:
-    """An ffmpeg process that takes `(H, W, 3)` bytes by `send`; the file is complete only if `finish` returns.
+    """ffmpeg process that takes `(H, W, 3)` bytes by `send`. The file is complete only if `finish` returns.
 
-    imageio_ffmpeg finds the program, but its own writer ignores the exit status.
+    imageio_ffmpeg finds the executable, but the writer of imageio_ffmpeg ignores the exit status.
     """
 
     def __init__(self, path: Path, size: tuple[int, int], fps: float, crf: int):
@@ -114,13 +131,13 @@ class _Encoder:
             "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}", "-r", f"{fps:.6g}", "-i", "pipe:0",
             "-an", "-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", str(crf),
             "-vf", "scale=out_color_matrix=bt709:out_range=tv", *BT709, "-movflags", "+faststart",
-            f"file:{path}",  # or ffmpeg would take what comes before a colon for a protocol
+            f"file:{path}",  # otherwise ffmpeg takes the text before a colon for a protocol
         ]  # fmt: skip
         self._log = tempfile.TemporaryFile()
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log, start_new_session=True
-            )  # in a session of its own: Ctrl-C is for whoever feeds it
+            )  # in a separate session, so that Ctrl-C reaches only the parent process
         except OSError as error:
             self._log.close()
             raise OSError(f"ffmpeg cannot be started ({error.strerror or error}: {command[0]})") from error
@@ -128,7 +145,7 @@ class _Encoder:
     def send(self, picture: np.ndarray) -> None:
         try:
             self._process.stdin.write(picture.data)
-        except OSError:  # it has ended early, and its log says why
+        except OSError:  # ffmpeg has ended early, and its log has the reason
             self.finish()
             raise
 
@@ -136,7 +153,7 @@ class _Encoder:
         """Wait until the file is complete.
 
         Raises:
-            OSError: If ffmpeg failed, with the reason that it gave, or wrote no video.
+            OSError: If ffmpeg failed, with the reason from its log, or wrote no video.
         """
         with contextlib.suppress(OSError):
             self._process.stdin.close()
@@ -145,11 +162,11 @@ class _Encoder:
             return
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        reason = "; ".join(line.strip() for line in lines[:3]) or "it wrote nothing"
+        reason = "; ".join(line.strip() for line in lines[:3]) or "no output was written"
         raise OSError(f"ffmpeg failed with status {status} ({reason.replace(str(self.path), 'the file')})")
 
     def stop(self) -> None:
-        """End the process if it has not ended by itself."""
+        """Kill the process if it is still running."""
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
@@ -159,8 +176,8 @@ class _Encoder:
 
 
 def _ffmpeg() -> str:
-    """Path of the program; `IMAGEIO_FFMPEG_EXE` overrules it."""
+    """Return the path of the ffmpeg executable. `IMAGEIO_FFMPEG_EXE` overrides the path."""
     try:
         return imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
-        raise OSError("there is no ffmpeg; install it, or name it in IMAGEIO_FFMPEG_EXE") from error
+        raise OSError("ffmpeg was not found; install ffmpeg, or set IMAGEIO_FFMPEG_EXE") from error

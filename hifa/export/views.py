@@ -1,4 +1,4 @@
-"""Colors of surface points as pictures of the field show them."""
+"""Colors of surface points as renders of the field show them."""
 
 import numpy as np
 from scipy import ndimage
@@ -6,23 +6,23 @@ from scipy import ndimage
 from .grid import Colour, in_chunks
 
 
-# Cameras around the object: elevation, number of azimuths, weight. Most people look from a little above.
+# Cameras around the object: elevation in degrees, number of azimuths, weight. Most views are from slightly above.
 RINGS = ((15.0, 8, 1.0), (60.0, 4, 0.25), (-40.0, 4, 0.25))
-DISTANCE = 2.5  # of the cameras, in units of half the cube's side
-LEAST_FACING = 0.2  # cosine between normal and view, below which a camera does not count
-UNSEEN = 0.02  # weight of the view against the normal, which decides alone where no camera sees the point
-# Along a ray, in cells beyond the surface: as deep as holes are closed.
+DISTANCE = 2.5  # distance of the cameras, in units of half the side of the cube
+LEAST_FACING = 0.2  # cosine between normal and view direction below which a camera does not count
+UNSEEN = 0.02  # weight of the view against the normal, the only view of points that no camera sees
+# Sample depths along a ray, in cells beyond the surface: as deep as holes are closed.
 DEPTHS = np.concatenate([np.arange(-4, -1), np.arange(-1, 2, 0.5), np.arange(2, 10.5)]).astype(np.float32)
-AHEAD = np.arange(5, 61, 2, dtype=np.float32)  # cells before the surface, where something may be in the way
+AHEAD = np.arange(5, 61, 2, dtype=np.float32)  # sample depths in front of the surface, in cells, to find occluders
 
 
 def pictured_colour(
     grid: np.ndarray, colour: Colour, vertices: np.ndarray, normals: np.ndarray, bound: float
 ) -> np.ndarray:
-    """Return the colors `(V, 3)` float32 of a surface, the mean over the cameras that see each vertex.
+    """Return the colors `(V, 3)` float32 of vertices, averaged over the cameras that see each vertex.
 
-    Colors are composited along rays: soft fields mix the colors of a stretch of the ray, and no single point has the
-    color that pictures show.
+    Colors are composited along rays. A soft field mixes the colors of a stretch of the ray, so no single point has the
+    color that renders show.
 
     Args:
         grid: `(n, n, n)` densities, per world unit, over [-bound, bound]^3.
@@ -51,14 +51,17 @@ def pictured_colour(
 
 
 def seen_colour(colour: Colour, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """Colour `(n, 3)` of surface points: the mean over cameras straight above and 45 degrees off on three sides."""
+    """Return colors `(n, 3)` of surface points, averaged over four views.
+
+    One view is against the normal. Three views are at 45 degrees to the normal, 120 degrees apart.
+    """
     views = [-normals] + [_tilted(normals, turn) for turn in (0.0, 120.0, 240.0)]
     return np.mean([in_chunks(colour, points, view) for view in views], axis=0).clip(0, 1).astype(np.float32)
 
 
 def _tilted(normals: np.ndarray, turn_deg: float) -> np.ndarray:
-    """Directions `(n, 3)` towards the surface from 45 degrees off the normal, at an angle `turn_deg` about it."""
-    # Any vector that is not parallel to the normal: the unit axis on which the normal is smallest.
+    """Return directions `(n, 3)` towards the surface at 45 degrees to the normal, rotated by `turn_deg` about it."""
+    # A vector that is not parallel to the normal: the axis along which the normal has its smallest component.
     helper = np.eye(3, dtype=np.float32)[np.abs(normals).argmin(1)]
     u = np.cross(normals, helper)
     u /= np.maximum(np.linalg.norm(u, axis=1, keepdims=True), 1e-30)
@@ -79,13 +82,13 @@ def _cameras(bound: float) -> list[tuple[np.ndarray, float]]:
 def _composited(
     grid: np.ndarray, colour: Colour, points: np.ndarray, views: np.ndarray, spacing: float, bound: float
 ) -> np.ndarray:
-    """Colors `(n, 3)` along `DEPTHS` of rays in the directions `views` through `points`."""
+    """Return colors `(n, 3)`, composited along `DEPTHS` of rays in the directions `views` through `points`."""
     depths = DEPTHS * np.float32(spacing)
     middles = (depths[1:] + depths[:-1]) / 2
     values = _look_up(grid, points[:, None] + middles[:, None] * views[:, None], spacing, bound)
     passed = np.pad(np.cumsum(values * np.diff(depths), axis=1), ((0, 0), (1, 0)))
     weights = -np.diff(np.exp(-passed), axis=1)
-    weights[:, -1] += 1e-6  # a ray that meets nothing has the color of its end
+    weights[:, -1] += 1e-6  # a ray that meets nothing gets the color at its end
     weights /= weights.sum(1, keepdims=True)
     row, at = np.nonzero(weights > 0.05)
     along = (points[row] + middles[at, None] * views[row]).clip(-bound, bound)
@@ -95,12 +98,12 @@ def _composited(
 
 
 def _clear(grid: np.ndarray, points: np.ndarray, views: np.ndarray, spacing: float, bound: float) -> np.ndarray:
-    """Share of the light `(n,)` that comes through what lies between the camera and a point."""
+    """Return the transmittance `(n,)` between the camera and each point."""
     along = points[:, None] - (AHEAD * spacing)[:, None] * views[:, None]
     return np.exp(-_look_up(grid, along, spacing, bound).sum(1) * 2 * spacing)
 
 
 def _look_up(grid: np.ndarray, points: np.ndarray, spacing: float, bound: float) -> np.ndarray:
-    """Trilinear densities `(...,)` at `points` `(..., 3)`; 0 outside of the cube."""
+    """Return trilinear densities `(...,)` at `points` `(..., 3)`; 0 outside the cube."""
     at = ((points.reshape(-1, 3) + bound) / spacing).T
     return ndimage.map_coordinates(grid, at, order=1, mode="constant").reshape(points.shape[:-1])

@@ -133,13 +133,13 @@ def test_push_to_the_hub(page, hub, served, monkeypatch):
     expect(page.locator("#hub-result")).to_contain_text("/me/mushroom")
     repo = hub.repo("me/mushroom")
     assert repo.visibility == "private" and repo.files["mesh.glb"][:4] == b"glTF"
-    assert b"| licence of the prior | Apache-2.0" in repo.files["README.md"]
+    assert b"| license of the prior | Apache-2.0" in repo.files["README.md"]
     assert len(hub.repo("me/meshes", "dataset").files) == 3
     assert "hf_me" not in page.content()
     # A second time it is there already; who sits at the machine need not type a token that it has.
     monkeypatch.setenv("HF_TOKEN", "hf_me")
     page.locator("#hub-push").click()
-    expect(page.get_by_text("me/mushroom is there already").first).to_be_visible()
+    expect(page.get_by_text("me/mushroom already exists").first).to_be_visible()
     # It is nowhere on the disk of the server.
     files = [path for path in served.store.root.parent.rglob("*") if path.is_file()]
     assert files and not [path for path in files if b"hf_me" in path.read_bytes()]
