@@ -298,7 +298,7 @@ def test_a_saved_run_without_its_score_or_of_another_model_is_refused(v_pipe, tm
     other = copy.copy(v_pipe)
     config = dict(v_pipe.unet.config) | {"block_out_channels": (8, 8)}
     other.unet = UNet2DConditionModel.from_config(config).requires_grad_(False)
-    with pytest.raises(ValueError, match="do not fit this model's UNet"):
+    with pytest.raises(ValueError, match="do not fit the UNet"):
         next(other.advance(HiFARun.load(tmp_path / "whole")))
     run.variational = None
     run.save(tmp_path / "part")

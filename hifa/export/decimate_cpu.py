@@ -1,6 +1,6 @@
 """Edge collapse in compiled loops for a CPU.
 
-This module imports no other module of the package, see `compile_ahead`.
+This module imports no other module of the package; see `compile_ahead`.
 """
 
 import heapq

@@ -136,7 +136,7 @@ def push_folder(
     Args:
         repo_id: Repository name, `user/name`.
         write_files: Function that writes the files to a folder.
-        private: Whether the repository must be private.
+        private: Whether to create the repository as private.
         token: Token with write access.
         endpoint: URL of the Hub. The default is the public Hub.
         overwrite: Whether a repository with files may be overwritten. A repository without files, such as a failed

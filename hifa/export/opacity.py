@@ -59,7 +59,7 @@ def lit_shell(grid: np.ndarray, bound: float) -> np.ndarray:
 
 
 def optical_depths(grid: np.ndarray, spacing: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the smallest optical depths of the rays from outside to each grid point and of the lines through it.
+    """Return the smallest optical depths of rays from outside to each grid point, and of lines through the point.
 
     Args:
         grid: `(l, m, n)` densities, per world unit. The density outside the grid is 0.

@@ -1,6 +1,6 @@
 """Integrals of the density along grid lines in a compiled loop for a CPU.
 
-This module imports no other module of the package, see `compile_ahead`.
+This module imports no other module of the package; see `compile_ahead`.
 """
 
 import numba

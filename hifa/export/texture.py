@@ -74,7 +74,7 @@ def bake_texture(mesh: Mesh, colour: Colour, size: int = 1024) -> TexturedMesh:
 def _detail(mesh: Mesh) -> np.ndarray:
     """Return the weight `(V, 1)` of the vertex colors that are mixed along rays, which falls with the edge length.
 
-    The mixture varies from place to place, so it must not spread over the large triangles of a flat surface.
+    The mixture varies from place to place, so the mixture must not spread over the large triangles of a flat surface.
     """
     ends = np.concatenate([mesh.faces[:, [0, 1]], mesh.faces[:, [1, 2]], mesh.faces[:, [2, 0]]])
     lengths = np.linalg.norm(mesh.vertices[ends[:, 0]] - mesh.vertices[ends[:, 1]], axis=1)

@@ -1,6 +1,6 @@
 """Rasterization of UV charts in a compiled loop for a CPU.
 
-This module imports no other module of the package, see `compile_ahead`.
+This module imports no other module of the package; see `compile_ahead`.
 """
 
 import numba

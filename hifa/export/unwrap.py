@@ -2,7 +2,8 @@
 
 xatlas holds the global interpreter lock while it works. This takes 0.4 s for 10,000 triangles, and several seconds for
 larger or ragged meshes. In the main process of a server, all other requests would have to wait. This file is also the
-program that the subprocess runs. It imports no other module of the package, so that it starts in 0.2 s.
+program that the subprocess runs. The program imports no other module of the package, so that the subprocess starts in
+0.2 s.
 """
 
 import io

@@ -60,7 +60,7 @@ def seen_colour(colour: Colour, points: np.ndarray, normals: np.ndarray) -> np.n
 
 
 def _tilted(normals: np.ndarray, turn_deg: float) -> np.ndarray:
-    """Return directions `(n, 3)` towards the surface at 45 degrees to the normal, rotated by `turn_deg` about it."""
+    """Return directions `(n, 3)` towards the surface, 45 degrees off the normal and turned about it by `turn_deg`."""
     # A vector that is not parallel to the normal: the axis along which the normal has its smallest component.
     helper = np.eye(3, dtype=np.float32)[np.abs(normals).argmin(1)]
     u = np.cross(normals, helper)
