@@ -178,7 +178,7 @@ def test_a_prompt_that_cannot_be_read_beside_views_is_told_as_the_pipeline_does(
         return Actions(store, shelf, 1).guided("hallucination", given, "a zebra", "", "toybox", 3, False, settings)
 
     folder, notice = ask(1.0)
-    assert "reconstructed alone" in notice and "'zebra'" in notice
+    assert "reconstructed from the views only" in notice and "'zebra'" in notice
     list(lease.begin(lease.Models(shelf, tiny_pipeline), shelf.get("toybox"), folder, math.inf))
     assert read(folder.run / FILE)[1]["note"] == notice
     with pytest.raises(ValueError, match="'zebra'"):

@@ -204,7 +204,7 @@ class Actions:
         except PromptError as error:
             if settings.get("image_guidance_end", 1.0) < 1:
                 raise PromptError(f"{notice} {error}".strip()) from error
-            return f"The views are reconstructed alone, without the prior: {error}"
+            return f"The object is reconstructed from the views only, without the prior: {error}"
         return ""
 
     def _pictures(self, given: Guided, views_only: bool) -> dict[str, PIL.Image.Image]:
