@@ -86,13 +86,22 @@ class SurfaceReading:
 def read_surface(model: SurfaceUNet, pictures: Tensor, timesteps: Tensor) -> SurfaceReading:
     """Run the embedded model. Differentiable.
 
+    On a CPU with AMX the convolutions run in bfloat16, which takes a third of the time.
+
     Args:
         pictures: `(B, 3, H, W)` in [0, 1].
         timesteps: `(B,)`, see `SurfacePrior.estimate`.
     """
-    outputs = model(pictures, timesteps)
+    with torch.autocast(pictures.device.type, torch.bfloat16, enabled=_multiplies_bfloat16(pictures.device)):
+        outputs = model(pictures, timesteps)
+    outputs = outputs.float()
     # elu + 1 is positive. The additional 0.01 keeps the logarithm of kappa finite.
     return SurfaceReading(F.normalize(outputs[:, :3], dim=1), F.elu(outputs[:, 3]) + 1.01, outputs[:, 4])
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Return whether a device is a CPU that multiplies bfloat16 matrices in hardware."""
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
 
 
 def confidence_of(kappa: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class SurfaceUNet(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(self, sample_size: int = 64, widths: Sequence[int] = (24, 48, 96, 160)):
+    def __init__(self, sample_size: int = 64, widths: Sequence[int] = (32, 64, 128, 256)):
         super().__init__()
         self.stem = convolution(4, widths[0])
         self.down = nn.ModuleList(convolution(a, b, stride=2) for a, b in zip(widths, widths[1:], strict=False))
