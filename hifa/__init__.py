@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 __all__ = ["TOYBOX", "Camera", "HiFAAsset", "HiFAConfig", "HiFAPipeline", "HiFAPipelineOutput", "HiFARun"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Imported on first access, because torch, diffusers and transformers take seconds to import. The CLI prints its help
 # and rejects wrong options before that.

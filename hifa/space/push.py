@@ -16,7 +16,7 @@ README = "README.md"
 # Files of the app: code, the package with its weights, finished examples, and the build files of the Space.
 NEEDED = (
     "app.py", README, "LICENSE", "requirements.txt", "packages.txt", "hifa/**/*.py",
-    "hifa/**/*weights/**/*", "examples/gallery/*/*", "examples/photos/*",
+    "hifa/**/*weights/**/*", "hifa/*/README.md", "examples/gallery/*/*", "examples/photos/*",
 )  # fmt: skip
 REQUIRED = ("app.py", README, "requirements.txt", "hifa/pipeline_hifa.py")
 PICTURE = re.compile(r"!\[[^\]]*\]\(\s*([^)\s]+)|<img\s[^>]*?src=[\"']([^\"']+)")  # in Markdown and in HTML
