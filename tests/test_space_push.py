@@ -49,6 +49,8 @@ def test_nothing_is_uploaded_that_is_not_in_the_repository_and_nothing_else_than
     assert {path.split("/")[2] for path in weights} == {"weights", "multiview_weights", "surface_weights"}
     assert set(weights) <= set(files)
     assert set(path for path in tracked if path.startswith("hifa/") and path.endswith(".py")) <= set(files)
+    # The page of the Space's repository links the guides in the packages.
+    assert set(re.findall(r"\]\((hifa/\w+/README\.md)", (ROOT / "README.md").read_text())) <= set(files)
     others = set(files) - pictures_of((ROOT / "README.md").read_text())
     assert not [
         path for path in others if path.startswith(("tests/", "benchmarks/", "outputs/", ".")) or "cache" in path
@@ -61,7 +63,7 @@ def test_every_picture_that_the_readme_shows_is_uploaded_and_no_other(tmp_path):
     # Found otherwise than by the program: every name of a picture in the text that is no address.
     written = set(re.findall(r"(?<![\w./:-])[\w./-]+\.(?:png|jpg|jpeg|gif|svg|webp)\b", readme.split("---", 2)[2]))
     shown = {path for path in written if (ROOT / path).is_file() and f"]({path})" in readme}
-    assert "benchmarks/results/zvar.png" in shown and len(shown) > 5
+    assert "examples/pictures/overview.png" in shown and len(shown) >= 3
     assert shown <= set(files)
     pictures = {path for path in files if path.startswith(("examples/pictures/", "benchmarks/"))}
     assert pictures == shown
