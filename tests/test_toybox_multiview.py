@@ -243,7 +243,7 @@ def test_latents_of_other_scenes_are_refused(scenes, tmp_path):
     vae = build_autoencoder()
     train_multiview.encode_scenes(vae, scenes, tmp_path / "latents.npz")
     fewer = multiview_dataset.Scenes(**{n: getattr(scenes, n)[:2] for n in multiview_dataset.Scenes.__annotations__})
-    with pytest.raises(ValueError, match="of 3 scenes, not 2; remove it"):
+    with pytest.raises(ValueError, match="holds 3 scenes, expected 2. Remove"):
         train_multiview.encode_scenes(vae, fewer, tmp_path / "latents.npz")
 
 

@@ -66,7 +66,7 @@ def test_latents_of_other_pictures_or_another_autoencoder_are_refused(pictures, 
         dataset.Pictures(few.pixels[:5], few.labels[:5]),
         dataset.Pictures(few.pixels[::-1].copy(), few.labels),
     ):
-        with pytest.raises(ValueError, match="is of other pictures or another autoencoder; remove it"):
+        with pytest.raises(ValueError, match="belongs to other images or another autoencoder. Remove"):
             train_diffusion.encode_pictures(vae, other, cache)
     with pytest.raises(ValueError, match="another autoencoder"):
         train_diffusion.encode_pictures(train_autoencoder.build_autoencoder(), few, cache)

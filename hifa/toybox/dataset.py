@@ -1,4 +1,4 @@
-"""Training pictures of Toybox: rendered once per machine, in parallel, into a cache folder; never committed.
+"""Training images of Toybox, rendered in parallel into a local cache folder that is never committed.
 
 python -m hifa.toybox.dataset --output-dir toybox-data --scenes 5000
 """
@@ -18,16 +18,17 @@ from .render import orbit_pose, render
 
 SIZE, FOV_DEG, CAMERA_RADIUS = 64, 40.0, 2.5
 VIEWS_PER_SCENE = 8
-SHARD = 100  # scenes a file
+SHARD = 100  # scenes per file
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The training set in memory; the names index `world.KINDS` and `world.COLOURS` by order.
+    """Training set in memory. Labels are indices into `world.KINDS`, `world.COLOURS` and `world.VIEWS`.
 
     Args:
         pixels: `(n, 64, 64, 3)` uint8.
-        labels: `(n, 5)` int16: kind, colour, kind below, colour below (-1 for a single object), view.
+        labels: `(n, 5)` int16: kind, color, kind below, color below, view. The entries for the object below are -1 for
+            a single object.
     """
 
     pixels: np.ndarray
@@ -35,18 +36,26 @@ class Pictures:
 
 
 def sample_camera(rng: np.random.Generator) -> tuple[float, float]:
-    """Azimuth and elevation in degrees: uniform on the sphere between -10 and 80 degrees of elevation."""
+    """Sample a camera direction uniformly on the sphere between -10 and 80 degrees of elevation.
+
+    Returns:
+        Azimuth and elevation in degrees.
+    """
     low, high = np.sin(np.radians([-10.0, 80.0]))
     return rng.uniform(0, 360), float(np.degrees(np.arcsin(rng.uniform(low, high))))
 
 
 def sample_background(rng: np.random.Generator) -> tuple[float, float, float]:
-    """A slightly tinted, darker than middle gray: white and cream parts have to stand out from what is behind them."""
+    """Sample a slightly tinted gray of about 0.3 to 0.6, from which white and cream parts stand out."""
     return tuple((rng.uniform(0.3, 0.6) + rng.uniform(-0.05, 0.05, 3)).tolist())
 
 
 def render_scene(seed: int, views: int = VIEWS_PER_SCENE) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures `(views, 64, 64, 3)` uint8 and labels `(views, 5)` int16 of the scene that `seed` draws."""
+    """Render views of the scene that `seed` determines.
+
+    Returns:
+        Images `(views, 64, 64, 3)` uint8 and labels `(views, 5)` int16.
+    """
     rng = np.random.default_rng(seed)
     scene = world.sample_scene(rng)
     kinds, colours = list(world.KINDS), list(world.COLOURS)
@@ -63,7 +72,7 @@ def render_scene(seed: int, views: int = VIEWS_PER_SCENE) -> tuple[np.ndarray, n
 
 
 def scene_of(labels: np.ndarray) -> world.Scene:
-    """What a row of labels says, without geometry: enough for `world.caption`."""
+    """Return the scene that a row of labels describes, without geometry. `world.caption` needs no geometry."""
     kinds, colours = list(world.KINDS), list(world.COLOURS)
     below = (None, None) if labels[2] < 0 else (kinds[labels[2]], colours[labels[3]])
     return world.Scene(kinds[labels[0]], colours[labels[1]], *below, shape=None)
@@ -79,7 +88,7 @@ def _write_shard(task: tuple[Path, int]) -> None:
 
 
 def make_dataset(folder: Path, scenes: int, first_seed: int = 0, workers: int | None = None) -> None:
-    """Render `scenes` scenes in shards of 100; shards that exist are kept, so an interrupted run resumes."""
+    """Render `scenes` scenes in shards of 100. Existing shards are kept, so an interrupted run resumes."""
     folder.mkdir(parents=True, exist_ok=True)
     tasks = [(folder / f"{seed:06d}.npz", seed) for seed in range(first_seed, first_seed + scenes, SHARD)]
     with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
@@ -88,14 +97,14 @@ def make_dataset(folder: Path, scenes: int, first_seed: int = 0, workers: int | 
 
 
 def load_dataset(folder: Path) -> Pictures:
-    """All shards of a folder.
+    """Load all shards of a folder.
 
     Raises:
-        FileNotFoundError: If there are none.
+        FileNotFoundError: If the folder has no shards.
     """
     shards = [np.load(path) for path in sorted(folder.glob("[0-9]*.npz"))]
     if not shards:
-        raise FileNotFoundError(f"No training pictures in {folder}. Make them: python -m hifa.toybox.dataset")
+        raise FileNotFoundError(f"No training images in {folder}. Render them with: python -m hifa.toybox.dataset")
     return Pictures(np.concatenate([s["pixels"] for s in shards]), np.concatenate([s["labels"] for s in shards]))
 
 

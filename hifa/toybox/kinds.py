@@ -1,7 +1,8 @@
-"""The 24 kinds of Toybox object. Each function lists the parts of one object whose front looks along +x.
+"""The 24 kinds of Toybox objects. Each function returns the parts of one object whose front faces +x.
 
-`c` is the colour the caption names; it goes on the largest part seen, so that "a red snowman" is red. `j()` draws a
-factor near 1 for proportions. Objects are built around the origin in loose units: `world` centres and scales them.
+`c` is the color that the caption names. The largest visible part has this color, so that "a red snowman" is red. `j()`
+draws a factor near 1 that varies proportions. Objects are built around the origin in arbitrary units. `world` centers
+and scales the objects.
 """
 
 from collections.abc import Callable
@@ -50,7 +51,7 @@ def mug(c: Colour, j: Jitter) -> list[Part]:
     return [
         Part(CYLINDER, (0.44, h, 0.04), (0, 0, 0), c),
         Part(CYLINDER, (0.35, h, 0.02), (0, 0, 0.12), inner, operation=CUT),
-        # The handle is at the back, so that front and back can be told apart.
+        # The handle is at the back, so that front and back differ.
         Part(TORUS, (0.25 * j(), 0.065), (-0.5, 0, 0), c, turn=(90, 0, 0)),
         Part(CYLINDER, (0.35, 0.5, 0.0), (0, 0, 0.5 - h + 0.12), inner, operation=CUT),
     ]
@@ -77,7 +78,7 @@ def chair(c: Colour, j: Jitter) -> list[Part]:
     return [
         Part(BOX, (0.42, 0.42, 0.08, 0.03), (0, 0, 0), c),
         Part(BOX, (0.07, 0.42, back, 0.03), (-0.36, 0, back), c),
-        # Cushions: of the back of a chair alone the front would show nothing but the edge of the seat.
+        # Cushions. Without them the front view would differ from the back view by the edge of the seat only.
         Part(BOX, (0.3, 0.32, 0.06, 0.05), (0.04, 0, 0.1), CREAM),
         Part(BOX, (0.05, 0.3, back * 0.62, 0.04), (-0.29, 0, back * 1.1), CREAM),
         *legs,
@@ -120,7 +121,7 @@ def car(c: Colour, j: Jitter) -> list[Part]:
         Part(BOX, (0.02, 0.22, cabin * 0.55, 0), (0.235, 0, 0.27), GLASS),
         Part(BOX, (0.02, 0.22, cabin * 0.5, 0), (-0.475, 0, 0.27), INK),
         *[Part(BOX, (0.26, 0.02, cabin * 0.5, 0), (-0.12, side * 0.275, 0.27), GLASS) for side in (-1, 1)],
-        # Lamps as large as a toy's: at 64 pixels smaller ones are less than a cell of the prior's latents.
+        # Large headlights, as on a toy car. At 64 pixels, smaller ones would be below one cell of the prior's latents.
         *[Part(ELLIPSOID, (0.07, 0.1, 0.09), (0.67, side * 0.2, 0.03), YELLOW) for side in (-1, 1)],
         Part(BOX, (0.02, 0.09, 0.06, 0), (0.7, 0, 0.0), INK),
         Part(BOX, (0.02, 0.2, 0.07, 0.02), (-0.7, 0, 0.0), WHITE),
@@ -140,7 +141,7 @@ def rocket(c: Colour, j: Jitter) -> list[Part]:
     return [
         Part(CYLINDER, (0.25, h, 0.02), (0, 0, 0), c),
         Part(CONE, (0.25, 0.02, 0.2), (0, 0, h + 0.2), WHITE),
-        # A window with a frame, large enough that the front can be told from the back at 64 pixels.
+        # A window with a frame, large enough to distinguish front and back at 64 pixels.
         Part(ELLIPSOID, (0.07, 0.17, 0.17), (0.22, 0, 0.14), INK),
         Part(ELLIPSOID, (0.08, 0.13, 0.13), (0.23, 0, 0.14), GLASS),
         Part(CONE, (0.18, 0.1, 0.08), (0, 0, -h - 0.06), INK),
@@ -237,7 +238,7 @@ def sailboat(c: Colour, j: Jitter) -> list[Part]:
         Part(ELLIPSOID, (0.7, 0.28, 0.3), (0, 0, -0.3), c),
         Part(BOX, (1, 1, 0.3, 0), (0, 0, 0.0), WOOD, operation=CUT),
         Part(CYLINDER, (0.04, h + 0.1, 0), (0.1, 0, h - 0.2), WOOD),
-        # Two sails in the plane y = 0: the larger one abaft the mast.
+        # Two sails in the plane y = 0. The larger sail is behind the mast.
         Part(PRISM, (0.58, h * 0.9, 0.05), (0.05, 0, h - 0.18), WHITE, turn=(0, 0, 90)),
         Part(BOX, (0.5, 0.1, 1.2, 0), (0.62, 0, h), WHITE, operation=CUT),
         Part(PRISM, (0.36, h * 0.6, 0.05), (0.2, 0, h * 0.6 - 0.2), c, turn=(0, 0, 90)),
@@ -252,7 +253,7 @@ def airplane(c: Colour, j: Jitter) -> list[Part]:
         Part(BOX, (0.12, 0.3, 0.04, 0.03), (-0.56, 0, 0.06), STEEL),
         Part(BOX, (0.12, 0.04, 0.18, 0.03), (-0.56, 0, 0.22), c),
         Part(ELLIPSOID, (0.18, 0.12, 0.12), (0.34, 0, 0.13), GLASS),
-        # The propeller is at the front, and a rudder of the body's colour at the back.
+        # The propeller is at the front. A rudder in the color of the body is at the back.
         Part(BOX, (0.02, 0.05, 0.32, 0.02), (0.68, 0, 0), INK),
         Part(ELLIPSOID, (0.12, 0.11, 0.11), (0.68, 0, 0), YELLOW),
     ]
@@ -360,7 +361,7 @@ KINDS: dict[str, Callable[[Colour, Jitter], list[Part]]] = {
     "top hat": top_hat,
 }
 
-# Kinds whose front differs from their back, as seen from outside.
+# Kinds whose front view differs from the back view.
 KINDS_WITH_FRONT = (
     "mug", "chair", "house", "car", "snowman", "duck", "teddy bear", "sofa", "rabbit", "robot", "airplane", "rocket",
 )  # fmt: skip

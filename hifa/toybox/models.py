@@ -1,4 +1,4 @@
-"""The parts of the Toybox prior, untrained, and the folder they are saved as: an ordinary Stable Diffusion layout."""
+"""Untrained components of the Toybox prior, and their export as a standard Stable Diffusion folder."""
 
 from pathlib import Path
 
@@ -14,8 +14,11 @@ SPECIAL = ["<unk>", "<start>", "<end>"]
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word; lower-cased, no punctuation but commas; padded to `MAX_TOKENS` with the end token, as
-    CLIP does."""
+    """Build a word-level tokenizer: one token per lowercase word.
+
+    Commas are tokens. The characters of `PUNCTUATION` become spaces. As in CLIP, prompts are padded to `MAX_TOKENS`
+    with the end token.
+    """
     vocabulary = {word: index for index, word in enumerate([*SPECIAL, *all_words()])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence(
@@ -52,7 +55,7 @@ def build_text_encoder() -> CLIPTextModel:
 
 
 def build_unet() -> UNet2DConditionModel:
-    """Cross-attention at 8x8 and 4x4 only: at 16x16 it costs more than it brings on a CPU."""
+    """Build the UNet. Cross-attention is at 8x8 and 4x4 only: on a CPU, its cost at 16x16 exceeds its benefit."""
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
@@ -68,7 +71,10 @@ def build_unet() -> UNet2DConditionModel:
 
 
 def build_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's noise schedule, with v-prediction: a small model is far steadier with it at high noise."""
+    """Build Stable Diffusion's noise schedule with v-prediction.
+
+    At high noise, v-prediction is far more stable for a small model.
+    """
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -81,10 +87,11 @@ def build_scheduler() -> DDIMScheduler:
 
 
 def save_prior(folder: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
-    """Write what `StableDiffusionPipeline.from_pretrained` reads, in shards of at most 9 MB.
+    """Write a folder that `StableDiffusionPipeline.from_pretrained` reads, in shards of at most 9 MB.
 
-    Autoencoder and UNet are stored as float16 and load as float32. The small text encoder is stored as float32:
-    transformers loads a model as it is stored, and the parts would no longer fit together.
+    The autoencoder and the UNet are stored as float16 and load as float32. The small text encoder is stored as
+    float32. transformers loads a model in its stored dtype, so a float16 text encoder would not match the other
+    components.
     """
     pipeline = StableDiffusionPipeline(
         vae=vae.half(),

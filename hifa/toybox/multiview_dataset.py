@@ -1,11 +1,11 @@
-"""Training scenes for the Toybox multi-view model: a ring of true views of each, and photos that could be its input.
+"""Training scenes of the Toybox multi-view model: a ring of true views of each scene, and photos as model input.
 
     python -m hifa.toybox.multiview_dataset --output-dir toybox-multiview-data --scenes 5000
 
-The ring is that of `given_views.ring_cameras` around a field with bound 1, so a Toybox scene is reconstructed from
-these views at the scale it has in the world. It starts at an azimuth of its own in every scene: a photo need not be
-frontal, and view 0 is where the photo was taken from. A photo is framed as a call of the pipeline frames it, which
-hides how far away its camera was; only the elevation is told to the model.
+The ring is that of `given_views.ring_cameras` around a field with bound 1, so a reconstruction from these views has
+the scale of the world. In every scene the ring starts at a random azimuth, because a photo need not be frontal. Each
+photo is taken from the azimuth of one view of the ring, and the model counts views from there. Photos are framed as in
+a pipeline call, which hides the camera distance. The model receives only the elevation.
 """
 
 import argparse
@@ -26,27 +26,28 @@ from .render import Picture, orbit_pose, render
 from .shapes import Shape
 
 
-SIZE, CROP_SIZE = 64, 50  # pixels: of all pictures, and of the longer side of the object in a photo, 200 of 256
-BOUND = 1.0  # of the field that the ring is around
-PHOTO_ELEVATION_DEG = (-10.0, 40.0)  # SyncDreamer's
+SIZE, CROP_SIZE = 64, 50  # pixels: side of an image, longer side of a framed object (SyncDreamer: 256, 200)
+BOUND = 1.0  # of the field that the ring surrounds
+PHOTO_ELEVATION_DEG = (-10.0, 40.0)  # as in SyncDreamer
 PHOTO_RADIUS, PHOTO_FOV_DEG = (2.2, 3.0), 45.0
-PHOTO_PIXELS = 160  # of a photo before it is framed, about twice what is left of the object
+PHOTO_PIXELS = 160  # side of a photo before framing, which reduces it to about half
 PHOTOS_PER_SCENE = 8
-SHARD = 50  # scenes a file
+SHARD = 50  # scenes per file
 WHITE = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """The training set in memory: n scenes, p photos of each.
+    """Training set in memory: n scenes with p photos each.
 
     Args:
-        views: `(n, 16, 64, 64, 3)` uint8 on white, the ring from its own first azimuth on.
+        views: `(n, 16, 64, 64, 3)` uint8 on white, in ring order. View 0 is at `azimuth_deg`.
         photos: `(n, p, 64, 64, 3)` uint8 on white, framed.
-        first_view: `(n, p)` int16: the view of the ring that looks from the azimuth of the photo.
-        elevation_deg: `(n, p)` float32 of the photos' cameras.
-        azimuth_deg: `(n,)` float32 of view 0; the front of an object is at 0.
-        labels: `(n, 4)` int16: kind, colour, kind below, colour below (-1 for a single object), as in `world`.
+        first_view: `(n, p)` int16, index of the ring view at the azimuth of the photo.
+        elevation_deg: `(n, p)` float32, elevation of the photo's camera.
+        azimuth_deg: `(n,)` float32, azimuth of view 0. The front of an object is at azimuth 0.
+        labels: `(n, 4)` int16: kind, color, kind below, color below, as indices into `world`. The entries for the
+            object below are -1 for a single object.
     """
 
     views: np.ndarray
@@ -61,19 +62,20 @@ class Scenes:
 
 
 def ring_from(azimuth_deg: float) -> list[Camera]:
-    """The ring of the multi-view model in world units, its first camera at `azimuth_deg`."""
+    """Return the ring of the multi-view model in world units, with the first camera at `azimuth_deg`."""
     return [Camera(c.azimuth_deg + azimuth_deg, c.elevation_deg, c.radius, c.fov_deg) for c in ring_cameras(BOUND)]
 
 
 def look(shape: Shape, camera: Camera, size: int = SIZE, samples: int = 2) -> Picture:
-    """A picture on white from a camera in world units."""
+    """Render a shape on white from a camera in world units."""
     return render(shape, camera_to_world(camera).numpy(), size, camera.fov_deg, WHITE, samples)
 
 
 def take_photo(shape: Shape, azimuth_deg: float, elevation_deg: float, radius: float) -> PIL.Image.Image:
-    """A photo as a user would give it: RGBA, the object anywhere near the middle, at any scale.
+    """Render a photo as users provide it: RGBA, with the object roughly centered and at any scale.
 
-    One ray a pixel: the alpha is hard and the colours are the object's own. Framing reduces it to half its size.
+    One ray per pixel makes the alpha binary and keeps the background out of the colors. Framing reduces the photo to
+    about half its size.
     """
     picture = render(shape, orbit_pose(azimuth_deg, elevation_deg, radius), PHOTO_PIXELS, PHOTO_FOV_DEG, WHITE, 1)
     rgba = np.concatenate([picture.colour, picture.mask[..., None]], -1)
@@ -81,26 +83,28 @@ def take_photo(shape: Shape, azimuth_deg: float, elevation_deg: float, radius: f
 
 
 def sample_photo_camera(rng: np.random.Generator) -> tuple[float, float]:
-    """Elevation in degrees and distance in world units of a photo's camera."""
+    """Sample the elevation in degrees and the distance in world units of a photo's camera."""
     return rng.uniform(*PHOTO_ELEVATION_DEG), rng.uniform(*PHOTO_RADIUS)
 
 
 def framed(photo: PIL.Image.Image) -> np.ndarray:
-    """A photo as the model sees it: `(64, 64, 3)` uint8 on white."""
+    """Frame a photo as model input: `(64, 64, 3)` uint8 on white."""
     values = prepare_image(photo, SIZE, CROP_SIZE).movedim(0, -1).numpy()
     return ((values + 1) * 127.5).round().astype(np.uint8)
 
 
 @dataclass(frozen=True)
 class PhotoDraw:
-    """Which photos a batch of B is made of.
+    """Photos drawn for a batch of size B.
 
-    Half of them are mirrored: a mirrored photo shows the mirrored object, whose ring runs the other way.
+    Half of the photos are mirrored. A mirrored photo shows the mirrored object, so its ring runs in the opposite
+    direction.
 
     Args:
-        scene, photo: `(B,)` indices.
+        scene, photo: `(B,)` indices into the training set.
         mirrored: `(B,)` bool.
-        order: `(B, 16)` views from that of the photo on, to be mirrored as well.
+        order: `(B, 16)` indices of ring views, starting with the view of the photo. The views of a mirrored photo have
+            to be mirrored, too.
     """
 
     scene: np.ndarray
@@ -118,20 +122,20 @@ def draw_photos(scenes: Scenes, rng: np.random.Generator, count: int) -> PhotoDr
 
 
 def drawn_pixels(scenes: Scenes, draw: PhotoDraw) -> np.ndarray:
-    """The photos `(B, 64, 64, 3)` uint8 of a draw."""
+    """Return the photos `(B, 64, 64, 3)` uint8 of a draw."""
     photos = scenes.photos[draw.scene, draw.photo]
     return np.where(draw.mirrored[:, None, None, None], photos[:, :, ::-1], photos)
 
 
 def labels_of(scene: world.Scene) -> np.ndarray:
-    """`(4,)` int16: kind, colour, kind below, colour below."""
+    """Return the labels of a scene, `(4,)` int16: kind, color, kind below, color below."""
     kinds, colours = list(world.KINDS), list(world.COLOURS)
     below = (-1, -1) if scene.on_kind is None else (kinds.index(scene.on_kind), colours.index(scene.on_colour))
     return np.array([kinds.index(scene.kind), colours.index(scene.colour), *below], np.int16)
 
 
 def render_scene(seed: int, photos: int = PHOTOS_PER_SCENE) -> Scenes:
-    """One scene, n = 1, as `seed` draws it."""
+    """Render the scene that `seed` determines, as `Scenes` with n = 1."""
     rng = np.random.default_rng(seed)
     scene = world.sample_scene(rng)
     azimuth = float(np.float32(rng.uniform(0, 360)))
@@ -164,7 +168,7 @@ def _write_shard(task: tuple[Path, int]) -> None:
 
 
 def make_dataset(folder: Path, scenes: int, first_seed: int, workers: int | None = None) -> None:
-    """Render `scenes` scenes in shards of 50; shards that exist are kept, so an interrupted run resumes."""
+    """Render `scenes` scenes in shards of 50. Existing shards are kept, so an interrupted run resumes."""
     folder.mkdir(parents=True, exist_ok=True)
     tasks = [(folder / f"{seed:08d}.npz", seed) for seed in range(first_seed, first_seed + scenes, SHARD)]
     with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
@@ -173,14 +177,16 @@ def make_dataset(folder: Path, scenes: int, first_seed: int, workers: int | None
 
 
 def load_dataset(folder: Path) -> Scenes:
-    """All shards of a folder.
+    """Load all shards of a folder.
 
     Raises:
-        FileNotFoundError: If there are none.
+        FileNotFoundError: If the folder has no shards.
     """
     paths = sorted(folder.glob("[0-9]*.npz"))
     if not paths:
-        raise FileNotFoundError(f"No training scenes in {folder}. Make them: python -m hifa.toybox.multiview_dataset")
+        raise FileNotFoundError(
+            f"No training scenes in {folder}. Render them with: python -m hifa.toybox.multiview_dataset"
+        )
     parts = []
     for path in paths:
         with np.load(path) as shard:
@@ -192,7 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("toybox-multiview-data"))
     parser.add_argument("--scenes", type=int, default=5000)
-    parser.add_argument("--first-seed", type=int, default=10_000_000, help="seeds of training scenes count from here")
+    parser.add_argument("--first-seed", type=int, default=10_000_000, help="seed of the first scene")
     parser.add_argument("--workers", type=int)
     arguments = parser.parse_args()
     make_dataset(arguments.output_dir, arguments.scenes, arguments.first_seed, arguments.workers)

@@ -1,7 +1,7 @@
-"""Sphere tracing of a Toybox scene: colour, mask, depth and normals from any camera.
+"""Sphere tracing of a Toybox scene: color, mask, depth and normals from any camera.
 
-The light does not depend on the azimuth (a sky from above and a little light from the camera), so a surface looks
-nearly the same from all sides: what a radiance field has to agree on, the training pictures agree on too.
+The lighting does not depend on the azimuth: light comes from above, and a little from the camera. A surface therefore
+has nearly the same color from all sides, and a radiance field can agree with all training images.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,14 @@ STEPS, NEAR_ENOUGH = 48, 1.5e-3
 
 @dataclass(frozen=True)
 class Picture:
-    """What `render` returns; H = W = `size`.
+    """Output of `render`. H and W equal `size`.
 
     Args:
         colour: `(H, W, 3)` float32 RGB in [0, 1], background included.
-        mask: `(H, W)` share of the pixel that the object covers, [0, 1].
-        depth: `(H, W)` distance along the ray to the surface, world units, mean over the covered part; 0 outside.
-        normals: `(H, W, 3)` unit world normals; 0 outside.
+        mask: `(H, W)` share of each pixel that the object covers, in [0, 1].
+        depth: `(H, W)` distance along the ray to the surface, world units. The value is the mean over the covered part
+            of the pixel; 0 outside of the object.
+        normals: `(H, W, 3)` unit normals in world axes; 0 outside of the object.
     """
 
     colour: np.ndarray
@@ -35,7 +36,7 @@ class Picture:
 
 @numba.njit(fastmath=True, cache=True)
 def _normal(kind, operation, size, centre, rotation, x, y, z):
-    """Tetrahedral finite differences of the distance."""
+    """Return the unit normal by tetrahedral finite differences of the distance."""
     nx, ny, nz = 0.0, 0.0, 0.0
     for k in range(4):
         ex, ey, ez = 1.0 if k in (0, 3) else -1.0, 1.0 if k in (1, 3) else -1.0, 1.0 if k in (2, 3) else -1.0
@@ -47,7 +48,7 @@ def _normal(kind, operation, size, centre, rotation, x, y, z):
 
 @numba.njit(fastmath=True, cache=True)
 def _trace(kind, operation, size, centre, rotation, origin, dx, dy, dz, radius):
-    """Distance along the ray to the surface and the part there, or (-1, 0) for a miss."""
+    """Return the distance along the ray to the surface and the index of the part there, or (-1, 0) for a miss."""
     b = origin[0] * dx + origin[1] * dy + origin[2] * dz
     inner = b * b - (origin[0] ** 2 + origin[1] ** 2 + origin[2] ** 2 - radius * radius)
     if inner <= 0.0:
@@ -73,7 +74,7 @@ def _render(kind, operation, size, centre, rotation, colours, pose, focal, pixel
     for row in range(pixels):
         for column in range(pixels):
             for sub in range(samples * samples):
-                # Pixel (0, 0) covers [0, 1) x [0, 1); its samples lie at the centres of equal cells.
+                # Pixel (0, 0) covers [0, 1) x [0, 1). Its samples lie at the centers of equal cells.
                 u = (column + (sub % samples + 0.5) / samples - pixels / 2) / focal
                 v = (row + (sub // samples + 0.5) / samples - pixels / 2) / focal
                 norm = 1.0 / np.sqrt(u * u + v * v + 1.0)
@@ -109,7 +110,7 @@ def _render(kind, operation, size, centre, rotation, colours, pose, focal, pixel
 
 
 def orbit_pose(azimuth_deg: float, elevation_deg: float, radius: float) -> np.ndarray:
-    """`cameras.camera_to_world` as an array: `(3, 4)` of a camera that looks at the origin, OpenCV axes."""
+    """Return the `(3, 4)` array of `cameras.camera_to_world` for a camera that looks at the origin, OpenCV axes."""
     return camera_to_world(Camera(azimuth_deg, elevation_deg, radius)).numpy()
 
 
@@ -122,16 +123,17 @@ def render(
     samples: int = 2,
     radius: float = 0.8,
 ) -> Picture:
-    """Picture of a scene.
+    """Render a scene.
 
     Args:
-        shape: From `world.make_scene(...).shape`.
-        pose: `(3, 4)` or `(4, 4)` camera-to-world, OpenCV axes, world units; `orbit_pose` makes one.
+        shape: Geometry, from `world.make_scene(...).shape`.
+        pose: `(3, 4)` or `(4, 4)` camera-to-world matrix, OpenCV axes, world units. See `orbit_pose`.
         size: Height and width in pixels.
-        fov_deg: Field of view, degrees, the same both ways.
+        fov_deg: Horizontal and vertical field of view in degrees.
         background: RGB in [0, 1].
-        samples: `samples` x `samples` rays a pixel.
-        radius: The scene lies in this ball; rays that miss it are not traced.
+        samples: `samples` x `samples` rays per pixel.
+        radius: Radius in world units of a ball around the origin that contains the scene. Rays that miss the ball are
+            not traced.
     """
     focal = 0.5 * size / np.tan(np.radians(fov_deg) / 2)
     pose = np.ascontiguousarray(np.asarray(pose)[:3], np.float64)

@@ -1,9 +1,9 @@
-"""Signed distance functions of Toybox: a scene is a list of coloured parts, each one primitive.
+"""Signed distance functions of Toybox. A scene is a list of colored parts, each a single primitive.
 
-A distance is negative inside. Units are world units, z is up. Everything here is compiled by numba, since sphere
-tracing asks for a distance hundreds of times per pixel; `parts` are packed into plain arrays for that reason.
+Distances are negative inside. Units are world units, z points up. Sphere tracing evaluates the distance hundreds of
+times per pixel. The distance functions are therefore compiled by numba, and parts are packed into plain arrays.
 
-Primitives after Inigo Quilez, "Distance functions" (https://iquilezles.org/articles/distfunctions).
+Primitives follow Inigo Quilez, "Distance functions" (https://iquilezles.org/articles/distfunctions).
 """
 
 from dataclasses import dataclass, field
@@ -25,11 +25,11 @@ class Part:
             half-height, edge radius), `CONE` (bottom radius, top radius, half-height), `TORUS` (ring radius, tube
             radius), `CAPSULE` (radius, half-length) and `PRISM` (half-width along y at the bottom, half-height,
             half-length along x: a roof). The axis of symmetry is z.
-        size: The numbers above, world units; up to four.
-        centre: `(3,)` position of the centre.
+        size: Up to four numbers as listed for the primitive, world units.
+        centre: `(3,)` position of the center.
         colour: `(3,)` RGB in [0, 1].
         turn: Rotation about x, then y, then z, in degrees.
-        operation: `UNION` adds the part; `CUT` removes it from all parts listed before it.
+        operation: `UNION` adds the part. `CUT` removes its volume from all parts listed before.
     """
 
     primitive: int
@@ -42,7 +42,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Shape:
-    """Parts packed for the compiled functions; make it with `pack`."""
+    """Parts packed into arrays for the compiled functions. `pack` creates a shape."""
 
     kind: np.ndarray = field(repr=False)  # (n,) primitive
     operation: np.ndarray = field(repr=False)  # (n,)
@@ -56,7 +56,7 @@ class Shape:
 
 
 def rotation_matrix(turn: tuple[float, float, float]) -> np.ndarray:
-    """Rotation about x, then y, then z (degrees) as a `(3, 3)` matrix, part -> world."""
+    """Return the rotation about x, then y, then z (degrees) as a `(3, 3)` matrix, part -> world."""
     (cx, cy, cz), (sx, sy, sz) = np.cos(np.radians(turn)), np.sin(np.radians(turn))
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
@@ -81,7 +81,7 @@ def pack(parts: list[Part]) -> Shape:
 
 @numba.njit(fastmath=True, cache=True, inline="always")
 def _box2(u, v, hu, hv):
-    """Distance to a rectangle with half-sizes (hu, hv) in the plane."""
+    """Return the distance to a rectangle with half-sizes (hu, hv) in the plane."""
     du, dv = abs(u) - hu, abs(v) - hv
     outside = np.sqrt(max(du, 0.0) ** 2 + max(dv, 0.0) ** 2)
     return outside + min(max(du, dv), 0.0)
@@ -103,7 +103,7 @@ def _round_box(x, y, z, hx, hy, hz, r):
 
 @numba.njit(fastmath=True, cache=True)
 def _cone(rho, z, bottom, top, h):
-    """Capped cone with radius `bottom` at z = -h and `top` at z = h."""
+    """Return the distance to a capped cone with radius `bottom` at z = -h and `top` at z = h."""
     edge_r, edge_z = top - bottom, 2.0 * h
     cap_r = max(rho - (bottom if z < 0.0 else top), 0.0)
     cap_z = abs(z) - h
@@ -117,7 +117,10 @@ def _cone(rho, z, bottom, top, h):
 
 @numba.njit(fastmath=True, cache=True)
 def _prism(x, y, z, half_width, half_height, half_length):
-    """Isosceles triangle in the (y, z) plane, extruded along x: a lower bound of the distance, exact on the faces."""
+    """Return a lower bound of the distance to an isosceles triangle in the (y, z) plane, extruded along x.
+
+    The bound is exact on the faces.
+    """
     slope = np.sqrt(half_width * half_width + 4.0 * half_height * half_height)
     side = (2.0 * half_height * abs(y) + half_width * (z - half_height)) / slope
     return max(max(side, -z - half_height), abs(x) - half_length)
@@ -144,7 +147,7 @@ def _primitive(kind, size, x, y, z):
 
 @numba.njit(fastmath=True, cache=True)
 def distance(kind, operation, size, centre, rotation, x, y, z):
-    """Signed distance of the point (x, y, z) to the scene, and the part that is nearest there."""
+    """Return the signed distance from the point (x, y, z) to the scene, and the index of the nearest part."""
     best, nearest = 1e9, 0
     for i in range(kind.shape[0]):
         px, py, pz = x - centre[i, 0], y - centre[i, 1], z - centre[i, 2]
@@ -166,7 +169,7 @@ def distance(kind, operation, size, centre, rotation, x, y, z):
 
 @numba.njit(fastmath=True, cache=True)
 def distances(kind, operation, size, centre, rotation, points):
-    """Signed distances `(n,)` of `points` `(n, 3)`."""
+    """Return the signed distances `(n,)` of `points` `(n, 3)`."""
     out = np.empty(points.shape[0], np.float32)
     for i in range(points.shape[0]):
         out[i], _ = distance(kind, operation, size, centre, rotation, points[i, 0], points[i, 1], points[i, 2])
@@ -174,26 +177,34 @@ def distances(kind, operation, size, centre, rotation, points):
 
 
 def signed_distance(shape: Shape, points: np.ndarray) -> np.ndarray:
-    """Signed distance of each point to the surface: `(n, 3)` world units -> `(n,)`, negative inside."""
+    """Return the signed distances `(n,)` of `(n, 3)` points in world units to the surface, negative inside."""
     return distances(*shape.arrays()[:5], np.ascontiguousarray(points, np.float32))
 
 
 def solid_points(parts: list[Part], resolution: int = 40, reach: float = 1.4) -> np.ndarray:
-    """Points `(n, 3)` of a grid over [-reach, reach]^3 that lie in the solid or within a third of a cell of it.
+    """Return the points of a grid that lie in the solid, or within a third of a cell of the solid.
+
+    Args:
+        parts: Parts of the solid.
+        resolution: Grid points per axis.
+        reach: The grid covers [-reach, reach]^3.
+
+    Returns:
+        `(n, 3)` points.
 
     Raises:
-        ValueError: If the parts enclose no volume there.
+        ValueError: If the parts enclose no volume in the grid.
     """
     axis = np.linspace(-reach, reach, resolution, dtype=np.float32)
     points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     inside = points[signed_distance(pack(parts), points) < (axis[1] - axis[0]) / 3]
     if not len(inside):
-        raise ValueError(f"These {len(parts)} parts enclose no volume inside [-{reach}, {reach}]^3.")
+        raise ValueError(f"The {len(parts)} parts enclose no volume in [-{reach}, {reach}]^3. Enlarge them.")
     return inside
 
 
 def transform(parts: list[Part], scale: float, shift: np.ndarray) -> list[Part]:
-    """Move every part by `shift` `(3,)`, then scale the whole about the origin."""
+    """Move all parts by `shift` `(3,)`, then scale them about the origin."""
     moved = []
     for p in parts:
         centre = tuple(float(v) for v in (np.asarray(p.centre) + shift) * scale)

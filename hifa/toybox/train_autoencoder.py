@@ -1,9 +1,9 @@
-"""Train the Toybox autoencoder: 64x64 pictures to 16x16x4 latents and back.
+"""Train the Toybox autoencoder, which maps 64x64 images to 16x16x4 latents.
 
     python -m hifa.toybox.train_autoencoder --data toybox-data --output-dir toybox-training
 
-Seeded, and resumed from `autoencoder.safetensors` in the output folder when run again. `--init-from` starts from a
-published autoencoder in place of random weights.
+Training is seeded and resumes from `autoencoder.safetensors` in the output folder. `--init-from` starts from a
+published autoencoder instead of random weights.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from .training import Average, Recipe, batch_rng, optimise
 
 
 def build_autoencoder() -> AutoencoderKL:
-    """The untrained model. No attention: at this size convolutions are enough and much faster on a CPU."""
+    """Build the untrained model, without attention. At this size convolutions suffice and are much faster on a CPU."""
     return AutoencoderKL(
         sample_size=64,
         latent_channels=4,
@@ -32,12 +32,12 @@ def build_autoencoder() -> AutoencoderKL:
 
 
 def to_images(pixels: torch.Tensor) -> torch.Tensor:
-    """`(B, 64, 64, 3)` uint8 -> `(B, 3, 64, 64)` float in [-1, 1]."""
+    """Convert `(B, 64, 64, 3)` uint8 to `(B, 3, 64, 64)` float in [-1, 1]."""
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def autoencoder_loss(model: AutoencoderKL, images: torch.Tensor, noise: torch.Tensor, bf16: bool) -> torch.Tensor:
-    """L1 + squared error + half of the L1 of image gradients + a little KL, which keeps latents near unit scale."""
+    """Return L1 + 2 MSE + 0.5 L1 of image gradients + 1e-4 KL. The KL term keeps latents near unit scale."""
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         posterior = model.encode(images).latent_dist
         latents = posterior.mean + posterior.std * noise
@@ -52,7 +52,7 @@ def autoencoder_loss(model: AutoencoderKL, images: torch.Tensor, noise: torch.Te
 
 @torch.no_grad()
 def psnr(model: AutoencoderKL, pixels: torch.Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of encode -> mean -> decode, pixel values in [0, 1]."""
+    """Return the peak signal-to-noise ratio in dB of encode -> mean -> decode, for pixel values in [0, 1]."""
     images = to_images(pixels)
     output = torch.cat([model.decode(model.encode(part).latent_dist.mean).sample for part in images.split(32)])
     return float(-10 * torch.log10((((output.clamp(-1, 1) - images) / 2) ** 2).mean()))
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, default=Path("toybox-training"))
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--init-from", type=Path, help="folder of an autoencoder to start from")
+    parser.add_argument("--init-from", type=Path, help="folder of the autoencoder to start from")
     arguments = parser.parse_args()
     pictures = load_dataset(arguments.data)
     model = train(pictures, arguments.output_dir, arguments.steps, seed=arguments.seed, init_from=arguments.init_from)

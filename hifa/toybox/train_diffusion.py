@@ -2,9 +2,10 @@
 
     python -m hifa.toybox.train_diffusion --data toybox-data --output-dir toybox-training
 
-Needs the autoencoder of `train_autoencoder` in the same output folder. Seeded; resumed from `diffusion.safetensors`
-when run again. `--export DIR` gets the moving average as a Stable Diffusion folder every `--export-every` steps.
-`--init-from hifa/toybox/weights` starts from a published UNet and text encoder in place of random ones.
+Requires the autoencoder of `train_autoencoder` in the same output folder. Training is seeded and resumes from
+`diffusion.safetensors`. Every `--export-every` steps, the moving average is exported to `--export DIR` as a Stable
+Diffusion folder. `--init-from hifa/toybox/weights` starts from a published UNet and text encoder instead of random
+weights.
 """
 
 import argparse
@@ -26,18 +27,18 @@ from .training import Average, Recipe, batch_rng, optimise
 
 
 EMPTY_SHARE, NO_VIEW_SHARE = 0.10, 0.15
-CAPTION_WEIGHT, READ_TOKENS = 0.05, 8  # of the caption loss; padding tokens that it reads
-NOISY_FROM = 750  # timesteps above, where only the words tell the view
-FACING_WEIGHT = 2.0  # how much more often fronts and backs of the kinds that have them are drawn
+CAPTION_WEIGHT, READ_TOKENS = 0.05, 8  # weight of the caption loss; padding tokens used by the caption loss
+NOISY_FROM = 750  # from this timestep on, only the words determine the view
+FACING_WEIGHT = 2.0  # sampling weight of front and back views, for kinds with a front
 HEADS = (len(world.KINDS), len(world.COLOURS), len(world.VIEWS))
 
 
 @torch.no_grad()
 def encode_pictures(vae: AutoencoderKL, pictures: Pictures, cache: Path) -> torch.Tensor:
-    """Scaled latent means `(n, 4, 16, 16)` float16, kept in `cache`.
+    """Return scaled latent means `(n, 4, 16, 16)` float16, cached in the file `cache`.
 
     Raises:
-        ValueError: If `cache` is of other pictures or another autoencoder.
+        ValueError: If `cache` belongs to other images or another autoencoder.
     """
 
     def encode(part: torch.Tensor) -> torch.Tensor:
@@ -51,15 +52,18 @@ def encode_pictures(vae: AutoencoderKL, pictures: Pictures, cache: Path) -> torc
         return latents
     latents = torch.from_numpy(np.load(cache))
     few = [0, len(pixels) // 2, len(pixels) - 1]
-    # Beyond what rounding in batches of another size does.
+    # The tolerance covers rounding differences between batch sizes.
     if len(latents) != len(pixels) or not torch.allclose(latents[few].float(), encode(pixels[few]).float(), atol=0.02):
-        raise ValueError(f"{cache} is of other pictures or another autoencoder; remove it.")
+        raise ValueError(f"{cache} belongs to other images or another autoencoder. Remove the file.")
     return latents
 
 
 def drawing_chances(labels: np.ndarray) -> np.ndarray:
-    """`(n,)` chances of the pictures. A random camera sees a side twice as often as a front or a back, and which way
-    an object faces is the smallest of the differences that words make."""
+    """Return the sampling probability `(n,)` of each image.
+
+    Fronts and backs are drawn more often. A random camera sees a side twice as often as a front or a back, and the
+    view is the smallest of the visual differences that captions describe.
+    """
     has_front = np.array([kind in world.KINDS_WITH_FRONT for kind in world.KINDS])[labels[:, 0]]
     facing = np.isin(labels[:, 4], [world.VIEWS.index("front view"), world.VIEWS.index("back view")])
     weights = np.where(has_front & facing, FACING_WEIGHT, 1.0)
@@ -67,10 +71,12 @@ def drawing_chances(labels: np.ndarray) -> np.ndarray:
 
 
 def caption_for(labels: np.ndarray, rng: np.random.Generator) -> tuple[str, tuple[int, int, int]]:
-    """A caption for one picture; sometimes empty (for classifier-free guidance), sometimes without its view.
+    """Return a caption for one image.
+
+    The caption is sometimes empty, for classifier-free guidance, and sometimes lacks the view.
 
     Returns:
-        The caption, and the kind, colour and view that it tells, -1 for what it does not.
+        The caption, and the indices of the kind, color and view that the caption names; -1 for each omitted one.
     """
     share = rng.random()
     if share < EMPTY_SHARE:
@@ -81,10 +87,11 @@ def caption_for(labels: np.ndarray, rng: np.random.Generator) -> tuple[str, tupl
 
 
 def draw_timesteps(rng: np.random.Generator, count: int, noisy_share: float) -> torch.Tensor:
-    """`(count,)` timesteps: `noisy_share` of them from the noisiest quarter, the others from all.
+    """Draw `(count,)` timesteps: a share `noisy_share` from the noisiest quarter, the rest from all timesteps.
 
-    Below t = 800 or so the noisy picture shows the view by itself and the words are ignored. What they add to the loss
-    above is small, and drowns in that of the other timesteps if those are as frequent.
+    Below about t = 800 the noisy image itself shows the view, so the model ignores the words. At higher t the words
+    reduce the loss, but only slightly. With uniform timesteps, this small effect would be lost in the loss of the
+    other timesteps.
     """
     noisy = rng.random(count) < noisy_share
     return torch.from_numpy(np.where(noisy, rng.integers(NOISY_FROM, 1000, count), rng.integers(0, 1000, count)))
@@ -102,23 +109,24 @@ def diffusion_loss(
     t: torch.Tensor,
     context: torch.Tensor,
 ) -> torch.Tensor:
-    """Mean squared error of v (Salimans and Ho 2022, "Progressive Distillation", appendix D).
+    """Return the mean squared error of v (Salimans and Ho 2022, "Progressive Distillation", appendix D).
 
-    Min-SNR weighting would leave .007 of the weight at t = 961, where the view words have to be learnt.
+    Min-SNR weighting would leave a weight of only 0.007 at t = 961, where the model has to learn the view words.
     """
     noisy, target = scheduler.add_noise(latents, noise, t), scheduler.get_velocity(latents, noise, t)
     return F.mse_loss(model["unet"](noisy, t, context).sample, target)
 
 
 def caption_loss(model: nn.ModuleDict, context: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy, in nats, of reading kind, colour and view off the padding after a caption.
+    """Return the cross-entropy, in nats, of predicting kind, color and view from the padding after a caption.
 
-    The UNet looks mostly at the padding, which comes after all words and is most of the tokens, and by itself the text
-    encoder hardly passes the view on to it: the words and the attention to them would have to change at once.
+    The UNet attends mostly to the padding, which follows all words and makes up most of the tokens. Without this loss,
+    the text encoder hardly passes the view on to the padding: the word embeddings and the attention to them would have
+    to change at the same time.
 
     Args:
         context: `(B, tokens, dim)` last hidden states.
-        told: `(B, 3)` from `caption_for`.
+        told: `(B, 3)` indices from `caption_for`.
     """
     kind, colour, view = model["reader"](context[:, -READ_TOKENS:].mean(1)).split(HEADS, dim=1)
     wrong = [
@@ -130,9 +138,9 @@ def caption_loss(model: nn.ModuleDict, context: torch.Tensor, told: torch.Tensor
 
 def train(arguments: argparse.Namespace) -> None:
     pictures, folder = load_dataset(arguments.data), arguments.output_dir
-    if not (folder / "vae").is_dir():  # diffusers would look for the name on the Hub
+    if not (folder / "vae").is_dir():  # otherwise diffusers would look up the name on the Hub
         raise FileNotFoundError(
-            f"No autoencoder in {folder / 'vae'}. Train it: python -m hifa.toybox.train_autoencoder"
+            f"No autoencoder in {folder / 'vae'}. Train one with: python -m hifa.toybox.train_autoencoder"
         )
     vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32)
     latents = encode_pictures(vae, pictures, folder / "latents.npy")
@@ -140,7 +148,7 @@ def train(arguments: argparse.Namespace) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(arguments.seed)
         text_encoder = build_text_encoder()
-        reader = nn.Linear(text_encoder.config.hidden_size, sum(HEADS))  # only for training; never exported
+        reader = nn.Linear(text_encoder.config.hidden_size, sum(HEADS))  # used in training only, never exported
         model = nn.ModuleDict({"unet": build_unet(), "text_encoder": text_encoder, "reader": reader})
     if arguments.init_from is not None:
         for name, part in (("unet", UNet2DConditionModel), ("text_encoder", CLIPTextModel)):
@@ -170,7 +178,7 @@ def export(folder: Path, vae: AutoencoderKL, average: Average) -> None:
     model = nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder()})
     exported = {name: value for name, value in average.values.items() if not name.startswith("reader.")}
     model.load_state_dict(exported)
-    # Names with an underscore are where and how it was loaded here.
+    # Config entries that start with an underscore describe the local installation, not the model.
     copy = AutoencoderKL.from_config({key: value for key, value in vae.config.items() if not key.startswith("_")})
     copy.load_state_dict(vae.state_dict())
     save_prior(folder, copy, model["unet"], model["text_encoder"])
@@ -186,7 +194,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12_000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--noisy-share", type=float, default=0.5, help="see `draw_timesteps`")
+    parser.add_argument("--noisy-share", type=float, default=0.5, help="share of timesteps from the noisiest quarter")
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())
 

@@ -1,12 +1,16 @@
-"""Train the Toybox multi-view model's image encoder and conditioner: from a photo of one side to what a view shows.
+"""Train the image encoder and the conditioner of the Toybox multi-view model.
 
     python -m hifa.toybox.train_image_encoder --data toybox-multiview-data --output-dir toybox-training
 
-The encoder stands where SyncDreamer has CLIP, which was trained long before. From the context that the UNet will be
-given for a view, a small network has to paint that view at 16x16 pixels: what the object is, its colours, how large it
-is and which way it faces. Painting alone does not teach which way: blurred views are nearly as good. So another
-network has to name kinds and colours and the azimuth of the photo, from the embedding. Both networks are thrown away.
-Seeded; resumed from `image_encoder.safetensors`.
+The image encoder replaces CLIP, which SyncDreamer uses pretrained. Two auxiliary networks provide the training signal
+and are discarded afterwards:
+
+- The painter predicts each view at 16x16 pixels from the context that the UNet receives for this view. The painter
+  loss trains the kind of object, its colors, its size and the direction it faces.
+- The namer predicts kinds, colors and the azimuth of the photo from the embedding. The painter loss alone does not
+  train the direction, because blurred views are nearly as good.
+
+Training is seeded and resumes from `image_encoder.safetensors`.
 """
 
 import argparse
@@ -31,22 +35,22 @@ from .training import Recipe, batch_rng, optimise
 
 
 COARSE = 16  # pixels per side of the painted views
-VIEW_SCALE = 8.0  # of the weights that see where a view is, against the 128 numbers of the photo beside them
-HARMONICS = (1, 2, 4)  # of the azimuth: a table looks the same after half a turn, a cube after a quarter
+VIEW_SCALE = 8.0  # scale of the weights for the view embedding (4 numbers), next to the photo embedding (128)
+HARMONICS = (1, 2, 4)  # multiples of the azimuth: a table looks the same after half a turn, a cube after a quarter
 NAMED = (
     len(world.KINDS),
     len(world.COLOURS),
     len(world.KINDS) + 1,
     len(world.COLOURS) + 1,
-)  # the last two: or nothing
+)  # the last two have a class for no object
 NAMING_WEIGHT, FACING_WEIGHT = 0.03, 1.0
 
 
 def build_model(init_from: Path | None = None) -> nn.ModuleDict:
-    """The encoder, the conditioner, the network that paints and the one that names.
+    """Build the image encoder, the conditioner, the painter and the namer.
 
     Args:
-        init_from: A multi-view model that the first two begin with.
+        init_from: Folder of a multi-view model whose image encoder and conditioner are the starting point.
     """
     conditioner = build_conditioner(ARCHITECTURE)
     with torch.no_grad():
@@ -66,32 +70,33 @@ def build_model(init_from: Path | None = None) -> nn.ModuleDict:
 
 
 def waves(side: int, dim: int) -> Tensor:
-    """Where each of `side`^2 patches is: `(side^2, dim)` sines and cosines of its row and column.
+    """Return position embeddings of `side`^2 patches: `(side^2, dim)` sines and cosines of row and column.
 
-    CLIP starts from noise of 0.02, beside which patches are twenty times as loud: a short training would be over
-    before the encoder knew which patch is where.
+    CLIP initializes position embeddings with noise of standard deviation 0.02, and patch embeddings are twenty times
+    larger. A short training would end before the encoder had learned the positions of patches.
     """
-    frequency = math.pi * 2.0 ** torch.linspace(-1, math.log2(side) - 1, dim // 4)  # from half a turn per side up
+    frequency = math.pi * 2.0 ** torch.linspace(-1, math.log2(side) - 1, dim // 4)  # from half a turn per side upwards
     phase = torch.linspace(-1, 1, side)[:, None] * frequency
     line = torch.cat([phase.sin(), phase.cos()], 1)  # (side, dim / 2)
     return torch.cat([line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)], 2).reshape(side**2, dim)
 
 
 def coarse_views(scenes: Scenes) -> Tensor:
-    """`(n, 16, 3, 16, 16)` float16 in [-1, 1], the views reduced."""
+    """Return the views reduced to `(n, 16, 3, 16, 16)` float16 in [-1, 1]."""
     parts = [F.avg_pool2d(to_images(torch.from_numpy(views)), 64 // COARSE).half() for views in scenes.views]
     return torch.stack(parts)
 
 
 class Batch(NamedTuple):
-    """Photos and what is to be told of them.
+    """Photos and the targets to predict from them.
 
     Args:
         images: `(B, 3, 64, 64)` in [-1, 1].
         v_embed: `(B, 16, 4)` from `view_embedding`.
-        views: `(B, 16, 3, 16, 16)` from the photo's on.
-        names: `(B, 4)` int64: kind, colour, kind below, colour below, the last two past the end for nothing.
-        facing: `(B, 2 len(HARMONICS))` sine and cosine of multiples of the photo's azimuth.
+        views: `(B, 16, 3, 16, 16)`, starting with the view of the photo.
+        names: `(B, 4)` int64: kind, color, kind below, color below. For a single object, the last two are the
+            additional last class.
+        facing: `(B, 2 len(HARMONICS))` sines and cosines of multiples of the photo's azimuth.
     """
 
     images: Tensor
@@ -102,7 +107,7 @@ class Batch(NamedTuple):
 
 
 def draw_batch(scenes: Scenes, coarse: Tensor, rng: np.random.Generator, batch: int) -> Batch:
-    """`batch` photos at random."""
+    """Draw `batch` random photos."""
     draw = draw_photos(scenes, rng, batch)
     images = to_images(torch.from_numpy(drawn_pixels(scenes, draw)))
     v_embed = view_embedding(torch.from_numpy(scenes.elevation_deg[draw.scene, draw.photo]), ViewRing())
@@ -114,14 +119,14 @@ def draw_batch(scenes: Scenes, coarse: Tensor, rng: np.random.Generator, batch: 
 
 
 def names_of(scenes: Scenes, draw: PhotoDraw) -> Tensor:
-    """`(B, 4)` int64 as in `Batch`."""
+    """Return the class indices `(B, 4)` int64, as in `Batch`."""
     names = torch.from_numpy(scenes.labels[draw.scene]).long()
     nothing = torch.tensor(NAMED) - 1
     return torch.where(names < 0, nothing, names)
 
 
 def facing(scenes: Scenes, draw: PhotoDraw) -> Tensor:
-    """`(B, 2 len(HARMONICS))` as in `Batch`. The object in a mirrored photo is seen from the mirrored side."""
+    """Return the targets `(B, 2 len(HARMONICS))`, as in `Batch`. A mirrored photo has the negative azimuth."""
     step = 2 * math.pi / scenes.views.shape[1]
     azimuth = np.radians(scenes.azimuth_deg[draw.scene]) + step * scenes.first_view[draw.scene, draw.photo]
     angles = np.where(draw.mirrored, -azimuth, azimuth)[:, None] * np.array(HARMONICS)
@@ -129,16 +134,16 @@ def facing(scenes: Scenes, draw: PhotoDraw) -> Tensor:
 
 
 def losses(model: nn.ModuleDict, batch: Batch, bf16: bool = False) -> dict[str, Tensor]:
-    """Their weighted sum, and its parts.
+    """Return the weighted sum of the losses, and its terms.
 
     Args:
-        bf16: Run the encoder in bfloat16, which a CPU with AMX does a third faster.
+        bf16: Run the encoder in bfloat16, which is a third faster on a CPU with AMX.
 
     Returns:
         `loss`; `painting`: mean squared error of the painted views, values in [-1, 1]; `naming`: sum of the four
         cross-entropies, nats; `facing`: mean squared error of the sines and cosines.
     """
-    # The fused attention is slow backward in bfloat16, and the plain products are in float32.
+    # Fused attention has a slow backward pass in bfloat16. Plain matrix products are slow in float32.
     attention = SDPBackend.MATH if bf16 else SDPBackend.FLASH_ATTENTION
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16), sdpa_kernel(attention):
         embeds = clip_embedding(model["image_encoder"], batch.images)
@@ -162,7 +167,7 @@ def train(
     init_from: Path | None = None,
     bf16: bool = False,
 ) -> nn.ModuleDict:
-    """The encoder and the conditioner, under these names."""
+    """Train and return the modules `image_encoder` and `conditioner`."""
     folder.mkdir(parents=True, exist_ok=True)
     coarse = coarse_views(scenes)
     with torch.random.fork_rng():
@@ -179,7 +184,7 @@ def train(
 
 
 def save(folder: Path, model: nn.ModuleDict) -> None:
-    """As `image_encoder` and `conditioner` in a folder."""
+    """Save the modules as the subfolders `image_encoder` and `conditioner`."""
     for name in ("image_encoder", "conditioner"):
         model[name].save_pretrained(folder / name)
 
@@ -191,8 +196,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--init-from", type=Path, help="a multi-view model to begin with")
-    parser.add_argument("--bf16", action="store_true", help="encode in bfloat16: faster on a CPU with AMX")
+    parser.add_argument("--init-from", type=Path, help="folder of a multi-view model to start from")
+    parser.add_argument("--bf16", action="store_true", help="run the encoder in bfloat16, faster on CPUs with AMX")
     arguments = parser.parse_args()
     model = train(
         load_dataset(arguments.data), arguments.output_dir, arguments.steps, arguments.batch, arguments.seed,

@@ -3,21 +3,27 @@ r"""Train the Toybox multi-view model, a small SyncDreamer, on the rings of `mul
     python -m hifa.toybox.multiview_dataset --output-dir toybox-multiview-data
     python -m hifa.toybox.train_multiview --data toybox-multiview-data --output-dir toybox-multiview-training
 
-In three stages, each kept in the output folder and skipped or resumed when run again: the prior's autoencoder is
-taught white backgrounds (`vae`), image encoder and conditioner learn to see (`image_encoder` and `conditioner`, see
-`train_image_encoder`), and all parts but these two encoders are trained together, the UNet from the prior's. Seeded.
-`--export DIR` gets the moving average as a pipeline folder every `--export-every` steps.
+Training has three stages. Each stage writes to the output folder and is skipped or resumed when the command runs
+again:
 
-The embedded weights were made in four rounds, each from the one before. The third, 40 minutes for the encoder and as
-long again for the rest on one busy core with AMX, is the one in which they learnt which way an object faces: a longer
-training of the encoder, more weight on the facing, and an encoder that stays as it is while the rest is trained.
+1. Fine-tune the prior's autoencoder on white backgrounds (`vae`).
+2. Train the image encoder and the conditioner (`image_encoder` and `conditioner`, see `train_image_encoder`).
+3. Train all components except the two encoders together. The UNet starts from the prior's UNet.
+
+Training is seeded. Every `--export-every` steps, the moving average is exported to `--export DIR` as a pipeline
+folder.
+
+The embedded weights were trained in four rounds, each starting from the previous one. In the third round the model
+learned which way an object faces. This round trained the image encoder longer, gave the facing loss more weight, and
+froze the image encoder in stage 3. On one busy core with AMX, the image encoder took 40 minutes, and so did the rest:
 
     python -m hifa.toybox.multiview_dataset --output-dir D --scenes 5000
     python -m hifa.toybox.train_multiview --data D --output-dir T --init-from hifa/toybox/multiview_weights --bf16 \
         --encoder-steps 12000 --steps 3600 --export T/pipeline
 
-The first 8,900 steps of its encoder saw the first 1,900 of these scenes only, which were all there were by then. The
-fourth took other scenes and less time, 25 minutes and half an hour of one core, and its losses were falling too:
+The first 8,900 steps of the image encoder used only the first 1,900 of these scenes, because the others were not
+rendered yet. The fourth round used other scenes and took less time on one core: 25 minutes for the image encoder and
+30 minutes for the rest. Its losses were still falling, too:
 
     python -m hifa.toybox.multiview_dataset --output-dir D --scenes 4000 --first-seed 10005000
     python -m hifa.toybox.train_multiview --data D --output-dir T --init-from hifa/toybox/multiview_weights --bf16 \
@@ -46,27 +52,28 @@ from .training import Average, Recipe, batch_rng, optimise
 
 
 PRIOR = Path(__file__).parent / "weights"
-AUTOENCODER_SCENES = 400  # that the autoencoder is trained on; it has seen the objects before
-UNCONDITIONAL_SHARE = 0.05  # of the scenes that nothing is told of, for classifier-free guidance
-BLIND_SHARE, BLIND_FROM = 0.8, 950  # of the steps that have no volume, and their timesteps
-NOISY_SHARE, NOISY_FROM = 0.6, 800  # of the timesteps, where the photo decides and not the noisy views
+AUTOENCODER_SCENES = 400  # for the autoencoder, which was already trained on the same objects
+UNCONDITIONAL_SHARE = 0.05  # share of scenes without conditioning, for classifier-free guidance
+BLIND_SHARE, BLIND_FROM = 0.8, 950  # share of steps without volumes; lowest timestep of these steps
+NOISY_SHARE, NOISY_FROM = 0.6, 800  # share of timesteps from 800 on, where the photo outweighs the noisy views
 
 
 class Batch:
-    """What a step is trained on: S scenes, n of the sixteen views of each to be denoised.
+    """Training batch of S scenes, with n of the sixteen views of each scene to denoise.
 
-    Most steps are `blind`: where all is noise the volumes show nothing, and a step without them takes half the time.
+    Most batches are `blind`. At the highest noise levels the volumes carry no information, and a step without volumes
+    takes half the time.
 
-    Args:
-        latents: `(S, 16, 4, 16, 16)` clean, scaled, from the view of the photo on.
+    Attributes:
+        latents: `(S, 16, 4, 16, 16)` clean, scaled, starting with the view of the photo.
         picture: `(S, 4, 16, 16)` latent of the photo, unscaled.
         photo: `(S, 3, 64, 64)` in [-1, 1].
-        v_embed: `(S, 16, 4)`.
-        noise: As `latents`.
-        t: `(S,)`.
-        views: `(S, n)`.
-        told: `(S,)` bool: False where the model is told nothing.
-        blind: No volume is made.
+        v_embed: `(S, 16, 4)` from `view_embedding`.
+        noise: Same shape as `latents`.
+        t: `(S,)` timesteps.
+        views: `(S, n)` indices of the views to denoise.
+        told: `(S,)` bool, False for scenes without conditioning.
+        blind: Whether the step uses no volumes.
     """
 
     def __init__(self, scenes: Scenes, latents: "SceneLatents", ring: ViewRing, rng: np.random.Generator, sizes):
@@ -86,11 +93,11 @@ class Batch:
 
 
 class SceneLatents:
-    """Latent means of a training set, float16; behind the plain ones those of the mirrored pictures.
+    """Latent means of a training set, float16. On the first axis, 0 is the plain and 1 the mirrored images.
 
     Args:
         views: `(2, n, 16, 4, 16, 16)` scaled.
-        photos: `(2, n, p, 4, 16, 16)` unscaled, as the UNet is shown them.
+        photos: `(2, n, p, 4, 16, 16)` unscaled, as the UNet receives them.
     """
 
     def __init__(self, views: Tensor, photos: Tensor):
@@ -99,7 +106,11 @@ class SceneLatents:
 
 @torch.no_grad()
 def encode_scenes(vae: AutoencoderKL, scenes: Scenes, cache: Path) -> SceneLatents:
-    """The latents, kept in `cache`."""
+    """Return the latents of all scenes, cached in the file `cache`.
+
+    Raises:
+        ValueError: If `cache` has another number of scenes.
+    """
     if not cache.exists():
         views, photos = [], []
         for index in range(len(scenes)):
@@ -111,20 +122,22 @@ def encode_scenes(vae: AutoencoderKL, scenes: Scenes, cache: Path) -> SceneLaten
     with np.load(cache) as file:
         latents = SceneLatents(torch.from_numpy(file["views"]), torch.from_numpy(file["photos"]))
     if latents.views.shape[1] != len(scenes):
-        raise ValueError(f"{cache} is of {latents.views.shape[1]} scenes, not {len(scenes)}; remove it.")
+        raise ValueError(f"{cache} holds {latents.views.shape[1]} scenes, expected {len(scenes)}. Remove the file.")
     return latents
 
 
 def draw_timesteps(rng: np.random.Generator, count: int) -> np.ndarray:
-    """`(count,)` timesteps: most of them from the noisiest fifth, which is the hardest, the others from all."""
+    """Draw `(count,)` timesteps: most from the noisiest fifth, which is the hardest, the rest from all timesteps."""
     noisy = rng.random(count) < NOISY_SHARE
     return np.where(noisy, rng.integers(NOISY_FROM, 1000, count), rng.integers(0, 1000, count))
 
 
 def multiview_loss(parts: nn.ModuleDict, scheduler: DDIMScheduler, batch: Batch) -> Tensor:
-    """Mean squared error of v for the chosen views (Salimans and Ho 2022, appendix D; SyncDreamer section 3.2).
+    """Return the mean squared error of v for the chosen views.
 
-    All views of a scene have the same timestep, and its volume is made from all of them.
+    All views of a scene have the same timestep. The volume of a scene is built from all of its views.
+
+    References: Salimans and Ho 2022, appendix D; SyncDreamer section 3.2.
     """
     count, targets = batch.views.shape
     scene = torch.arange(count)[:, None]
@@ -151,7 +164,7 @@ def multiview_loss(parts: nn.ModuleDict, scheduler: DDIMScheduler, batch: Batch)
 
 
 def empty_frustums(config, count: int) -> list[Tensor]:
-    """Zeros in the shape of `MultiViewVolume.frustums`, as for the unconditional case."""
+    """Return zeros in the shape of `MultiViewVolume.frustums`, as in the unconditional case."""
     depth, side = config.frustum_depth, config.latent_size
     return [
         torch.zeros(count, dim, depth >> level, side >> level, side >> level)
@@ -160,7 +173,7 @@ def empty_frustums(config, count: int) -> list[Tensor]:
 
 
 def trained_autoencoder(scenes: Scenes, folder: Path, steps: int, seed: int) -> AutoencoderKL:
-    """The prior's autoencoder, taught pictures on white: the prior's have gray backgrounds only."""
+    """Return the prior's autoencoder, fine-tuned on white backgrounds. It was trained on gray ones only."""
     if not (folder / "vae").is_dir():
         part = [np.concatenate([scenes.views[i], scenes.photos[i]]) for i in range(AUTOENCODER_SCENES)]
         pixels = np.concatenate(part)
@@ -173,7 +186,7 @@ def trained_autoencoder(scenes: Scenes, folder: Path, steps: int, seed: int) -> 
 def trained_image_encoder(
     scenes: Scenes, folder: Path, steps: int, seed: int, init_from: Path | None, bf16: bool
 ) -> tuple[CLIPVisionModelWithProjection, ViewConditioner]:
-    """It and the conditioner, which were trained together."""
+    """Return the image encoder and the conditioner. If the folder lacks them, train them together."""
     if not (folder / "conditioner").is_dir():
         seeing = train_image_encoder.train(scenes, folder, steps, seed=seed, init_from=init_from, bf16=bf16)
         train_image_encoder.save(folder, seeing)
@@ -187,8 +200,12 @@ def initial_parts(
     seed: int,
     init_from: Path | None = None,
 ) -> nn.ModuleDict:
-    """Image encoder and conditioner from their own training; the UNet from the prior and the volumes random, or both
-    from an earlier multi-view model."""
+    """Return all components as they are before the joint training.
+
+    The image encoder and the conditioner come from their own training. Without `init_from`, the UNet starts from the
+    prior and the volume networks are random. With `init_from`, the UNet and the volume networks come from this
+    multi-view model.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         parts = build_parts()
@@ -200,7 +217,7 @@ def initial_parts(
             parts[name].load_state_dict(earlier.state_dict())
     parts["image_encoder"].load_state_dict(image_encoder.state_dict())
     parts["conditioner"].load_state_dict(conditioner.state_dict())
-    # What it knows is asked for by losses of its own: by this one alone it forgets which way a photo faces.
+    # Frozen, because with the denoising loss alone the encoder forgets which way the object in a photo faces.
     parts["image_encoder"].requires_grad_(False)
     return parts
 
@@ -244,15 +261,17 @@ def main() -> None:
     parser.add_argument("--autoencoder-steps", type=int, default=700)
     parser.add_argument("--encoder-steps", type=int, default=3000)
     parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--scenes", type=int, default=9, help="in a step")
-    parser.add_argument("--views", type=int, default=2, help="of each scene that are denoised in a step")
-    parser.add_argument("--peak", type=float, default=7e-4, help="learning rate")
+    parser.add_argument("--scenes", type=int, default=9, help="scenes per step")
+    parser.add_argument("--views", type=int, default=2, help="views of each scene to denoise per step")
+    parser.add_argument("--peak", type=float, default=7e-4, help="peak learning rate")
     parser.add_argument(
         "--init-from",
         type=Path,
-        help="an earlier multi-view model: its autoencoder is kept, all else begins with it",
+        help="multi-view model to start from; its autoencoder is used unchanged",
     )
-    parser.add_argument("--bf16", action="store_true", help="first train the encoder in bfloat16: faster with AMX")
+    parser.add_argument(
+        "--bf16", action="store_true", help="train the image encoder in bfloat16, faster on CPUs with AMX"
+    )
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())
 

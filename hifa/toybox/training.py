@@ -1,4 +1,4 @@
-"""What the Toybox trainers share: the loop, its learning rate and moving average, checkpoints that resume exactly."""
+"""Shared code of the Toybox trainers: training loop, learning rate, moving average, checkpoints with exact resume."""
 
 import time
 from collections.abc import Callable
@@ -15,19 +15,22 @@ from ..state import load_optimizer_tensors, optimizer_tensors, read, with_prefix
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 100, decay_share: float = 0.3) -> float:
-    """Linear warm-up, a plateau, and a linear fall to zero over the last `decay_share` of the run."""
+    """Return the learning rate: warm-up, plateau, and linear decay to zero over the last `decay_share` of the run."""
     rise = min(1.0, (step + 1) / warmup)
     fall = min(1.0, (steps - step) / (decay_share * steps))
     return peak * min(rise, fall)
 
 
 def batch_rng(seed: int, step: int) -> np.random.Generator:
-    """Randomness of one step, a function of the step alone: a resumed run draws what the first would have drawn."""
+    """Return the random generator of a step.
+
+    The state depends only on the seed and the step, so a resumed run draws the same numbers.
+    """
     return np.random.default_rng([seed, step])
 
 
 class Average:
-    """Exponential moving average of a module's parameters, started softly."""
+    """Exponential moving average of a module's parameters, with a smaller decay in the first steps."""
 
     def __init__(self, module: nn.Module, decay: float = 0.999):
         self.decay = decay
@@ -53,10 +56,13 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, module: nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> int:
-    """Restore everything; returns the number of finished steps, 0 without a checkpoint.
+    """Restore the module, the average and the optimizer from a checkpoint.
+
+    Returns:
+        The number of finished steps; 0 without a checkpoint.
 
     Raises:
-        LayoutError: If it is the checkpoint of another module.
+        LayoutError: If the checkpoint belongs to another module.
     """
     if not path.exists():
         return 0
@@ -69,19 +75,19 @@ def load_checkpoint(path: Path, module: nn.Module, average: Average, optimizer: 
     return facts["step"]
 
 
-MAX_SKIPPED = 10  # steps in a row whose gradients are not finite
-REPORT_EVERY = 100  # steps; a checkpoint is written as often
+MAX_SKIPPED = 10  # consecutive steps with non-finite gradients
+REPORT_EVERY = 100  # steps between reports, and between checkpoints
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained.
+    """Training hyperparameters.
 
     Args:
-        steps: Of AdamW, in all.
+        steps: Total number of AdamW steps.
         peak: Learning rate between warm-up and decay.
-        weight_decay: Of AdamW.
-        average_decay: Of the moving average that is kept in the end.
+        weight_decay: Weight decay of AdamW.
+        average_decay: Decay of the moving average, which is the result of the training.
     """
 
     steps: int
@@ -98,11 +104,21 @@ def optimise(
     export: Callable[[Average], None] | None = None,
     export_every: int = 500,
 ) -> Average:
-    """Train a module, from its checkpoint if there is one; returns the moving average of its weights.
+    """Train a module, starting from its checkpoint if there is one.
 
     Args:
-        losses_at: From the number of a step to named scalars: the first is minimised, all are printed.
+        module: Trained in place.
+        losses_at: Maps the number of a step to named scalars. The first is minimized, all are printed.
+        recipe: Hyperparameters.
+        checkpoint: File to resume from and to save to.
         export: Called with the average every `export_every` steps and at the end.
+        export_every: Steps between calls of `export`.
+
+    Returns:
+        The moving average of the weights.
+
+    Raises:
+        ValueError: If the gradients of `MAX_SKIPPED` steps in a row are not finite.
     """
     average = Average(module, recipe.average_decay)
     optimizer = torch.optim.AdamW(module.parameters(), betas=(0.9, 0.99), weight_decay=recipe.weight_decay)
@@ -114,14 +130,14 @@ def optimise(
         optimizer.zero_grad()
         next(iter(losses.values())).backward()
         norm = torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        if is_safe(norm.item()):  # the weights would not be numbers any more, nor would the checkpoint
+        if is_safe(norm.item()):  # otherwise weights and checkpoint may become NaN
             optimizer.step()
             average.update(module, step)
             skipped = 0
         elif (skipped := skipped + 1) == MAX_SKIPPED:
             raise ValueError(
                 f"The training diverged: {MAX_SKIPPED} gradients in a row were not finite, up to step {step + 1}. "
-                "The last checkpoint is kept; train with a lower learning rate."
+                "The last checkpoint is kept. Train with a lower learning rate."
             )
         seen.append([loss.item() for loss in losses.values()])
         done = step + 1

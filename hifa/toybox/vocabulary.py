@@ -1,4 +1,4 @@
-"""The words of Toybox: kinds, colours, their synonyms, views, and the phrases captions are made of."""
+"""Vocabulary of Toybox: kinds, colors, synonyms, views, and the phrases of captions."""
 
 import difflib
 import re
@@ -6,7 +6,7 @@ import re
 from ..view_words import VIEWS
 
 
-# sRGB in [0, 1], as on a screen; each colour is far from the others under the world's shading.
+# sRGB in [0, 1]. The colors remain distinct under the world's shading.
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.86, 0.08, 0.08),
     "orange": (0.98, 0.50, 0.06),
@@ -64,7 +64,7 @@ KIND_WORDS: dict[str, tuple[str, ...]] = {
     "top hat": ("top hat", "hat"),
 }
 
-# Phrases before the object; the article agrees with what follows it.
+# Phrases before the object. The article agrees with the next word.
 OPENINGS = (
     "{a} ",
     "{a} ",
@@ -105,17 +105,17 @@ _FILLERS = (
 )
 
 
-# Says nothing here: the tokenizer reads spaces in its place.
+# Ignored characters, which the tokenizer replaces by spaces.
 PUNCTUATION = "[.!?;:\"'()…“”‘’–—-]"
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words and commas of a caption, as the tokenizer sees them."""
+    """Return the lowercase words and commas of a caption, as the tokenizer splits them."""
     return re.findall(r"[a-z0-9]+|,", text.lower())
 
 
 def all_words() -> list[str]:
-    """Every word that the captions can contain, sorted."""
+    """Return every word that captions can contain, sorted."""
     phrases = [*_FILLERS, *VIEWS]
     for synonyms in (*COLOUR_WORDS.values(), *KIND_WORDS.values()):
         phrases.extend(synonyms)
@@ -123,40 +123,40 @@ def all_words() -> list[str]:
 
 
 def unknown_words(text: str) -> list[str]:
-    """The words of a prompt, as they were typed, that the tokenizer does not know."""
+    """Return the words of a prompt that are outside of the vocabulary, as typed."""
     known = set(all_words())
     typed = text.replace(",", " ").split()
     return [word for word in typed if not known.issuperset(re.sub(PUNCTUATION, " ", word.lower()).split())]
 
 
 def names_object(text: str) -> bool:
-    """Whether a kind, or a synonym of it, is in a prompt."""
+    """Return whether a prompt names a kind or a synonym of a kind."""
     padded = f" {' '.join(words(text))} "
     return any(f" {phrase} " in padded for synonyms in KIND_WORDS.values() for phrase in synonyms)
 
 
 def nearest_words(word: str, count: int = 3) -> list[str]:
-    """The known words that are spelt most like `word`."""
+    """Return the known words whose spelling is closest to `word`."""
     return difflib.get_close_matches(word.lower(), all_words(), n=count, cutoff=0.0)
 
 
 def explain_unknown_word(word: str) -> str:
-    """One paragraph for a user whose prompt has a word outside the vocabulary."""
+    """Return the error message for a word outside of the vocabulary."""
     return (
-        f"The embedded Toybox prior does not know the word {word!r}; the nearest words it knows are "
+        f"The embedded Toybox prior does not know the word {word!r}. Similar words: "
         f"{', '.join(map(repr, nearest_words(word)))}. {_what_it_knows()}"
     )
 
 
 def explain_no_object(prompt: str) -> str:
-    """The same for a prompt that names nothing to make."""
-    return f"The prompt {prompt!r} names no object that the embedded Toybox prior knows. {_what_it_knows()}"
+    """Return the error message for a prompt that names no object."""
+    return f"The prompt {prompt!r} names no object that the embedded Toybox prior can make. {_what_it_knows()}"
 
 
 def _what_it_knows() -> str:
     return (
-        f"It knows the kinds {', '.join(KIND_WORDS)}; the colours "
-        f"{', '.join(COLOUR_WORDS)}; and two objects as in 'a red ball on a blue cube'. For any other subject use an "
-        "open-vocabulary prior on a GPU: HiFAPipeline.from_pretrained('stable-diffusion-v1-5/stable-diffusion-v1-5'), "
-        "--model on the command line, or another Prior in the app."
+        f"Objects: {', '.join(KIND_WORDS)}. Colors: {', '.join(COLOUR_WORDS)}. Pairs such as 'a red ball on a blue "
+        "cube' work, too. For other subjects, use an open-vocabulary prior on a GPU: "
+        "HiFAPipeline.from_pretrained('stable-diffusion-v1-5/stable-diffusion-v1-5') in Python, --model on the "
+        "command line, or another Prior in the app."
     )

@@ -1,11 +1,11 @@
-"""The captioned 3D world of Toybox: what there is, what it is called, and what is never trained on.
+"""The captioned 3D world of Toybox: scenes, captions, and the combinations that are held out from training.
 
-    scene = sample_scene(rng)                        # one object, or one on another
-    scene = make_scene("mushroom", "red")            # a wanted one, without jitter
-    image = render.render(scene.shape, pose)         # from a (3, 4) pose: colour, mask, depth, normals
+    scene = sample_scene(rng)                        # one object, or one object on another
+    scene = make_scene("mushroom", "red")            # a given object, without jitter
+    image = render.render(scene.shape, pose)         # from a (3, 4) pose: color, mask, depth, normals
     caption(scene, rng, view="front view")           # "a crimson toadstool, front view"
 
-World axes: z up, front along +x (azimuth 0), azimuth counter-clockwise seen from above. Every scene is centred at the
+World axes: z up, front along +x (azimuth 0), azimuth counterclockwise seen from above. Every scene is centered at the
 origin and fits in a ball of radius `RADIUS`.
 """
 
@@ -26,8 +26,8 @@ __all__ = [
     "combinations", "is_held_out", "make_pair", "make_scene", "sample_scene", "view_of",
 ]  # fmt: skip
 
-RADIUS = 0.8  # world units; every scene fits in this ball
-FITTED_RADIUS = 0.75  # that a scene is scaled to, on a grid too coarse to see its outermost corners
+RADIUS = 0.8  # world units; every scene fits in a ball of this radius
+FITTED_RADIUS = 0.75  # target of scaling, smaller because the grid is too coarse for the outermost corners
 PAIR_TOPS = ("ball", "cube", "mushroom", "duck", "rabbit", "mug")
 PAIR_BOTTOMS = ("cube", "table", "ball")
 
@@ -37,8 +37,8 @@ class Scene:
     """One object, or `kind` on top of `on_kind`.
 
     Args:
-        kind, colour: Key of `KINDS` and of `COLOURS`.
-        on_kind, on_colour: The object underneath, `None` for a single object.
+        kind, colour: Keys of `KINDS` and `COLOURS`.
+        on_kind, on_colour: Keys for the object underneath; `None` for a single object.
         shape: Geometry for `render` and `shapes.signed_distance`.
     """
 
@@ -50,12 +50,12 @@ class Scene:
 
 
 def combinations(held_out: bool) -> list[tuple[str, str]]:
-    """All (kind, colour) that are never trained on (`held_out=True`), or all the others."""
+    """Return the (kind, color) pairs that are held out from training (`held_out=True`), or all other pairs."""
     return [(k, c) for k in KINDS for c in COLOURS if is_held_out(k, c) == held_out]
 
 
 def is_held_out(kind: str, colour: str) -> bool:
-    """True for a fixed tenth of the kind-colour combinations: the 10 % whose SHA-256 is smallest."""
+    """Return whether a pair is held out: whether its SHA-256 is among the smallest 10 %."""
     return (kind, colour) in _held_out()
 
 
@@ -67,7 +67,9 @@ def _held_out() -> frozenset[tuple[str, str]]:
 
 
 def make_scene(kind: str, colour: str, rng: np.random.Generator | None = None) -> Scene:
-    """One object. With `rng` its proportions and colour vary a little; without, they are the middle of the range.
+    """Make a scene with one object.
+
+    With `rng`, proportions and color vary a little. Without `rng`, they are at the middle of their ranges.
 
     Raises:
         ValueError: If `kind` or `colour` does not exist.
@@ -77,18 +79,22 @@ def make_scene(kind: str, colour: str, rng: np.random.Generator | None = None) -
 
 
 def make_pair(kind: str, colour: str, on_kind: str, on_colour: str, rng: np.random.Generator | None = None) -> Scene:
-    """A smaller `kind` standing on `on_kind`. Arguments and errors as for `make_scene`."""
+    """Make a scene with a smaller `kind` standing on `on_kind`. Arguments and errors are as for `make_scene`."""
     top = _centred(_object_parts(kind, colour, rng), 0.42)
     bottom = _centred(_object_parts(on_kind, on_colour, rng), 0.62)
-    # Stand the upper object where its lowest point meets the highest point below, sunk a little so that they touch.
+    # The lowest point of the upper object meets the highest point of the lower one, sunk a little so that they touch.
     height = solid_points(bottom)[:, 2].max() - solid_points(top, reach=0.6)[:, 2].min() - 0.03
-    # The upper object comes first: a cut in it must not reach the one below.
+    # The upper object comes first, so that its cuts do not affect the lower object.
     parts = transform(top, 1.0, np.array([0, 0, height])) + bottom
     return Scene(kind, colour, on_kind, on_colour, pack(_centred(parts, FITTED_RADIUS)))
 
 
 def sample_scene(rng: np.random.Generator, pair_share: float = 0.12) -> Scene:
-    """A random scene of the training distribution: no held-out combination ever appears, alone or in a pair."""
+    """Sample a scene of the training distribution. No held-out combination appears, alone or in a pair.
+
+    Args:
+        pair_share: Probability of a pair.
+    """
     trained = combinations(held_out=False)
     kind, colour = trained[rng.integers(len(trained))]
     if rng.random() >= pair_share:
@@ -100,7 +106,7 @@ def sample_scene(rng: np.random.Generator, pair_share: float = 0.12) -> Scene:
 
 
 def caption(scene: Scene, rng: np.random.Generator | None = None, view: str | None = None) -> str:
-    """A caption of the scene, in plain words without `rng` and in varied ones with it; the view goes last."""
+    """Return a caption of the scene, with the view at the end. The words are plain without `rng` and vary with it."""
     text = _phrase(scene.kind, scene.colour, rng, opening=True)
     if scene.on_kind is not None:
         joint = " on " if rng is None else rng.choice([" on ", " on ", " on top of ", " sitting on ", " standing on "])
@@ -111,7 +117,7 @@ def caption(scene: Scene, rng: np.random.Generator | None = None, view: str | No
 def _phrase(kind: str, colour: str, rng: np.random.Generator | None, opening: bool) -> str:
     if rng is None:
         return _with_article(f"{colour} {kind}", "{a} ")
-    # The plain word half of the time, else any synonym.
+    # The plain word half of the time, otherwise any synonym.
     noun = kind if rng.random() < 0.5 else str(rng.choice(KIND_WORDS[kind]))
     hue = colour if rng.random() < 0.5 else str(rng.choice(COLOUR_WORDS[colour]))
     size = str(rng.choice(SIZE_WORDS)) if opening else ""
@@ -125,9 +131,9 @@ def _with_article(noun_phrase: str, opening: str) -> str:
 
 def _object_parts(kind: str, colour: str, rng: np.random.Generator | None) -> list[Part]:
     if kind not in KINDS:
-        raise ValueError(f"Toybox has no kind {kind!r}; it has {', '.join(KINDS)}.")
+        raise ValueError(f"Toybox has no kind {kind!r}. Choose one of {', '.join(KINDS)}.")
     if colour not in COLOURS:
-        raise ValueError(f"Toybox has no colour {colour!r}; it has {', '.join(COLOURS)}.")
+        raise ValueError(f"Toybox has no color {colour!r}. Choose one of {', '.join(COLOURS)}.")
     if rng is None:
         return KINDS[kind](COLOURS[colour], lambda: 1.0)
     shade = np.clip(np.asarray(COLOURS[colour]) + rng.uniform(-0.03, 0.03, 3), 0.02, 0.98)
@@ -135,7 +141,7 @@ def _object_parts(kind: str, colour: str, rng: np.random.Generator | None) -> li
 
 
 def _centred(parts: list[Part], radius: float) -> list[Part]:
-    """Centre the bounding box at the origin and scale so that the solid just fits in a ball of `radius`."""
+    """Center the bounding box at the origin, and scale the solid so that it just fits in a ball of `radius`."""
     points = solid_points(parts)
     middle = (points.min(0) + points.max(0)) / 2
     return transform(parts, radius / float(np.linalg.norm(points - middle, axis=1).max()), -middle)
