@@ -1,4 +1,4 @@
-"""`python app.py` in a process of its own, on a free port, for the tools that look at the app from outside."""
+"""`python app.py` in a separate process on a free port, for tools that observe the app from outside."""
 
 import contextlib
 import os
@@ -12,10 +12,10 @@ import httpx
 
 
 class Server:
-    """The app; with `with`, from start to kill.
+    """The app in a separate process. As a context manager, it starts on entry and is killed on exit.
 
     Args:
-        root: Where it keeps its runs. What it prints goes to a `.log` beside that.
+        root: Folder for the runs. The output of the process goes to a `.log` file next to it.
     """
 
     def __init__(self, root: Path):
@@ -26,10 +26,10 @@ class Server:
         self.lives = 0
 
     def start(self) -> None:
-        """Start it and wait until it answers.
+        """Start the process and wait until it answers.
 
         Raises:
-            RuntimeError: If it ends instead.
+            RuntimeError: If the process ends before it answers.
         """
         self.lives += 1
         variables = {"HIFA_RUNS": str(self.root), "GRADIO_SERVER_PORT": str(self.port)}
@@ -40,7 +40,7 @@ class Server:
             )
         while True:
             if self.process.poll() is not None:
-                raise RuntimeError(f"The server ended; see {self.root.with_suffix('.log')}.")
+                raise RuntimeError(f"The server exited before it answered. See {self.root.with_suffix('.log')}.")
             with contextlib.suppress(httpx.TransportError):
                 httpx.get(self.url, timeout=5)
                 return
@@ -58,6 +58,6 @@ class Server:
         self.kill()
 
     def megabytes(self) -> float:
-        """Resident memory of the process."""
+        """Return the resident memory of the process in MiB."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) / 1024

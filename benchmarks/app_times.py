@@ -1,20 +1,22 @@
-"""How long a person waits at the app: the first preview, something new, Stop. In Chromium, on Toybox.
+"""Waiting times in the app, on Toybox in Chromium: first preview, time between updates, Stop.
 
     python -m benchmarks.app_times
 
-The app runs in a process of its own with default settings. The last line printed is one JSON object, in seconds:
+The app runs in a separate process with default settings. The last line printed is one JSON object, in seconds:
 
-    first_preview    from the click on Generate until a picture is seen; the app is up, its first run ever
-    second_preview   the same for the next run of the same app
-    longest_wait     between two changes of the preview or of the progress line, over a whole run of default length
+    first_preview    from the click on Generate until a picture is visible, for the first run after the app has started
+    second_preview   the same for the next run of the same app process
+    longest_wait     longest time between two changes of the preview or of the progress line, over a whole run of
+                     default length
     longest_wait_files
-                     the same from its last step until all files are made
-    stop_told        from the click on Stop until the page says that it stops; the longer of two, one early in a run
-                     and one in its last quarter, where renders are larger
-    stop_files       from the click on Stop until the mesh can be downloaded, likewise
+                     the same from the last step of this run until all files are made
+    stop_told        from the click on Stop until the page reports it. The maximum of two stops, one early in a run and
+                     one in the last quarter of a run, where renders are larger
+    stop_files       from the click on Stop until the mesh can be downloaded. The maximum of the same two stops
     image_longest_wait, image_longest_wait_files
-                     as above from the click on Reconstruct, whose first seconds go into the views
-    views_stopped    from the click on Stop while views are made until the page says that the run is stopped
+                     as above, from the click on Reconstruct. The first seconds go into generating the views
+    views_stopped    from the click on Stop during the generation of views until the page reports that the run is
+                     stopped
 """
 
 import argparse
@@ -33,8 +35,8 @@ from .app_server import Server
 
 
 STEPS = HiFAConfig.fast().num_inference_steps
-# Milliseconds between changes of what the visitor sees, noted by the page itself: asking it from outside would add to
-# the time. Reading starts with the first preview.
+# Milliseconds between visible changes, measured by the page itself, because polling from outside would add time. The
+# measurement starts with the first preview.
 WATCH = """() => new Promise(done => {
     const gaps = {steps: 0, files: 0};
     let last = performance.now();
@@ -54,7 +56,7 @@ WATCH = """() => new Promise(done => {
     }, 200);
 })"""
 
-# Milliseconds from the click on Stop, as the page itself sees them: from outside one looks once a second at the end.
+# Milliseconds from the click on Stop, measured by the page itself: polling from outside slows down to once a second.
 WATCH_STOP = """() => {
     let began, told;
     document.querySelector('#stop').addEventListener('click', () => { began = performance.now(); }, {once: true});
@@ -79,7 +81,7 @@ def first_preview(page: Page, steps: int = STEPS) -> float:
 
 
 def stop(page: Page) -> tuple[float, float]:
-    """Seconds until Stop is told, and until there is a mesh."""
+    """Click Stop. Return the seconds until the page reports it, and until a mesh is available."""
     page.evaluate(WATCH_STOP)
     page.get_by_role("button", name="Stop").click()
     told, files = page.wait_for_function("() => window.stopped", timeout=PATIENCE).json_value()
@@ -87,7 +89,7 @@ def stop(page: Page) -> tuple[float, float]:
 
 
 def reconstruct(page: Page) -> None:
-    """The first sample picture of the image tab, with default settings."""
+    """Reconstruct the first sample picture of the image tab with default settings."""
     page.get_by_role("tab", name="Image to 3D").click()
     page.locator("#image-samples button").first.click()
     page.locator("#image-matte img").wait_for()

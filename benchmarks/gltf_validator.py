@@ -1,9 +1,9 @@
-"""Khronos' validator of glTF files, run by node.
+"""Khronos' glTF validator, run with Node.js.
 
     python -m benchmarks.gltf_validator mesh.glb [...]
 
-It wants `npm install gltf-validator` in some folder, and HIFA_GLTF_VALIDATOR=FOLDER/node_modules/gltf-validator. The
-exit code is 1 if a file has an error.
+Install the validator with `npm install gltf-validator` in any folder, and set
+HIFA_GLTF_VALIDATOR=FOLDER/node_modules/gltf-validator. The exit code is 1 if a file has an error.
 """
 
 import argparse
@@ -28,7 +28,8 @@ def validate(paths: list[Path], module: str | os.PathLike | None = None) -> list
     """Return the validator's report on each file.
 
     Args:
-        module: Folder of the npm package `gltf-validator`, by default the one that `HIFA_GLTF_VALIDATOR` names.
+        paths: GLB or glTF files.
+        module: Folder of the npm package `gltf-validator`. The default is the folder in `HIFA_GLTF_VALIDATOR`.
 
     Raises:
         RuntimeError: If the validator is missing or fails.
@@ -50,7 +51,7 @@ def validate(paths: list[Path], module: str | os.PathLike | None = None) -> list
 
 
 def errors(report: dict) -> list[str]:
-    """Return the codes of the errors (severity 0) in a report, one an issue."""
+    """Return the codes of the errors (severity 0) in a report, one per issue."""
     return [issue["code"] for issue in report["issues"]["messages"] if issue["severity"] == 0]
 
 

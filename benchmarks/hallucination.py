@@ -1,16 +1,17 @@
-"""Image-guided hallucination (HiFA appendix A.5) on Toybox: a picture gives the shape, the prompt another colour.
+"""Image-guided hallucination (HiFA appendix A.5) on Toybox: a picture gives the shape, the prompt another color.
 
     python -m benchmarks.hallucination --figure hallucination.png
 
-Eight pictures of different kinds, each with a prompt for the same kind in another colour: a run begins with views of
-the picture, which fade out, and ends with the prompt alone. The judge (`benchmarks.judge`) looks at 8 views of each
-asset, as in `benchmarks.text_to_3d`. The last line printed is one JSON object, of shares of views:
+Each of eight pictures of different kinds is combined with a prompt for the same kind in another color. A run starts
+with views of the picture, which fade out, and ends with the prompt alone. The judge (`benchmarks.judge`) classifies 8
+views of each asset, as in `benchmarks.text_to_3d`. The last line printed is one JSON object. Shares are shares of
+views:
 
-    kind_and_colour    the kind of the picture in the colour of the prompt; `kind` and `colour` alone
-    old_colour         still in the colour of the picture
-    silhouette_iou     mean intersection over union of the silhouettes of the asset and of the pictured object from
-                       the same cameras: what there is of its very shape
-    seconds            mean wall clock of an asset's optimisation, hallucinating views not counted
+    kind_and_colour    the kind of the picture in the color of the prompt; `kind` and `colour` alone
+    old_colour         still in the color of the picture
+    silhouette_iou     mean intersection over union of the silhouettes of the asset and of the pictured object from the
+                       same cameras
+    seconds            mean wall-clock time of an asset's optimization, without the generation of views
 """
 
 import argparse
@@ -34,13 +35,13 @@ from .text_to_3d import AZIMUTHS, ELEVATION, render_views, share
 
 
 COUNT = 8
-SCENE_SEED = 14_000_000  # nothing was trained on it, see benchmarks.text_to_3d
+SCENE_SEED = 14_000_000  # not used in training, see benchmarks.text_to_3d
 PHOTO_ELEVATION, PHOTO_PIXELS = 20.0, 256
 WHITE = (1.0, 1.0, 1.0)
 
 
 class Task(NamedTuple):
-    """A picture of a `kind` in `colour`, and the colour wanted of it."""
+    """A picture of a `kind` in `colour`, and the wanted color."""
 
     kind: str
     colour: str
@@ -53,7 +54,7 @@ class Task(NamedTuple):
 
 
 def choose_tasks(count: int = COUNT, seed: int = 0) -> list[Task]:
-    """Different kinds, no wanted colour twice."""
+    """Choose tasks with different kinds and different wanted colors."""
     rng = np.random.default_rng([SCENE_SEED, seed])
     kinds, wanted = rng.permutation(KINDS)[:count], rng.permutation(COLOURS)[:count]
     tasks = []
@@ -64,14 +65,14 @@ def choose_tasks(count: int = COUNT, seed: int = 0) -> list[Task]:
 
 
 def photo_of(task: Task) -> PIL.Image.Image:
-    """What a user would give: the object from its front, on white."""
+    """Render the input picture: the object from its front, on white."""
     pose = orbit_pose(0, PHOTO_ELEVATION, CAMERA_RADIUS)
     colour = render(task.scene.shape, pose, PHOTO_PIXELS, FOV_DEG, WHITE).colour
     return PIL.Image.fromarray((colour * 255).round().astype(np.uint8))
 
 
 def true_views(task: Task, bound: float, size: int) -> GivenViews:
-    """The ring's views of the object itself, in place of hallucinated ones."""
+    """Render the ring's views of the object itself, to replace hallucinated views."""
     cameras = ring_cameras(bound)
     seen = [
         render(task.scene.shape, orbit_pose(c.azimuth_deg, c.elevation_deg, c.radius), size, c.fov_deg, WHITE)
@@ -85,7 +86,7 @@ def true_views(task: Task, bound: float, size: int) -> GivenViews:
 
 
 def make_asset(pipe: HiFAPipeline, task: Task, config: HiFAConfig, true: bool) -> tuple[HiFAAsset, GivenViews]:
-    """A finished hallucination from seed 0, and the views that it began with."""
+    """Run a hallucination from seed 0. Return the asset and the views that the run started with."""
     if true:
         source = {"views": true_views(task, config.bound, config.given_size)}
     else:
@@ -97,7 +98,7 @@ def make_asset(pipe: HiFAPipeline, task: Task, config: HiFAConfig, true: bool) -
 
 
 def silhouette_iou(asset: HiFAAsset, task: Task) -> float:
-    """Mean over the judge's cameras of the overlap of asset and pictured object."""
+    """Return the mean silhouette IoU of the asset and the pictured object over the judge's cameras."""
     overlaps = []
     for azimuth in AZIMUTHS:
         ours = asset.render(asset.camera(azimuth, ELEVATION), SIZE).opacity.numpy() > 0.5
@@ -107,7 +108,7 @@ def silhouette_iou(asset: HiFAAsset, task: Task) -> float:
 
 
 def task_row(task: Task, verdict: Verdict, iou: float, seconds: float) -> dict:
-    """Everything about one asset, from the judge's verdict on its views."""
+    """Return all results of one asset, given the judge's verdict on its views."""
     kinds, colours = [KINDS[i] for i in verdict.kind.tolist()], [COLOURS[i] for i in verdict.colour.tolist()]
     return {
         "picture": f"{task.colour} {task.kind}",
@@ -124,7 +125,7 @@ def task_row(task: Task, verdict: Verdict, iou: float, seconds: float) -> dict:
 
 
 def contact_sheet(rows: list[dict], strips: list[np.ndarray], side: int) -> PIL.Image.Image:
-    """One row a task: what was asked and what the judge saw, the first given view, and the asset from 8 sides."""
+    """Draw one row per task: picture, prompt and verdict, the first given view, and the asset from 8 sides."""
     text = 190
     sheet = PIL.Image.new("RGB", (text + strips[0].shape[1], len(rows) * side), "white")
     draw, bold, plain = ImageDraw.Draw(sheet), ImageFont.load_default(14), ImageFont.load_default(12)
@@ -139,15 +140,15 @@ def contact_sheet(rows: list[dict], strips: list[np.ndarray], side: int) -> PIL.
 
 
 def strip_of(asset: HiFAAsset, views: GivenViews, side: int) -> np.ndarray:
-    """View 0 of the given ones, then the asset from 8 sides: `(side, 9 side, 3)` uint8."""
+    """Return the first given view and 8 views of the asset: `(side, 9 side, 3)` uint8."""
     first = PIL.Image.fromarray(views.colour[0].numpy()).resize((side, side))
     seen = [asset.render(asset.camera(azimuth, ELEVATION), side).colour.numpy() for azimuth in AZIMUTHS]
     return np.concatenate([np.asarray(first), *((view * 255).round().astype(np.uint8) for view in seen)], 1)
 
 
 def run(arguments: argparse.Namespace) -> dict:
-    """All measurements; writes the figure."""
-    judge = load_judge(arguments.judge)  # before the long part, which needs it at its end
+    """Measure all tasks and write the figure."""
+    judge = load_judge(arguments.judge)  # fails early, before the long part
     pipe = HiFAPipeline.from_pretrained()
     changes = {} if arguments.steps is None else {"num_inference_steps": arguments.steps}
     config = HiFAConfig.guided(image_guidance_end=arguments.image_guidance_end, **changes)
@@ -158,7 +159,7 @@ def run(arguments: argparse.Namespace) -> dict:
         rows.append(task_row(task, verdict, silhouette_iou(asset, task), asset.facts["seconds"]))
         strips.append(strip_of(asset, views, arguments.side))
         print(f"{number + 1} of {len(tasks)}: {json.dumps(rows[-1])}", flush=True)
-        if arguments.figure is not None:  # after each, so that an interrupted benchmark has shown something
+        if arguments.figure is not None:  # after each task, so that an interrupted benchmark leaves a figure
             arguments.figure.parent.mkdir(parents=True, exist_ok=True)
             contact_sheet(rows, strips, arguments.side).save(arguments.figure)
     names = ("kind_and_colour", "kind", "colour", "old_colour", "silhouette_iou", "seconds")
@@ -169,11 +170,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--judge", type=Path, default=JUDGE, help="folder of another judge")
     parser.add_argument("--figure", type=Path, help="write a contact sheet")
-    parser.add_argument("--side", type=int, default=96, help="pixels of a view in it")
-    parser.add_argument("--true-views", action="store_true", help="the world's views in place of hallucinated ones")
+    parser.add_argument("--side", type=int, default=96, help="pixels per side of a view on the contact sheet")
+    parser.add_argument("--true-views", action="store_true", help="use true views instead of hallucinated ones")
     parser.add_argument("--image-guidance-end", type=float, default=0.4, metavar="SHARE")
-    parser.add_argument("--limit", type=int, help="only so many, for a trial")
-    parser.add_argument("--steps", type=int, help="shorter runs, for a trial; default: the preset's")
+    parser.add_argument("--limit", type=int, help="number of tasks, for a trial")
+    parser.add_argument("--steps", type=int, help="steps per run, for a trial; default: the preset's")
     print(json.dumps(run(parser.parse_args())))
 
 

@@ -1,13 +1,15 @@
-"""The hash grid's compiled CPU path against the same in plain torch (`embedding_bag`), side by side in one run.
+"""The hash grid's compiled CPU path compared with plain torch (`embedding_bag`), in one run.
 
     python -m benchmarks.hash_grid
 
-Forward and backward to the table for 131,072 points, after a warm-up; the two take turns, so that a busy machine slows
-both alike. The last line printed is one JSON object with one entry for each size of grid:
+Each pass is forward and backward to the table for 131,072 points, after a warm-up. The two paths alternate, so that a
+busy machine slows both alike. The last line printed is one JSON object with one entry per grid size:
 
-    compiled_ms, torch_ms     medians of forward and backward together, and apart as `[forward, backward]`
-    ratio                     torch_ms over compiled_ms
-    largest_difference        between the two, of encodings and of gradients, relative to the largest value
+    compiled_ms, torch_ms     median of forward and backward together
+    compiled_passes_ms, torch_passes_ms
+                              medians `[forward, backward]`
+    ratio                     torch_ms / compiled_ms
+    largest_difference        largest difference of encodings and of gradients, relative to the largest value
 """
 
 import argparse
@@ -29,7 +31,7 @@ GRIDS = {
 
 
 def forward_backward(encode: Callable[[], Tensor], table: Tensor, upstream: Tensor) -> tuple[float, float]:
-    """Seconds of a forward and of a backward pass; the gradient is left in `table.grad`."""
+    """Return the seconds of a forward and of a backward pass. The gradient remains in `table.grad`."""
     table.grad = None
     start = time.perf_counter()
     encoded = encode()
@@ -43,7 +45,7 @@ def relative_difference(a: Tensor, b: Tensor) -> float:
 
 
 def compare(n_points: int, repeats: int, **grid_settings: int) -> dict:
-    """Both paths on the same points and table; times in milliseconds."""
+    """Time both paths on the same points and table, in milliseconds."""
     generator = torch.Generator().manual_seed(0)
     grid = HashGrid(**grid_settings)
     grid.reset(generator)
@@ -55,7 +57,7 @@ def compare(n_points: int, repeats: int, **grid_settings: int) -> dict:
         "torch": lambda: encode_torch(points, grid.table, resolutions, grid.entries),
     }
     results = {}
-    for name, path in paths.items():  # the warm-up, and what they have to agree on
+    for name, path in paths.items():  # warm-up, and results to compare
         forward_backward(path, grid.table, upstream)
         results[name] = path().detach(), grid.table.grad
     seconds: dict[str, list] = {name: [] for name in paths}
@@ -78,7 +80,7 @@ def compare(n_points: int, repeats: int, **grid_settings: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=131_072)
-    parser.add_argument("--repeats", type=int, default=10, help="timed passes of each path")
+    parser.add_argument("--repeats", type=int, default=10, help="timed passes per path")
     arguments = parser.parse_args()
     rows = {name: compare(arguments.points, arguments.repeats, **settings) for name, settings in GRIDS.items()}
     print(json.dumps({"points": arguments.points, "threads": torch.get_num_threads(), **rows}))

@@ -1,20 +1,28 @@
-"""Image to 3D: the chicken of `examples/chicken` from sixteen hallucinated views, and from eight true ones.
+"""Image to 3D: the chicken of `examples/chicken`, from sixteen hallucinated views and from eight true views.
 
     python -m benchmarks.image_to_3d --output-dir benchmarks-cache/image-to-3d
 
-Reconstruction alone, no prior. Pictures go to the output folder: what was given (if it was hallucinated), ours, and
-the truth, from above to below. PSNR in dB is of the mean squared error of a view on white, whose pixels are means of
-2x2 rays, SSIM that of Wang et al. 2004 (Gaussian window of 11, sigma 1.5); both are means over views. The mesh is the
-exported one; Chamfer distance and volume IoU follow SyncDreamer's protocol, in units of the object's longest side:
-points that sixteen 256x256 cameras see, thinned to one in a cell of 0.01, the mean of both mean distances to the
-nearest; and occupancy on 64^3 cells over [-0.5, 0.5]^3. The last line printed is one JSON object:
+The runs are reconstructions without a prior. Pictures go to the output folder. From top to bottom they show the given
+views (if hallucinated), our renders, and the truth.
+
+- PSNR in dB is that of the mean squared error of a view on white, whose pixels are means of 2x2 rays. The value is a
+  mean over views.
+- SSIM is that of Wang et al. 2004 (Gaussian window of 11, sigma 1.5). The value is a mean over views.
+- Chamfer distance and volume IoU are of the exported mesh. They follow SyncDreamer's protocol, in units of the
+  object's longest side.
+- Chamfer distance uses the points visible from sixteen 256x256 cameras, thinned to one point per cell of size 0.01.
+  The value is the mean of both mean nearest-neighbor distances.
+- Volume IoU uses the occupancy of 64^3 cells over [-0.5, 0.5]^3.
+
+The last line printed is one JSON object:
 
     hallucinated      from sixteen views at --size: `psnr`, `ssim` at the sixteen true cameras; `views_psnr`,
-                      `views_ssim` of the views themselves; `chamfer`, `volume_iou`; `seconds` of the optimisation,
-                      `render_seconds` of bare rendering forward and backward in it, and their `ratio`: at every
-                      tenth step the very rays of the step are rendered once more, by turns before and after it
-    true              from eight true views (even azimuths), 128x128: `psnr`, `ssim` at the eight between; `seconds`,
-                      `render_seconds` and `ratio` as above
+                      `views_ssim` of the given views; `chamfer`, `volume_iou`; `seconds` of the optimization;
+                      `render_seconds` of rendering alone, forward and backward; `ratio` = `seconds` /
+                      `render_seconds`. At every tenth step, the rays of the step are rendered once more, alternately
+                      before and after the step
+    true              from eight true views (even azimuths), 128x128: `psnr`, `ssim` at the eight views between them;
+                      `seconds`, `render_seconds` and `ratio` as above
 """
 
 import argparse
@@ -42,7 +50,7 @@ from hifa.rendering.image import backpropagate
 
 CHICKEN = Path(__file__).parents[1] / "examples" / "chicken"
 RING = ViewRing()
-MESH_SIZE = 256  # pixels of the depth from which points are taken
+MESH_SIZE = 256  # pixels per side of the depth maps that give the points
 SPACING, CELLS = 0.01, 64
 SURFACE_POINTS = 1_000_000
 
@@ -51,12 +59,12 @@ SURFACE_POINTS = 1_000_000
 
 
 def load_pictures(kind: str) -> list[PIL.Image.Image]:
-    """Sixteen pictures of `CHICKEN / kind`, in the order of the ring."""
+    """Load the sixteen pictures of `CHICKEN / kind` in the order of the ring."""
     return [PIL.Image.open(CHICKEN / kind / f"{view:03d}.png") for view in range(RING.num_views)]
 
 
 def scores(images: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Mean PSNR and SSIM of `(views, H, W, 3)` in [0, 1]."""
+    """Return the mean PSNR and SSIM of `(views, H, W, 3)` in [0, 1]."""
     psnr = [-10 * np.log10(np.mean((ours - theirs) ** 2)) for ours, theirs in zip(images, truth, strict=True)]
     ssim = [
         structural_similarity(
@@ -73,8 +81,10 @@ def as_array(views: GivenViews) -> np.ndarray:
 
 
 def render(asset: HiFAAsset, views: GivenViews) -> np.ndarray:
-    """The asset at the cameras and the size of some views, on white; a pixel is the mean of 2x2 rays, as a pixel of a
-    picture is the mean of an area."""
+    """Render the asset at the cameras and the size of `views`, on white.
+
+    Each pixel is the mean of 2x2 rays, because a pixel of a picture is the mean over an area.
+    """
     size, images = views.size, []
     for camera in views.cameras:
         fine = asset.render(camera, 2 * size).colour.cpu().numpy()
@@ -83,7 +93,7 @@ def render(asset: HiFAAsset, views: GivenViews) -> np.ndarray:
 
 
 def write_comparison(path: Path, *rows: np.ndarray, columns: int = 8, side: int = 128) -> None:
-    """Rows of the same views `(views, H, W, 3)` in [0, 1], one below the other, `side` pixels each."""
+    """Write rows of the same views `(views, H, W, 3)` in [0, 1], one below the other, with `side` pixels per view."""
     chosen = np.linspace(0, len(rows[0]), min(columns, len(rows[0])), endpoint=False).astype(int)
     pixels = np.concatenate([np.concatenate(list(pictures[chosen]), 1) for pictures in rows])
     sheet = PIL.Image.fromarray((pixels * 255).round().astype(np.uint8))
@@ -94,10 +104,14 @@ def write_comparison(path: Path, *rows: np.ndarray, columns: int = 8, side: int 
 
 
 def reconstruct(views: GivenViews, config: HiFAConfig, clock_rendering: bool = False) -> tuple[HiFARun, float, float]:
-    """A finished run from seed 0, its seconds, and those of rendering the same number of rays by itself.
+    """Reconstruct from views with seed 0.
 
     Args:
-        clock_rendering: Beside every tenth step, time forward and backward of its rays with the plainest loss.
+        clock_rendering: At every tenth step, also time rendering its rays forward and backward with a minimal loss.
+
+    Returns:
+        The finished run, its seconds, and the seconds of rendering the same number of rays alone; 0 without
+        `clock_rendering`.
     """
     run = HiFARun.begin(None, "", config, 0, None, None, torch.Generator().manual_seed(0), torch.device("cpu"), views)
     seconds, bare, timed = 0.0, 0.0, 0.0
@@ -118,10 +132,11 @@ def reconstruct(views: GivenViews, config: HiFAConfig, clock_rendering: bool = F
 
 
 def bare_rendering(run: HiFARun, state: torch.Tensor) -> float:
-    """Seconds of rendering the rays of a step, and going back from the sum of their colours.
+    """Return the seconds of rendering the rays of a step and backpropagating the sum of their colors.
 
     Args:
-        state: Of the run's generator before a step that does not refresh the density grid.
+        run: Run whose field and views are used.
+        state: State of the run's generator before a step that does not refresh the density grid.
     """
     generator = torch.Generator()
     generator.set_state(state)
@@ -157,7 +172,7 @@ def times(seconds: float, bare: float) -> dict:
     return {
         "seconds": round(seconds, 1),
         "render_seconds": round(bare, 1),
-        "ratio": round(seconds / bare, 2) if bare else None,  # of a trial that is too short to be timed
+        "ratio": round(seconds / bare, 2) if bare else None,  # None for a trial that is too short to be timed
     }
 
 
@@ -172,11 +187,11 @@ def from_true(folder: Path, changes: dict, size: int = 128) -> dict:
     return {**scores(images, as_array(between)), **times(seconds, bare), "steps": run.step}
 
 
-# Meshes, in the ring's world: the object fits [-0.5, 0.5]^3, z up
+# Meshes, in ring units: the object fits in [-0.5, 0.5]^3, z points up
 
 
 def true_mesh() -> trimesh.Trimesh:
-    """The scan where the cameras see it: see `examples/chicken/README.md`."""
+    """Return the scan, aligned with the cameras. See `examples/chicken/README.md`."""
     mesh = trimesh.load(CHICKEN / "mesh.obj", force="mesh", process=False)
     vertices = np.asarray(mesh.vertices)
     vertices = (vertices - (vertices.min(0) + vertices.max(0)) / 2) / np.ptp(vertices, axis=0).max()
@@ -184,13 +199,13 @@ def true_mesh() -> trimesh.Trimesh:
 
 
 def exported_mesh(path: Path, bound: float) -> trimesh.Trimesh:
-    """A mesh file of ours, from the axes of glTF and the units of the field to those of the ring."""
+    """Load an exported mesh, and convert it from the axes of glTF and field units to the ring's axes and units."""
     mesh = trimesh.load(path, process=False, force="mesh")
     return trimesh.Trimesh(np.asarray(mesh.vertices)[:, [2, 0, 1]] * (RING_EXTENT / bound), mesh.faces, process=False)
 
 
 def true_points() -> np.ndarray:
-    """`(n, 3)` points of the published depth of all views."""
+    """Return `(n, 3)` points of the published depth of all views."""
     depths = []
     for view in range(RING.num_views):
         stored = np.asarray(PIL.Image.open(CHICKEN / "truth" / f"{view:03d}-depth.png"), np.float64)
@@ -200,7 +215,7 @@ def true_points() -> np.ndarray:
 
 
 def points_of_depth(depths: list[np.ndarray]) -> np.ndarray:
-    """World points `(n, 3)` of the finite pixels of z-depth `(H, H)` at the cameras of the ring."""
+    """Return world points `(n, 3)` of the finite pixels of z-depth `(H, H)` at the cameras of the ring."""
     points = []
     for depth, camera in zip(depths, RING.cameras(), strict=True):
         row, column = np.nonzero(np.isfinite(depth))
@@ -216,7 +231,10 @@ def surface_points(mesh: trimesh.Trimesh, count: int = SURFACE_POINTS) -> np.nda
 
 
 def depths_of(surface: np.ndarray, size: int = MESH_SIZE) -> list[np.ndarray]:
-    """z-depth `(size, size)` at the cameras of the ring of a surface given by many points; infinite where none is."""
+    """Return the z-depth `(size, size)` of a surface at each camera of the ring.
+
+    The surface is given by many points. The depth is infinite where there is no surface.
+    """
     depths = []
     for camera in RING.cameras():
         pose = world_to_camera(camera).double().numpy()
@@ -230,7 +248,7 @@ def depths_of(surface: np.ndarray, size: int = MESH_SIZE) -> list[np.ndarray]:
 
 
 def thinned(points: np.ndarray, spacing: float = SPACING) -> np.ndarray:
-    """The mean of the points in each cell."""
+    """Return the mean of the points in each cell."""
     cells, index, count = np.unique(
         np.floor(points / spacing).astype(int), axis=0, return_inverse=True, return_counts=True
     )
@@ -239,17 +257,19 @@ def thinned(points: np.ndarray, spacing: float = SPACING) -> np.ndarray:
 
 
 def chamfer_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean of the two mean distances from a point of one set to the nearest of the other."""
+    """Return the mean of the two mean distances from the points of one set to the nearest point of the other."""
     there, back = cKDTree(second).query(first)[0], cKDTree(first).query(second)[0]
     return float((there.mean() + back.mean()) / 2)
 
 
 def occupancy(surface: np.ndarray, cells: int = CELLS, oversampling: int = 2) -> np.ndarray:
-    """Which of `cells`^3 points a surface, given by many points, encloses: one in each cell of a grid over
-    [-0.5, 0.5]^3, with an oversampling of 2 a quarter of a cell below its centre on each axis.
+    """Return which of `cells`^3 points a surface encloses.
 
-    The surface need not be closed to the last triangle, as that of a scan is not: cells it passes through, on a finer
-    grid, are filled inside.
+    The surface is given by many points. There is one point to test in each cell of a grid over [-0.5, 0.5]^3. With an
+    oversampling of 2, the tested point lies a quarter of a cell below the center of the cell on each axis.
+
+    The surface may have small gaps, as that of a scan does. On a finer grid, the cells that the surface passes through
+    form a shell, and the inside of the shell is filled.
     """
     fine = cells * oversampling
     shell = np.zeros((fine + 2,) * 3, bool)
@@ -270,9 +290,9 @@ def compare_meshes(ours: trimesh.Trimesh, truth: trimesh.Trimesh, truth_points: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("benchmarks-cache/image-to-3d"))
-    parser.add_argument("--size", type=int, default=256, help="pixels of the hallucinated views; default: 256")
-    parser.add_argument("--steps", type=int, help="shorter runs, for a trial; default: the preset's")
-    parser.add_argument("--only", choices=("hallucinated", "true"), help="one of the two")
+    parser.add_argument("--size", type=int, default=256, help="pixels per side of hallucinated views; default: 256")
+    parser.add_argument("--steps", type=int, help="steps per run, for a trial; default: the preset's")
+    parser.add_argument("--only", choices=("hallucinated", "true"), help="run one of the two benchmarks only")
     arguments = parser.parse_args()
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     changes = {} if arguments.steps is None else {"num_inference_steps": arguments.steps}

@@ -1,16 +1,17 @@
-"""An independent judge of Toybox pictures: a small classifier that has only ever seen renders of the world.
+"""Independent judge of Toybox images: a small classifier trained only on renders of the world.
 
     python -m benchmarks.judge --output-dir benchmarks-cache
 
-Renders its own pictures (all 288 kind-colour combinations, the never-trained ones too, since it has to judge them),
-trains for a few minutes on two cores, and prints one JSON object with its accuracy on unseen renders. Finished shards
-of pictures are kept, so an interrupted run resumes; the training itself starts anew.
+Renders training images of all 288 kind-color combinations. These include the combinations held out from the prior's
+training, because the judge has to classify them. Then trains for a few minutes on two cores and prints one JSON object
+with the accuracy on unseen renders. Finished shards of images are kept, so an interrupted run resumes rendering. The
+training itself starts anew.
 
-The judge in `benchmarks/judge_weights/` was made so. All other benchmarks ask this one, unless `--judge` names the
-folder of another: figures of different days come from the same eyes.
+The judge in `benchmarks/judge_weights/` was made this way. All other benchmarks use this judge unless `--judge` names
+another folder, so that figures of different days are comparable.
 
-How a view is counted, everywhere in the benchmarks: pictures of a kind in `KINDS_WITH_FRONT` count with all four
-views; the other kinds look alike from the front, the side and the back, so they count for the overhead view only.
+All benchmarks count views as follows. Images of a kind in `KINDS_WITH_FRONT` count with all four views. The other
+kinds look alike from the front, the side and the back, so they count for the overhead view only.
 """
 
 import argparse
@@ -39,19 +40,19 @@ COMBINATIONS = [(kind, colour) for kind in KINDS for colour in COLOURS]
 OVERHEAD = VIEWS.index("overhead view")
 HAS_FRONT = torch.tensor([kind in world.KINDS_WITH_FRONT for kind in KINDS])  # (24,)
 
-# First numbers of the seeds. The prior's pictures have seeds of a single number below 1,000,000.
+# First numbers of the seed sequences. The prior's training images have single-number seeds below 1,000,000.
 TRAINING_SEED, FRESH_SEED = 7_000_000, 8_000_000
 TRAINING_SCENES, FRESH_SCENES = 20 * len(COMBINATIONS), 2 * len(COMBINATIONS)
-SHARD = 96  # scenes a file
+SHARD = 96  # scenes per file
 WEIGHTS = "judge.safetensors"
-JUDGE = Path(__file__).parent / "judge_weights"  # the one that is committed
+JUDGE = Path(__file__).parent / "judge_weights"  # the committed judge
 
 
 # Pictures
 
 
 def camera_for(view: str, rng: np.random.Generator) -> tuple[float, float]:
-    """Azimuth and elevation in degrees: the training cameras, limited to those that `view` names."""
+    """Sample azimuth and elevation in degrees from those training cameras that show `view`."""
     while True:
         azimuth, elevation = sample_camera(rng)
         if world.view_of(azimuth, elevation) == view:
@@ -59,23 +60,27 @@ def camera_for(view: str, rng: np.random.Generator) -> tuple[float, float]:
 
 
 def take_picture(scene: world.Scene, view: str, rng: np.random.Generator, background: tuple[float, ...]) -> np.ndarray:
-    """A render `(64, 64, 3)` uint8 from a random camera of that view, as far away as in the training set."""
+    """Render a `(64, 64, 3)` uint8 image from a random camera of `view`, at the distances of the training set."""
     pose = orbit_pose(*camera_for(view, rng), CAMERA_RADIUS * rng.uniform(0.96, 1.04))
     return (render(scene.shape, pose, SIZE, FOV_DEG, background).colour * 255).round().astype(np.uint8)
 
 
 def labels_of(kind: str, colour: str, view: str) -> tuple[int, int, int, int, int]:
-    """A row of `dataset.Pictures.labels` for a single object."""
+    """Return a row of `dataset.Pictures.labels` for a single object."""
     return KINDS.index(kind), COLOURS.index(colour), -1, -1, VIEWS.index(view)
 
 
 def judge_background(rng: np.random.Generator) -> tuple[float, float, float]:
-    """Half of the time the gray of the world, else any colour, so that nothing can be read off the background."""
+    """Sample a gray of the world or, half of the time, any color, so that the background carries no information."""
     return sample_background(rng) if rng.random() < 0.5 else tuple(rng.random(3).tolist())
 
 
 def render_scene(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """One object in all four views: `(4, 64, 64, 3)` uint8 and `(4, 5)` labels; combinations take turns."""
+    """Render one object in all four views. The combinations take turns by `index`.
+
+    Returns:
+        Images `(4, 64, 64, 3)` uint8 and labels `(4, 5)`.
+    """
     rng = np.random.default_rng([seed, index])
     kind, colour = COMBINATIONS[index % len(COMBINATIONS)]
     scene = world.make_scene(kind, colour, rng)
@@ -93,7 +98,7 @@ def _write_shard(task: tuple[Path, int, int, int]) -> None:
 
 
 def make_pictures(folder: Path, seed: int, scenes: int, workers: int) -> Pictures:
-    """Render what is missing of `scenes` scenes into `folder`, in parallel, and load all of them."""
+    """Render the missing part of `scenes` scenes into `folder` in parallel, and load all of them."""
     folder.mkdir(parents=True, exist_ok=True)
     firsts = range(0, scenes, SHARD)
     tasks = [(folder / f"{first:06d}.npz", seed, first, min(first + SHARD, scenes)) for first in firsts]
@@ -104,22 +109,22 @@ def make_pictures(folder: Path, seed: int, scenes: int, workers: int) -> Picture
 
 
 def to_unit(pixels: torch.Tensor) -> torch.Tensor:
-    """`(B, 64, 64, 3)` uint8 -> `(B, 3, 64, 64)` float in [0, 1], what the judge takes."""
+    """Convert `(B, 64, 64, 3)` uint8 to the input of the judge: `(B, 3, 64, 64)` float in [0, 1]."""
     return pixels.permute(0, 3, 1, 2).float() / 255
 
 
 def augment(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Mirror, move, scale, soften, shade and roughen each picture a little: `(B, 3, 64, 64)` in [0, 1] -> the same.
+    """Randomly mirror, move, scale, blur and shade each image, and add noise: `(B, 3, 64, 64)` in [0, 1] -> the same.
 
-    Pictures decoded from latents, or rendered from a radiance field, are softer and noisier than the world's own. The
-    jitter of brightness and contrast stays below what would turn one colour name into another. A mirror image keeps
-    its kind, colour and view.
+    Images that are decoded from latents, or rendered from a radiance field, are softer and noisier than renders of the
+    world. The jitter of brightness and contrast is too small to turn one color name into another. A mirrored image
+    keeps its kind, color and view.
     """
 
     def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
         return torch.from_numpy(rng.uniform(low, high, (len(images), *shape)).astype(np.float32))
 
-    # Scale by 0.87 to 1.15 and shift by up to 4 pixels; the border repeats, and it is flat background.
+    # Scale by 0.87 to 1.15 and shift by up to 4 pixels. The border, which is plain background, repeats.
     theta = torch.zeros(len(images), 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = uniform(0.87, 1.15)
     theta[:, 0, 0] *= uniform(-1, 1).sign()
@@ -133,7 +138,7 @@ def augment(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 def _blur(images: torch.Tensor, sigma: float = 1.2) -> torch.Tensor:
-    """Separable Gaussian blur, `sigma` in pixels."""
+    """Apply a separable Gaussian blur with `sigma` in pixels."""
     kernel = torch.exp(-0.5 * (torch.arange(-3.0, 4.0) / sigma) ** 2)
     kernel = (kernel / kernel.sum()).expand(3, 1, 1, 7)
     padded = F.pad(images, (3, 3, 3, 3), mode="replicate")
@@ -144,7 +149,7 @@ def _blur(images: torch.Tensor, sigma: float = 1.2) -> torch.Tensor:
 
 
 class Verdict(NamedTuple):
-    """What the judge sees: int64 indices `(B,)` into `KINDS`, `COLOURS` and `VIEWS`."""
+    """Predictions of the judge: int64 indices `(B,)` into `KINDS`, `COLOURS` and `VIEWS`."""
 
     kind: torch.Tensor
     colour: torch.Tensor
@@ -152,7 +157,7 @@ class Verdict(NamedTuple):
 
 
 class Convolution(nn.Sequential):
-    """Convolution, batch norm, ReLU; with a shortcut where the shape stays the same."""
+    """Convolution, batch norm and ReLU, with a residual connection where the shape stays the same."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1, size: int = 3):
         super().__init__(
@@ -165,7 +170,7 @@ class Convolution(nn.Sequential):
 
 
 class Judge(nn.Module):
-    """Names kind, colour and view of 64x64 pictures. Use it in `eval()` mode, as `load_judge` returns it."""
+    """Classifier of the kind, color and view of 64x64 images. Use it in `eval()` mode, as `load_judge` returns it."""
 
     def __init__(self):
         super().__init__()
@@ -178,7 +183,7 @@ class Judge(nn.Module):
             Convolution(128, 128),
             Convolution(128, 192, stride=2),  # (B, 192, 4, 4)
             Convolution(192, 192),
-            # Pool with learned weights: a view shows in where things are, which a mean would forget.
+            # Pool with learned weights. The view depends on the positions of parts, which a mean would discard.
             nn.Conv2d(192, 192, 4, groups=192),  # (B, 192, 1, 1)
             nn.ReLU(),
             nn.Flatten(),
@@ -188,23 +193,26 @@ class Judge(nn.Module):
         self.view = nn.Linear(192, len(VIEWS))
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """`(B, 3, 64, 64)` RGB in [0, 1] -> `(B, 192)`, what the three heads read.
+        """Return the features `(B, 192)` that the three heads read, for `(B, 3, 64, 64)` RGB images in [0, 1].
 
         Raises:
-            ValueError: If the pictures have another shape.
+            ValueError: If the images have another shape.
         """
         if images.shape[1:] != (3, SIZE, SIZE):
-            raise ValueError(f"The judge takes pictures (B, 3, {SIZE}, {SIZE}), got {tuple(images.shape)}.")
+            raise ValueError(f"images must be (B, 3, {SIZE}, {SIZE}), got {tuple(images.shape)}.")
         return self.body(images * 2 - 1)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Logits `(B, 24)` of kinds, `(B, 12)` of colours and `(B, 4)` of views."""
+        """Return logits `(B, 24)` of kinds, `(B, 12)` of colors and `(B, 4)` of views."""
         features = self.features(images)
         return self.kind(features), self.colour(features), self.view(features)
 
     @torch.no_grad()
     def verdict(self, images: torch.Tensor) -> Verdict:
-        """The likeliest kind, colour and view, given `(B, 3, 64, 64)` pictures in [0, 1] and their mirror images."""
+        """Return the most likely kind, color and view of `(B, 3, 64, 64)` images in [0, 1].
+
+        The log-probabilities of each image and its mirror image are added.
+        """
         answers = []
         for part in images.split(256):
             both = zip(self(part), self(part.flip(3)), strict=True)
@@ -213,7 +221,7 @@ class Judge(nn.Module):
 
 
 def view_loss(logits: torch.Tensor, kind: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
-    """Mean over the batch of -log p(view), where kinds without a front only choose between overhead and the rest.
+    """Return the mean over the batch of -log p(view). Kinds without a front only distinguish overhead from the rest.
 
     Args:
         logits: `(B, 4)`.
@@ -227,7 +235,7 @@ def view_loss(logits: torch.Tensor, kind: torch.Tensor, view: torch.Tensor) -> t
 
 
 def view_counts(kind: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
-    """`(B,)` bool: True where the wanted view can be told for the wanted kind (see the top of this file)."""
+    """Return `(B,)` bool: whether the view of the kind counts (see the top of this file)."""
     return HAS_FRONT[kind] | (view == OVERHEAD)
 
 
@@ -235,16 +243,16 @@ def view_counts(kind: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
 
 
 def train(pictures: Pictures, steps: int, batch: int, seed: int = 0) -> Iterator[tuple[Judge, float]]:
-    """Train a judge; yields it with the loss (sum of the three cross-entropies) after every step.
+    """Train a judge. Yield the judge and the loss (sum of the three cross-entropies) after every step.
 
-    The global random state is not used; the same pictures, numbers, thread count and kind of CPU give the same judge.
+    The global random state is not used. The same images, arguments, thread count and kind of CPU give the same judge.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         judge = Judge()
     optimizer = torch.optim.AdamW(judge.parameters(), lr=1e-3, weight_decay=0.02)
     pixels, labels = torch.from_numpy(pictures.pixels), torch.from_numpy(pictures.labels).long()
-    # Twice as fast where the CPU can multiply them, twenty times as slow where it cannot.
+    # bfloat16 is twice as fast on CPUs with support for it, and twenty times slower on others.
     halves = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     for step in range(steps):
         rng = batch_rng(seed, step)
@@ -263,15 +271,15 @@ def train(pictures: Pictures, steps: int, batch: int, seed: int = 0) -> Iterator
 
 
 def score(verdict: Verdict, labels: np.ndarray) -> dict[str, float]:
-    """Shares of right answers in [0, 1].
+    """Return the shares of correct predictions in [0, 1].
 
     Args:
-        verdict: Of n pictures.
-        labels: `(n, 5)` rows as in `dataset.Pictures`: what the pictures should show.
+        verdict: Predictions for n images.
+        labels: `(n, 5)` true labels, as in `dataset.Pictures`.
 
     Returns:
-        `kind`, `colour`, `view` (counted as the top of this file says), `kind_and_colour`, and `view_of_front_kinds`,
-        the view over all four views of the kinds with a front alone.
+        `kind`, `colour`, `view` (counted as described at the top of this file), `kind_and_colour`, and
+        `view_of_front_kinds`, the view over all four views of the kinds with a front alone.
     """
     kind, colour, view = torch.from_numpy(labels).long()[:, [0, 1, 4]].T
     right = {"kind": verdict.kind == kind, "colour": verdict.colour == colour}
@@ -282,10 +290,13 @@ def score(verdict: Verdict, labels: np.ndarray) -> dict[str, float]:
 
 
 def kernel_inception_distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Unbiased squared maximum mean discrepancy between two sets of features; about 0, even below, if they are alike.
+    """Return the unbiased squared maximum mean discrepancy between two sets of features.
+
+    For sets of the same distribution the value is about 0, and can be negative.
 
     Binkowski et al. 2018 ("Demystifying MMD GANs"), eq. 4, with the cubic kernel k(x, y) = (x.y / d + 1)^3 of their
-    kernel inception distance; here the features are the judge's, not Inception's, so compare only with each other.
+    kernel inception distance. The features are the judge's instead of Inception's, so values are comparable only with
+    each other.
 
     Args:
         a, b: `(n, d)` and `(m, d)` features.
@@ -295,8 +306,8 @@ def kernel_inception_distance(a: torch.Tensor, b: torch.Tensor) -> float:
     """
     (n, d), m = a.shape, len(b)
     if b.shape[1] != d or n < 2 or m < 2:
-        raise ValueError(f"Needs (n, d) and (m, d) with n, m >= 2, got {tuple(a.shape)} and {tuple(b.shape)}.")
-    a, b = a.double(), b.double()  # differences of large sums
+        raise ValueError(f"a and b must be (n, d) and (m, d), n, m >= 2; got {tuple(a.shape)} and {tuple(b.shape)}.")
+    a, b = a.double(), b.double()  # float64, for small differences of large sums
     aa, bb, ab = ((x @ y.T / d + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
     within_a = (aa.sum() - aa.trace()) / (n * (n - 1))
     within_b = (bb.sum() - bb.trace()) / (m * (m - 1))
@@ -307,23 +318,25 @@ def kernel_inception_distance(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def vocabulary() -> dict[str, list[str]]:
-    """The names that the three heads answer with, by order; kept with the weights."""
+    """Return the class names of the three heads, in order. The names are stored with the weights."""
     return {"kinds": list(KINDS), "colours": list(COLOURS), "views": list(VIEWS)}
 
 
 def load_judge(folder: Path) -> Judge:
-    """The trained judge of a folder, in `eval()` mode.
+    """Load the trained judge of a folder, in `eval()` mode.
 
     Raises:
-        FileNotFoundError: If it has not been trained there.
-        ValueError: If it was trained on a world with other kinds, colours or views.
+        FileNotFoundError: If the folder has no judge.
+        ValueError: If the judge was trained on a world with other kinds, colors or views.
     """
     path = folder / WEIGHTS
     if not path.exists():
-        raise FileNotFoundError(f"No judge at {path}. Train it: python -m benchmarks.judge --output-dir {folder}")
+        raise FileNotFoundError(
+            f"No judge at {path}. Train one with: python -m benchmarks.judge --output-dir {folder}"
+        )
     tensors, facts = read(path)
     if facts["vocabulary"] != vocabulary():
-        raise ValueError(f"{path} knows {facts['vocabulary']}, the world now has {vocabulary()}: train it again.")
+        raise ValueError(f"{path} has {facts['vocabulary']}, the world has {vocabulary()}. Train the judge again.")
     judge = Judge()
     judge.load_state_dict(tensors)
     return judge.eval()
@@ -334,7 +347,7 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, default=Path("benchmarks-cache"))
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--workers", type=int, default=2, help="processes that render")
+    parser.add_argument("--workers", type=int, default=2, help="rendering processes")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     folder, clock = arguments.output_dir, time.time()

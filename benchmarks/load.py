@@ -1,25 +1,26 @@
-"""Many visitors at once, a server that is killed: is a run lost, is anything mixed up, does the memory grow?
+"""Load test of the app: many clients, and a server that is killed. Checks for lost or mixed-up runs and memory growth.
 
     python -m benchmarks.load [--minutes 5] [--clients 8] [--kills 2]
 
-Every client starts runs with a prompt of its own on Toybox, every fourth one with a picture of its own, and stops,
-leaves and resumes them at random. The server is killed (SIGKILL) at equal distances and started again. At the end each
-run that a client was told of has to be there with that client's prompt, picture and seed, at a step no lower than the
-last one that had been saved when it was looked at, and with all the files that can be made of it, now, if they were
-not made in time.
+Each client starts runs on Toybox with prompts of its own. Every fourth client uses a picture of its own instead.
+Clients stop, leave and resume their runs at random. The server is killed (SIGKILL) at equal intervals and restarted.
+At the end, every run that a client has started must exist with the prompt, the picture and the seed of this client.
+Its step must not be lower than the last saved step that was observed. All files of the run must exist. Missing files
+are made at the end.
 
 The last line printed is one JSON object:
 
     runs, of_pictures
-                 runs that are there at the end; that were asked for with a picture
-    made_late    runs of which files had to be made at the end: of who left or whose server was killed
-    fileless     runs of which files could not be made even then
-    lost, mixed  runs that are gone or at an earlier step than one that was saved; that hold what another client asked
-    actions      what clients did, and the errors that they met (the server is down for a while after a kill)
-    memory_mb    resident memory, every half minute, of each server in turn
+                 runs that exist at the end; runs that were requested with a picture
+    made_late    runs with files that had to be made at the end, because the client left or the server was killed
+    fileless     runs with files that could not be made even then
+    lost, mixed  runs that are missing, or at an earlier step than a saved one; runs that hold the request of another
+                 client
+    actions      counts of what clients did, and of errors (the server is unavailable for a while after a kill)
+    memory_mb    resident memory every 30 seconds, one list per server process
     memory_mb_a_minute
-                 its slope in each server's life without the first minute, in which models are loaded; with --kills 0
-                 and a longer run it says whether memory stays flat
+                 growth of the memory per minute for each server process, without the first minute, in which models are
+                 loaded. With --kills 0 and a longer run, this shows whether memory stays flat
 
 The exit code is 1 if a run was lost, mixed up, or is without files.
 """
@@ -52,13 +53,13 @@ from hifa.toybox.vocabulary import COLOURS, KIND_WORDS
 from .app_server import Server
 
 
-WATCH = 2.0  # seconds between looks at the memory
-SAVED_EVERY = 6.0  # seconds between saves, with a margin: what a kill may cost
+WATCH = 2.0  # seconds between readings of the memory
+SAVED_EVERY = 6.0  # seconds between saves, with a margin; a kill may lose as much
 
 
 @dataclass
 class Told:
-    """What a client knows of a run of its own."""
+    """State of a run as its client knows it."""
 
     asked: tuple[str, int]  # prompt and seed
     step: int = 0
@@ -68,7 +69,7 @@ class Told:
 
 @dataclass
 class Visitor:
-    """A client and what happens to it."""
+    """A client and its recorded events."""
 
     number: int
     picture: Path | None = None
@@ -81,7 +82,7 @@ class Visitor:
 
 
 def visit(visitor: Visitor, server: Server, store: RunStore, end: float) -> None:
-    """Start, stop, leave and resume until the time is over."""
+    """Start, stop, leave and resume runs until `end`."""
     dice = random.Random(visitor.number)
     while time.monotonic() < end:
         try:
@@ -111,7 +112,7 @@ def visit(visitor: Visitor, server: Server, store: RunStore, end: float) -> None
             else:
                 visitor.count("leave")
                 job.cancel()
-        except Exception as error:  # the server is being killed, the queue is full, another client has the run
+        except Exception as error:  # the server is down, the queue is full, or another client has the run
             visitor.count(f"error {type(error).__name__}")
             time.sleep(dice.uniform(0.5, 2))
 
@@ -119,7 +120,7 @@ def visit(visitor: Visitor, server: Server, store: RunStore, end: float) -> None
 def start(
     visitor: Visitor, client: gradio_client.Client, dice: random.Random
 ) -> tuple[gradio_client.client.Job, tuple[str, int]]:
-    """A new run, and its prompt and seed."""
+    """Submit a new run. Return the job, and the run's prompt and seed."""
     seed = 1000 * visitor.number + len(visitor.runs)
     if visitor.picture is not None:
         steps = dice.choice([30, 100])
@@ -138,15 +139,18 @@ def follow(
     asked: tuple[str, int],
     patience: float,
 ) -> tuple[str | None, bool]:
-    """Take in what a call streams, until it is over or patience is.
+    """Process the stream of a call until the call ends or `patience` is over.
 
-    A client whose server is killed is not told by gradio_client, so that its stream has to be watched from outside.
+    gradio_client does not report that a server was killed, so this function checks the server itself.
+
+    Args:
+        patience: Deadline, in seconds of `time.monotonic`.
 
     Returns:
-        The id of the run, if it is known by then, and whether the call is over.
+        The ID of the run, if known by then, and whether the call has ended.
 
     Raises:
-        ConnectionError: If the server was killed meanwhile.
+        ConnectionError: If the server was killed during the call.
     """
     seen, life = 0, server.lives
     while True:
@@ -172,7 +176,7 @@ def take_in(visitor: Visitor, run_id: str, status: dict, store: RunStore) -> Non
     told = visitor.runs[run_id]
     seed = told.asked[1]
     if status["run_id"] != run_id or status["seed"] != seed:
-        visitor.mixed.append(f"{run_id}: told {status['run_id']}, seed {status['seed']} instead of {seed}")
+        visitor.mixed.append(f"{run_id}: received {status['run_id']}, seed {status['seed']} instead of {seed}")
     told.step = max(told.step, status["step"])
     folder = store.root / run_id / "run"
     if time.monotonic() - told.seen > SAVED_EVERY and (folder / "run.safetensors").exists():
@@ -180,7 +184,7 @@ def take_in(visitor: Visitor, run_id: str, status: dict, store: RunStore) -> Non
 
 
 def check(visitors: list[Visitor], store: RunStore) -> tuple[int, int, int]:
-    """Runs that are there, that are lost or went back, and that hold what another client asked for."""
+    """Return the numbers of existing runs, of lost or reverted runs, and of runs with another client's request."""
     there = lost = mixed = 0
     for visitor in visitors:
         mixed += len(visitor.mixed)
@@ -200,7 +204,7 @@ def check(visitors: list[Visitor], store: RunStore) -> tuple[int, int, int]:
 
 
 def is_of_picture(folder: RunFolder, picture: Path | None) -> bool:
-    """Whether the run has that picture, or none if there is none."""
+    """Return whether the run has exactly this picture, or no picture if `picture` is `None`."""
     if picture is None or not (folder.path / PICTURE).exists():
         return (picture is None) == (not (folder.path / PICTURE).exists())
     with Image.open(folder.path / PICTURE) as kept:
@@ -209,13 +213,13 @@ def is_of_picture(folder: RunFolder, picture: Path | None) -> bool:
 
 
 def make_late(visitors: list[Visitor], store: RunStore) -> tuple[int, int]:
-    """Make the files that are missing; returns of how many runs they were, and of how many they are still."""
+    """Make the missing files. Return the number of runs with missing files before and after."""
     worker = Worker(store, no_lease, limited=False, timings=Timings(store.root / "timings.json"))
     late = fileless = 0
     for run_id in (run_id for visitor in visitors for run_id in visitor.runs):
         try:
             folder = store.open(run_id)
-        except ValueError:  # lost, which is counted elsewhere
+        except ValueError:  # lost; counted in `check`
             continue
         if not missing(folder, current(folder, folder.read(), held=False)):
             continue
@@ -226,12 +230,14 @@ def make_late(visitors: list[Visitor], store: RunStore) -> tuple[int, int]:
 
 
 def no_lease(task: LeaseTask) -> Iterator[News]:
-    raise RuntimeError("Files are made without a GPU.")
+    raise RuntimeError("Making files must not request a GPU lease.")
 
 
 def slope(values: list[float]) -> float | None:
-    """Growth a minute of values `WATCH` seconds apart, by least squares, without the first minute; `None` if there is
-    less than another one."""
+    """Return the growth per minute of values `WATCH` seconds apart, by least squares, without the first minute.
+
+    The result is `None` if less than another minute of values is left.
+    """
     rest = values[round(60 / WATCH) :]
     if len(rest) < 60 / WATCH:
         return None
@@ -239,7 +245,7 @@ def slope(values: list[float]) -> float | None:
 
 
 def every_half_minute(values: list[float]) -> list[int]:
-    """Of values `WATCH` seconds apart."""
+    """Return the values at intervals of 30 seconds, rounded, from values `WATCH` seconds apart."""
     return [round(value) for value in values[:: round(30 / WATCH)]]
 
 

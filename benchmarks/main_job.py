@@ -1,15 +1,15 @@
-"""The README's main command, timed from outside: the whole process, and the time to its first preview.
+"""Time of the README's main command, measured from outside: the whole process, and its first preview.
 
     python -m benchmarks.main_job
 
-Runs `python -m hifa "a red mushroom" --output-dir TMP` as it stands, looks for the files that it promises, then times
-a first preview in this process, with everything loaded and compiled. The last line printed is one JSON object:
+Runs `python -m hifa "a red mushroom" --output-dir TMP` unchanged and checks the promised files. Then times a first
+preview in this process, with everything loaded and compiled. The last line printed is one JSON object:
 
-    seconds                   wall clock of the process, start-up and exports included
-    first_preview_seconds     from the start of the process until `preview.png` is there
-    optimisation_seconds      of that, spent in steps
+    seconds                   wall-clock time of the process, start-up and exports included
+    first_preview_seconds     from the start of the process until `preview.png` exists
+    optimisation_seconds      part of `seconds` that is spent in optimization steps
     warm_preview_seconds      in a warm interpreter, from `pipe.start` to the end of the first `run.preview()`
-    missing                   promised files that are not there, or empty
+    missing                   promised files that are missing or empty
 """
 
 import argparse
@@ -30,13 +30,17 @@ PROMISED = (
 
 
 def command(folder: Path, prior: Path | None, steps: int | None) -> list[str]:
-    """The main command, with the options of a trial if there are any."""
+    """Return the main command, with the options of a trial if given."""
     options = ["--model", str(prior)] * (prior is not None) + ["--steps", str(steps)] * (steps is not None)
     return [sys.executable, "-m", "hifa", PROMPT, "--output-dir", str(folder), *options]
 
 
 def run_command(words: list[str], preview: Path) -> dict:
-    """Run to the end; wall clock in seconds of the whole and until the file `preview` exists (`None` if never)."""
+    """Run a command to its end, and measure its time.
+
+    Returns:
+        The exit code, the wall-clock seconds, and the seconds until the file `preview` exists (`None` if never).
+    """
     start, first = time.perf_counter(), None
     process = subprocess.Popen(words)
     while process.poll() is None:
@@ -52,12 +56,12 @@ def run_command(words: list[str], preview: Path) -> dict:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """Names in `PROMISED` that are absent from `folder`, or empty."""
+    """Return the names in `PROMISED` that are missing from `folder`, or empty."""
     return [name for name in PROMISED if not (folder / name).is_file() or not (folder / name).stat().st_size]
 
 
 def warm_preview_seconds(prior: Path | None) -> float:
-    """Seconds from `pipe.start` to the first preview, the second time that this process does it."""
+    """Return the seconds from `pipe.start` to the first preview, for the second time in this process."""
     from hifa import TOYBOX, HiFAPipeline
 
     pipe = HiFAPipeline.from_pretrained(prior or TOYBOX)
@@ -73,7 +77,7 @@ def warm_preview_seconds(prior: Path | None) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prior", type=Path, help="folder of a Stable Diffusion pipeline; default: embedded Toybox")
-    parser.add_argument("--steps", type=int, help="a quick trial; default: the preset's")
+    parser.add_argument("--steps", type=int, help="steps of the run, for a trial; default: the preset's")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "mushroom"

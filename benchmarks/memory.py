@@ -1,17 +1,17 @@
-"""Memory of optimisation steps with the paper's renders: 512x512 pixels, 128 + 64 samples a ray, no density grid.
+"""Memory of optimization steps with the paper's renders: 512x512 pixels, 128 + 64 samples per ray, no density grid.
 
     python -m benchmarks.memory
     python -m benchmarks.memory --model stable-diffusion-v1-5/stable-diffusion-v1-5 --half      # on a CUDA machine
 
-A fresh process loads a tiny prior (the real classes, random weights) or the model given, notes its memory, makes a run
-with the `paper` preset and takes two steps: the second also holds what Adam keeps. On a GPU memory is what torch has
-allocated there, elsewhere what is resident (Linux only, /proc). `benchmarks.memory_arithmetic` says what to expect.
-The last line printed is one JSON object; memory in MB of 10^6 bytes:
+A fresh process loads a tiny prior (real classes, random weights) or the given model, and reads its memory. Then it
+starts a run with the `paper` preset and takes two steps. The second step includes the state of Adam. On a GPU, memory
+is what torch has allocated. Elsewhere, memory is resident memory (Linux only, /proc). `benchmarks.memory_arithmetic`
+computes the expected values. The last line printed is one JSON object; memory in MB of 10^6 bytes:
 
     baseline_mb     after the models are loaded
-    peak_mb         largest of the steps on a GPU; elsewhere since the process began
-    above_mb        the difference: field, optimiser, renders and graphs
-    reserved_mb     largest that torch took from the GPU, gaps included; null elsewhere
+    peak_mb         maximum of the steps on a GPU; elsewhere, maximum since the start of the process
+    above_mb        the difference: field, optimizer, renders and graphs
+    reserved_mb     maximum that torch reserved on the GPU, gaps included; null elsewhere
     seconds         of the steps
 """
 
@@ -23,25 +23,25 @@ import time
 from pathlib import Path
 
 
-# Heavy imports are made in the functions, so that only the process that is measured makes them.
+# Heavy imports are inside functions, so that only the measured process executes them.
 STATUS = Path("/proc/self/status")
 
 
 def status_megabytes(text: str, field: str) -> float:
-    """A field of /proc/PID/status in MB, such as VmRSS (resident now) or VmHWM (its peak); the kernel's kB are KiB.
+    """Return a field of /proc/PID/status in MB, such as VmRSS (resident now) or VmHWM (peak). The kernel's kB are KiB.
 
     Raises:
-        ValueError: If there is no such field.
+        ValueError: If the field does not exist.
     """
     for line in text.splitlines():
         name, _, value = line.partition(":")
         if name == field:
             return int(value.split()[0]) * 1024 / 1e6
-    raise ValueError(f"No {field} in /proc/PID/status; this benchmark needs Linux.")
+    raise ValueError(f"/proc/PID/status has no {field}. Run this benchmark on Linux.")
 
 
 def now_megabytes(device: str) -> float:
-    """In use on the device: allocated on a GPU, resident on a CPU."""
+    """Return the memory in use on the device in MB: allocated on a GPU, resident on a CPU."""
     import torch
 
     if device.startswith("cuda"):
@@ -50,7 +50,7 @@ def now_megabytes(device: str) -> float:
 
 
 def peak_megabytes(device: str) -> tuple[float, float | None]:
-    """Largest so far, and what torch reserved for it on a GPU."""
+    """Return the peak memory so far in MB, and the peak that torch reserved on a GPU."""
     import torch
 
     if device.startswith("cuda"):
@@ -59,7 +59,7 @@ def peak_megabytes(device: str) -> tuple[float, float | None]:
 
 
 def tiny_pipeline(image_size: int):
-    """A HiFAPipeline whose prior sees `image_size` pixels, with random weights and as few channels as are sensible."""
+    """Return a HiFAPipeline whose prior takes `image_size` pixels, with random weights and few channels."""
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
@@ -97,9 +97,11 @@ def measure(
 
     Args:
         size: Pixels per side of the render.
-        prior_size: Pixels per side that the tiny prior sees.
-        model: Hub id or folder, in place of the tiny prior.
-        half: Load it in float16.
+        prior_size: Pixels per side of the tiny prior's images.
+        steps: Number of steps.
+        model: Hub ID or folder, to replace the tiny prior.
+        half: Load the model in float16.
+        device: Device of the run.
     """
     import torch
 
@@ -137,10 +139,10 @@ def measure(
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=512, help="pixels per side of the render")
-    parser.add_argument("--prior-size", type=int, default=64, help="pixels per side that the tiny prior sees")
-    parser.add_argument("--model", metavar="ID_OR_DIR", help="a real prior; its prompt is 'a red mushroom'")
-    parser.add_argument("--half", action="store_true", help="load it in float16")
-    parser.add_argument("--device", help="default: a GPU for --model, if there is one; else cpu")
+    parser.add_argument("--prior-size", type=int, default=64, help="pixels per side of the tiny prior's images")
+    parser.add_argument("--model", metavar="ID_OR_DIR", help="a real prior; the prompt is 'a red mushroom'")
+    parser.add_argument("--half", action="store_true", help="load the model in float16")
+    parser.add_argument("--device", help="default: cuda for --model if available, otherwise cpu")
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--here", action="store_true", help="measure in this process")
     arguments = parser.parse_args()

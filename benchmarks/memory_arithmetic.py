@@ -1,24 +1,24 @@
-"""Memory of a 512x512 step of the `paper` preset with Stable Diffusion 1.5 in float16, by arithmetic: no GPU needed.
+"""Computed memory of a 512x512 step of the `paper` preset with Stable Diffusion 1.5 in float16. Needs no GPU.
 
     python -m benchmarks.memory_arithmetic
 
-The full-size classes run on the meta device, where tensors have shapes and no values, while the bytes of all tensors
-alive are added up after each operation; a chunk of rays, whose shapes depend on values, runs on the CPU and is
-counted in the same way. `python -m benchmarks.memory --model ID --half` measures the same on any CUDA machine.
+The full-size classes run on the meta device, where tensors have shapes and no values. The bytes of all live tensors
+are summed after each operation. A chunk of rays, whose shapes depend on values, runs on the CPU and is counted in the
+same way. `python -m benchmarks.memory --model ID --half` measures the same on a CUDA machine.
 
-Attention without a gradient is counted as the fused kernels of CUDA do it, which keep no matrix of weights. What no
-tensor holds is not counted: CUDA's context, workspaces of convolutions, gaps between the blocks of the allocator. The
-last line printed is one JSON object, in 10^9 bytes:
+Attention without a gradient is counted as in CUDA's fused kernels, which store no matrix of attention weights. Memory
+outside of tensors is not counted: the CUDA context, workspaces of convolutions, gaps between blocks of the allocator.
+The last line printed is one JSON object, in 10^9 bytes:
 
-    weights               UNet, autoencoder and text encoder in float16; the latter can be released
+    weights               UNet, autoencoder and text encoder in float16; the text encoder can be released
     field                 parameters, gradients and Adam's moments in float32
     encoder_graph         what the encoder keeps for its backward pass while the UNet runs
-    guidance              most at any time from the encoder to the image's gradient: encoder_graph and the UNet, the
-                          decoder, or the backward pass
-    image                 the rays of the whole image, what they saw and its gradient
-    chunk                 most at any time of one chunk of rays, forward and backward
+    guidance              peak from the encoder to the gradient of the image: encoder_graph and the UNet, the decoder,
+                          or the backward pass
+    image                 rays of the whole image, their outputs and their gradient
+    chunk                 peak of one chunk of rays, forward and backward
     total                 weights + field + image + the larger of guidance and chunk, which do not coincide
-    without_chunks        the same, were all rays held with their graph at a time: as many chunks, beside guidance
+    without_chunks        the total if the graphs of all chunks were held at once, in addition to guidance
 """
 
 import argparse
@@ -46,7 +46,7 @@ TOKENS = 77
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of tensors that were made in it and are still there. `peak` is the most so far."""
+    """Counter of the bytes of live tensors that were created inside of the context. `peak` is the maximum so far."""
 
     def __init__(self):
         super().__init__()
@@ -62,7 +62,7 @@ class LiveBytes(TorchDispatchMode):
         given = {StorageWeakRef(storage).cdata for storage in _storages_of((arguments, named))}
         for storage in _storages_of(result):
             reference = StorageWeakRef(storage)
-            if reference.cdata not in given:  # neither a view nor written in place: of a weight, it is none of ours
+            if reference.cdata not in given:  # skip views and in-place results, which may belong to a weight
                 self._storages[reference.cdata] = (reference, storage.nbytes())
         self.peak = max(self.peak, self.now())
         return result
@@ -73,7 +73,7 @@ def _storages_of(tree) -> list[torch.UntypedStorage]:
 
 
 class FusedAttention(TorchFunctionMode):
-    """On the meta device, attention that needs no gradient makes its output alone."""
+    """Mode in which attention without a gradient allocates only its output, on the meta device."""
 
     def __torch_function__(self, function, types, arguments=(), named=None):
         named = named or {}
@@ -84,11 +84,12 @@ class FusedAttention(TorchFunctionMode):
 
 
 def guidance_bytes(prior: DiffusionPrior, config: HiFAConfig, text_dim: int, device: str = "meta") -> tuple[int, int]:
-    """Bytes of the encoder's graph, and most at any time, of equation 4 and its gradient of the image.
+    """Return the bytes of the encoder's graph, and the peak, of equation 4 and its gradient for the image.
 
     Args:
-        prior: On the device.
-        text_dim: Of the text encoder.
+        prior: On the device `device`.
+        config: Settings of the run.
+        text_dim: Width of the text encoder.
     """
     size = prior.image_size
     embeds = torch.zeros(2 + len(VIEWS), TOKENS, text_dim, device=device)
@@ -105,20 +106,20 @@ def guidance_bytes(prior: DiffusionPrior, config: HiFAConfig, text_dim: int, dev
 
 
 def field_bytes(field: RadianceField) -> int:
-    """Parameters, their gradients and Adam's two moments."""
+    """Return the bytes of the parameters, their gradients and Adam's two moments."""
     return 4 * sum(p.numel() * p.element_size() for p in field.parameters())
 
 
 def chunk_bytes(field: RadianceField, config: HiFAConfig) -> int:
-    """Most at any time, beside `field_bytes`, of a chunk of rays that is rendered and has its gradient pushed through.
+    """Return the peak, in addition to `field_bytes`, of the forward and backward pass of one chunk of rays.
 
-    The rays are those of the middle of an image, which all pass the object.
+    The rays are from the middle of an image, so that all of them pass the object.
     """
     camera = Camera(0.0, 15.0, sum(config.camera_radius) / 2, sum(config.camera_fov_deg) / 2)
     rays = image_rays(camera_to_world(camera), camera.fov_deg, config.render_size)
     start = (len(rays) - config.rays_per_chunk) // 2
     part = rays[start : start + config.rays_per_chunk]
-    for parameter in field.parameters():  # which are there already in every chunk but the first
+    for parameter in field.parameters():  # these exist in every chunk but the first
         parameter.grad = torch.zeros_like(parameter)
     with LiveBytes() as live:
         seen = render_rays(field, part, RaySampling(config.n_coarse, config.n_fine, config.kernel))
@@ -127,13 +128,13 @@ def chunk_bytes(field: RadianceField, config: HiFAConfig) -> int:
 
 
 def image_bytes(config: HiFAConfig) -> int:
-    """Origins, directions and offsets of all rays, and twice what they see: its gradient is as large."""
+    """Return the bytes of origins, directions and offsets of all rays, and of their outputs and gradients."""
     seen = sum({"colour": 3}.get(name, 1) for name in RayOutput.__dataclass_fields__ if name != "density")
     return 4 * config.render_size**2 * (3 + 3 + 2 + 2 * seen)
 
 
 def arithmetic(name: str, config: HiFAConfig) -> dict:
-    """All of it, in 10^9 bytes, for one of `published_models.NAMES` that has an autoencoder."""
+    """Return all figures, in 10^9 bytes, for a model of `published_models.NAMES` that has an autoencoder."""
     pipe = build_pipeline(name)
     models = {key: getattr(pipe, key).half() for key in ("unet", "vae", "text_encoder")}
     weights = {key: sum(p.numel() * 2 for p in model.parameters()) for key, model in models.items()}
@@ -166,7 +167,7 @@ def arithmetic(name: str, config: HiFAConfig) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=("sd15", "sd21"), default="sd15", help="of benchmarks/published")
+    parser.add_argument("--model", choices=("sd15", "sd21"), default="sd15", help="model in benchmarks/published")
     parser.add_argument("--rays-per-chunk", type=int, default=HiFAConfig.rays_per_chunk)
     arguments = parser.parse_args()
     print(json.dumps(arithmetic(arguments.model, HiFAConfig.paper(rays_per_chunk=arguments.rays_per_chunk))))

@@ -1,4 +1,4 @@
-"""A small rasteriser that opens an exported mesh as a stranger would, to compare it with what was exported."""
+"""A small rasterizer that reads an exported mesh independently of the exporter, for comparison with the asset."""
 
 import numba
 import numpy as np
@@ -6,16 +6,16 @@ import trimesh
 
 
 def render_mesh(path, pose: np.ndarray, size: int = 128, fov_deg: float = 40.0) -> tuple[np.ndarray, np.ndarray]:
-    """Picture of a textured mesh file (GLB or OBJ), unlit, nearest texel, one ray a pixel, on black.
+    """Render a textured mesh file (GLB or OBJ): unlit, nearest texel, one ray per pixel, on black.
 
     Args:
-        path: Written with +Y up and front +Z.
+        path: Mesh file with +Y up and front +Z.
         pose: `(3, 4)` camera-to-world, OpenCV axes, in world axes (z up, front +x).
         size: Height and width in pixels.
-        fov_deg: Field of view, degrees, the same both ways.
+        fov_deg: Horizontal and vertical field of view in degrees.
 
     Returns:
-        Colour `(size, size, 3)` in [0, 1] and mask `(size, size)` bool. Triangles seen from behind do not show.
+        Color `(size, size, 3)` in [0, 1] and mask `(size, size)` bool. Back faces are not drawn.
     """
     mesh = trimesh.load(path, process=False, force="mesh")
     vertices = np.asarray(mesh.vertices)[:, [2, 0, 1]]  # glTF (y, z, x) -> world (x, y, z)
@@ -34,7 +34,7 @@ def render_mesh(path, pose: np.ndarray, size: int = 128, fov_deg: float = 40.0) 
 
 @numba.njit(cache=True)
 def _rasterise(pixels, faces, uv, size):
-    """The uv of the nearest front-facing triangle of each pixel, and 1; zeros where there is none."""
+    """Return the uv of the nearest front-facing triangle of each pixel, and 1; zeros where there is no triangle."""
     nearest = np.full((size, size), np.inf)
     out = np.zeros((size, size, 3))
     for i, j, k in faces:
@@ -42,7 +42,7 @@ def _rasterise(pixels, faces, uv, size):
         bx, by, bz = pixels[j]
         cx, cy, cz = pixels[k]
         area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-        if area >= 0:  # y points down, so counter-clockwise is negative
+        if area >= 0:  # y points down, so counterclockwise is negative
             continue
         left, right = max(int(min(ax, bx, cx)), 0), min(int(max(ax, bx, cx)), size - 1)
         top, bottom = max(int(min(ay, by, cy)), 0), min(int(max(ay, by, cy)), size - 1)
@@ -54,7 +54,7 @@ def _rasterise(pixels, faces, uv, size):
                 wc = 1 - wa - wb
                 if wa < 0 or wb < 0 or wc < 0:
                     continue
-                # Attributes over depth are linear on the screen; attributes are not.
+                # Attributes divided by depth are linear on the screen. The attributes themselves are not.
                 depth = 1 / (wa / az + wb / bz + wc / cz)
                 if depth < nearest[row, column]:
                     nearest[row, column] = depth

@@ -1,19 +1,20 @@
-"""Meshes of finished assets: are they well formed, do they look like their fields, and how long do they take?
+"""Meshes of finished assets: well-formedness, similarity to their fields, and time of the export.
 
     python -m benchmarks.meshes ASSET_FOLDER [...] [--faces 20000] [--texture 1024] [--validator FOLDER] [--save DIR]
 
-Each asset is exported as GLB and PLY. The GLB is read again, checked on vertices merged by position, and rendered
-unlit from eight sides (elevation 15 degrees, distance 2.5, field of view 40) beside the field. The output is one JSON
-object with a list `assets` and the `totals`. For each asset:
+Each asset is exported as GLB and PLY. The GLB is read again, checked with vertices merged by position, and rendered
+unlit from eight sides (elevation 15 degrees, distance 2.5, field of view 40 degrees). These renders are compared with
+renders of the field. The output is one JSON object with a list `assets` and the `totals`. For each asset:
 
-    closed, two_manifold      of the GLB
+    closed, two_manifold      properties of the GLB
     faults                    counts by `hifa.export.check.MeshFaults`, such as doubled faces and bad normals
     validator_errors          of Khronos' validator (`npm i gltf-validator`; its folder as `--validator` or in the
                               variable HIFA_GLTF_VALIDATOR); null without `--validator`
-    iou, iou_min              of the silhouettes: mean and least over the sides; the field's is an opacity over 1/2
+    iou, iou_min              mean and minimum over the sides of the IoU of the silhouettes; the field's silhouette is
+                              an opacity above 0.5
     color_difference          mean absolute difference, of 255, where both silhouettes are
     faces, charts, megabytes  of the GLB
-    seconds                   of each stage, and in all
+    seconds                   of each stage, and in total
 """
 
 import argparse
@@ -57,7 +58,7 @@ def likeness(glb: Path, asset: HiFAAsset, save: Path | None = None) -> dict[str,
     for azimuth in SIDES:
         picture = asset.render(side(azimuth), SIZE, (0.0, 0.0, 0.0))
         opacity = picture.opacity.cpu().numpy()
-        # What is half transparent shows half of the background; the color is that of the rest.
+        # Divide by the opacity, because the black background darkens half-transparent pixels.
         expected = picture.colour.cpu().numpy() / np.maximum(opacity, 0.5)[..., None]
         color, mask = render_mesh(glb, camera_to_world(side(azimuth)).double().numpy(), SIZE)
         ious.append((mask & (opacity > 0.5)).sum() / max((mask | (opacity > 0.5)).sum(), 1))
@@ -78,7 +79,7 @@ def likeness(glb: Path, asset: HiFAAsset, save: Path | None = None) -> dict[str,
 
 
 def well_formed(glb: Path, validator: str | None) -> dict:
-    """Check a GLB as a stranger would."""
+    """Check a GLB as read by an independent library."""
     mesh = trimesh.load(glb, process=False, force="mesh")
     faults = find_faults(mesh.vertices, mesh.faces, mesh.vertex_normals)
     return {
@@ -93,7 +94,7 @@ def well_formed(glb: Path, validator: str | None) -> dict:
 
 
 def export(asset: HiFAAsset, folder: Path, faces: int, texture: int) -> tuple[Path, dict[str, float]]:
-    """Write GLB and PLY; returns the GLB and the seconds of each stage."""
+    """Write GLB and PLY. Return the path of the GLB and the seconds of each stage."""
     profile = cProfile.Profile()
     start = time.perf_counter()
     with profile:
@@ -109,9 +110,9 @@ def export(asset: HiFAAsset, folder: Path, faces: int, texture: int) -> tuple[Pa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("assets", nargs="+", help="folders of save_pretrained")
+    parser.add_argument("assets", nargs="+", help="asset folders of save_pretrained")
     parser.add_argument("--faces", type=int, default=20_000)
-    parser.add_argument("--texture", type=int, default=1024, help="texels a side")
+    parser.add_argument("--texture", type=int, default=1024, help="texels per side")
     parser.add_argument("--validator", default=os.environ.get(VARIABLE), help="folder of the package gltf-validator")
     parser.add_argument("--save", type=Path, help="folder for pictures of field (above) and mesh (below)")
     arguments = parser.parse_args()

@@ -1,7 +1,7 @@
-"""Full-size models as they are published, without weights: their real classes on the meta device.
+"""Full-size models as published, without weights: their real classes on the meta device.
 
-`published/*.json` has the class and configuration of each component, the size of its file where one is known, and
-where all of it is from.
+`published/*.json` lists the class and configuration of each component, the size of its file where known, and the
+sources.
 """
 
 import json
@@ -20,15 +20,15 @@ LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
 
 
 def read_parts(name: str) -> dict[str, dict]:
-    """The components of one of `NAMES`: `class`, `config`, and `file` where its size is known."""
+    """Return the components of one of `NAMES`: `class`, `config`, and `file` where its size is known."""
     return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))["components"]
 
 
 def build_part(part: dict):
-    """A component of `read_parts`, without memory for its weights."""
+    """Build a component of `read_parts`, without memory for its weights."""
     library, kind = part["class"]
     cls = getattr(LIBRARIES[library], kind)
-    if not issubclass(cls, torch.nn.Module):  # a scheduler, which is needed with its numbers
+    if not issubclass(cls, torch.nn.Module):  # a scheduler, which needs real values
         return cls.from_config(part["config"])
     with torch.device("meta"):
         if library == "transformers":
@@ -37,6 +37,6 @@ def build_part(part: dict):
 
 
 def build_pipeline(name: str) -> HiFAPipeline:
-    """The pipeline of one of `NAMES`, without tokenizers."""
+    """Build the pipeline of one of `NAMES`, without tokenizers."""
     components = {key: build_part(part) for key, part in read_parts(name).items()}
     return HiFAPipeline(**{"vae": None, "tokenizer": None} | components)

@@ -1,15 +1,15 @@
-"""Sheets of sixteen hallucinated views: how well a reconstruction from twelve of them foretells the other four.
+"""Sheets of sixteen hallucinated views: how well a reconstruction from twelve of them predicts the other four.
 
     python -m benchmarks.sheets --sheets DIR
 
-DIR holds sheets as `given_views.read_views` takes them: PNGs of sixteen square views on white side by side, such as
-SyncDreamer's of 4096x256; other pictures in it are left alone. Reconstruction alone, no prior. There is no truth, so
-views that the model hallucinated are compared with: what they disagree about can not be foretold. NAME.png in the
-output folder has the held-out views: ours, theirs, and four times their difference. The last line printed is one JSON
-object:
+DIR holds sheets in the format of `given_views.read_views`: PNGs of sixteen square views on white side by side, such as
+SyncDreamer's of 4096x256. Other pictures in DIR are ignored. The runs are reconstructions without a prior. There is no
+ground truth, so renders are compared with hallucinated views that are held out. Inconsistencies between the views
+cannot be predicted. NAME.png in the output folder shows the held-out views: our renders, the hallucinated views, and
+four times their difference. The last line printed is one JSON object:
 
-    sheets       for each: `psnr` in dB on white at the views held out, every fourth from the third on; `given_psnr` at
-                 the twelve that were given; `seconds` of the optimisation
+    sheets       for each sheet: `psnr` in dB on white at the held-out views, every fourth from the third on;
+                 `given_psnr` at the twelve given views; `seconds` of the optimization
     psnr         mean over the sheets of `psnr`
 """
 
@@ -32,10 +32,10 @@ HELD_OUT = range(2, COUNT, 4)
 
 
 def find_sheets(folder: Path) -> list[Path]:
-    """The sheets in `folder`, by name.
+    """Return the sheets in `folder`, sorted by name.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If the folder has no sheets.
     """
     sheets = []
     for path in sorted(folder.glob("*.png")):
@@ -48,7 +48,7 @@ def find_sheets(folder: Path) -> list[Path]:
 
 
 def split(sheet: PIL.Image.Image, bound: float, size: int) -> tuple[GivenViews, GivenViews]:
-    """The views of a sheet that are given, and those that are held out."""
+    """Return the given views of a sheet, and the held-out views."""
     side, cameras = sheet.height, ring_cameras(bound)
     tiles = [sheet.crop((i * side, 0, (i + 1) * side, side)) for i in range(COUNT)]
     given = [i for i in range(COUNT) if i not in HELD_OUT]
@@ -79,10 +79,10 @@ def measure(path: Path, folder: Path, size: int, changes: dict) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sheets", type=Path, required=True, help="folder of the sheets")
+    parser.add_argument("--sheets", type=Path, required=True, help="folder with sheets")
     parser.add_argument("--output-dir", type=Path, default=Path("benchmarks-cache/sheets"))
-    parser.add_argument("--size", type=int, default=128, help="pixels the views are reduced to; default: 128")
-    parser.add_argument("--steps", type=int, help="shorter runs, for a trial; default: the preset's")
+    parser.add_argument("--size", type=int, default=128, help="pixels per side of the reduced views; default: 128")
+    parser.add_argument("--steps", type=int, help="steps per run, for a trial; default: the preset's")
     arguments = parser.parse_args()
     sheets = find_sheets(arguments.sheets)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)

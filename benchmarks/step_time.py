@@ -1,18 +1,18 @@
-"""Time of an optimisation step over the time of the bare guidance in it, in one run with default settings.
+"""Time of an optimization step divided by the time of its guidance alone, in one run with default settings.
 
     python -m benchmarks.step_time
 
-After each step of a real run, what the prior did in that step is done again alone: the same UNet calls with the same
-inputs, the encoder with its backward pass to the image, the decoder; nothing else, on a fixed picture. Steps and bare
-guidance take turns, so that a busy machine slows both alike. The last line printed is one JSON object:
+After each step of a real run, the prior's work in that step is repeated alone, on a fixed image: the same UNet calls
+with the same inputs, the encoder with its backward pass to the image, and the decoder. Steps and bare guidance
+alternate, so that a busy machine slows both alike. The last line printed is one JSON object:
 
-    ratio                     sum of the step times over the sum of the bare times
+    ratio                     sum of the step times / sum of the bare times
     step_ms, bare_ms          medians
     step_seconds, bare_seconds
                               sums over the run
     unet_seconds, encoder_seconds, decoder_seconds
-                              what the bare sum is made of; the encoder includes its backward pass
-    ratio_by_quarter          the ratio in each quarter of the run: renders grow, haze clears
+                              terms of the bare sum; the encoder includes its backward pass
+    ratio_by_quarter          the ratio in each quarter of the run, in which renders grow and haze clears
     unet_calls                in all steps together
 """
 
@@ -35,7 +35,7 @@ PARTS = ("unet", "encoder", "decoder")
 
 
 class CallRecorder:
-    """Keeps the arguments of every call of a module while `active`, so that the calls can be made again."""
+    """Recorder of the arguments of every call of a module while `active`, so that the calls can be repeated."""
 
     def __init__(self, module: nn.Module):
         self.calls: list[tuple[tuple, dict]] = []
@@ -48,10 +48,11 @@ class CallRecorder:
 
 
 def bare_guidance(prior: LatentDiffusionPrior, calls: list[tuple[tuple, dict]], image: Tensor) -> list[float]:
-    """Seconds of the UNet calls, of the encoder forward and backward, and of the decoder.
+    """Return the seconds of the UNet calls, of the encoder forward and backward, and of the decoder.
 
     Args:
-        calls: Arguments of the UNet calls to be made.
+        prior: Prior to time.
+        calls: Arguments of the UNet calls to repeat.
         image: `(1, 3, H, W)` in [0, 1], a leaf that requires a gradient.
     """
     clock = [time.perf_counter()]
@@ -69,17 +70,20 @@ def bare_guidance(prior: LatentDiffusionPrior, calls: list[tuple[tuple, dict]], 
 
 
 def measure(pipe: HiFAPipeline, steps: int | None) -> tuple[list[float], list[list[float]], int]:
-    """Run to the end: seconds of each step, of each part of the bare guidance beside it, and the number of UNet calls.
+    """Run to the end, and time every step.
 
     Args:
-        steps: Length of the run; `None` for the preset's.
+        steps: Length of the run; `None` for the preset's length.
+
+    Returns:
+        The seconds of each step, the seconds of each part of its bare guidance, and the number of UNet calls.
     """
     prior = LatentDiffusionPrior(pipe.vae, pipe.unet, pipe.scheduler)
     image = torch.rand(1, 3, pipe.image_size, pipe.image_size, generator=torch.Generator().manual_seed(0))
     image.requires_grad_()
     recorder = CallRecorder(prior.unet)
     step_seconds, bare_seconds, unet_calls = [], [], 0
-    for _ in pipe.advance(pipe.start(PROMPT, seed=1), steps=3):  # warm-up: numba compiles, torch picks its kernels
+    for _ in pipe.advance(pipe.start(PROMPT, seed=1), steps=3):  # warm-up: numba compiles, torch selects kernels
         pass
     run = pipe.start(PROMPT, seed=0, num_inference_steps=steps)
     surfaces = pipe.surface_models(run.config)
@@ -97,7 +101,7 @@ def measure(pipe: HiFAPipeline, steps: int | None) -> tuple[list[float], list[li
 
 
 def summary(step_seconds: list[float], bare_seconds: list[list[float]]) -> dict:
-    """Medians, sums and ratios of sums; times in seconds unless the name says otherwise."""
+    """Return medians, sums and ratios of sums. Times are in seconds unless the name says otherwise."""
     bare, count = [sum(parts) for parts in bare_seconds], len(step_seconds)
     edges = [round(count * quarter / 4) for quarter in range(5)]
     quarters = [slice(*pair) for pair in zip(edges, edges[1:], strict=False) if pair[0] < pair[1]]
@@ -117,7 +121,7 @@ def summary(step_seconds: list[float], bare_seconds: list[list[float]]) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prior", type=Path, default=TOYBOX, help="folder of a Stable Diffusion pipeline")
-    parser.add_argument("--steps", type=int, help="a shorter run, for a trial; default: the preset's")
+    parser.add_argument("--steps", type=int, help="steps of the run, for a trial; default: the preset's")
     arguments = parser.parse_args()
     step_seconds, bare_seconds, unet_calls = measure(HiFAPipeline.from_pretrained(arguments.prior), arguments.steps)
     print(json.dumps({**summary(step_seconds, bare_seconds), "unet_calls": unet_calls}))

@@ -1,28 +1,29 @@
-"""Text to 3D with default settings: 24 prompts, 12 of them never trained, judged on 8 views each.
+"""Text to 3D with default settings: 24 prompts, 12 of them held out from training, with 8 views of each judged.
 
     python -m benchmarks.text_to_3d --output-dir benchmarks-cache/text-to-3d --figure text_to_3d.jpg
 
-Assets that are there already, from the same prior and settings, are not made again, so an interrupted benchmark goes
-on. The judge (`benchmarks.judge`) looks at 64x64 renders from every 45 degrees at elevation 15, on backgrounds of the
-world. Every prompt and view with its verdict goes to `results.json`; the last line printed is one JSON object:
+Assets that exist for the same prior and settings are reused, so an interrupted benchmark resumes. The judge
+(`benchmarks.judge`) classifies 64x64 renders at every 45 degrees of azimuth and 15 degrees of elevation, on
+backgrounds of the world. The verdicts on all views of all prompts go to `results.json`. The last line printed is one
+JSON object:
 
-    trained, never_trained    shares of views right: `kind`, `colour`, `kind_and_colour`; `majority`: share of assets
-                              whose most frequent kind and colour are right
-    kid                       kernel inception distance, in features of the judge, of the renders to world renders of
+    trained, never_trained    shares of correct views: `kind`, `colour`, `kind_and_colour`; `majority`: share of assets
+                              whose most frequent kind and color are correct
+    kid                       kernel inception distance, in features of the judge, from the renders to world renders of
                               the same captions from the same cameras
-    kid_prior                 of the prior's own 2D samples of the same captions to those world renders
-    kid_prior_own_cameras     the same, but the world renders are from any camera that the caption's view names, as in
-                              training; the other two know that the elevation is 15
-    kid_world                 of other world renders to those world renders: what a perfect prior would get. It lies
-                              below 0, since sets with the same captions are more alike than independent ones
-    kid_ratio                 (kid - kid_world) / (kid_prior - kid_world): how much farther from the world than the
-                              prior's samples the assets are, with the world's own distance to itself as zero
-    diverged                  assets that are empty or opaque everywhere
-    same_kind                 share of assets that the judge gives one and the same kind in all views
-    front_and_back            share of assets with a front whose view at azimuth 0 is a front and at 180 a back
-    consistent                share of assets of which both hold, as far as they apply
+    kid_prior                 the same from the prior's 2D samples of the same captions
+    kid_prior_own_cameras     as `kid_prior`, but to world renders from any camera that shows the view of the caption,
+                              as in training; for the other distances the elevation is 15 degrees
+    kid_world                 the same from other world renders: the value of a perfect prior. The value is below 0,
+                              because sets with the same captions are more alike than independent sets
+    kid_ratio                 (kid - kid_world) / (kid_prior - kid_world): distance of the assets to the world,
+                              relative to that of the prior's samples, where `kid_world` counts as zero
+    diverged                  number of assets that are empty or opaque everywhere
+    same_kind                 share of assets with the same predicted kind in all views
+    front_and_back            share of assets with a front that show a front at azimuth 0 and a back at azimuth 180
+    consistent                share of assets that fulfill `same_kind` and, if they have a front, `front_and_back`
     z_variance                mean over opaque pixels, squared world units
-    seconds                   mean wall clock of an asset's optimisation
+    seconds                   mean wall-clock time of an asset's optimization
 """
 
 import argparse
@@ -50,7 +51,7 @@ from .toybox import features_of, load_pipeline, render_labels, sample
 AZIMUTHS = tuple(range(0, 360, 45))
 ELEVATION = 15.0
 EMPTY, OPAQUE = 0.01, 0.95  # mean opacity over all views
-# Seeds that nothing was trained on, see benchmarks.toybox.
+# Seeds that are not used in training, see benchmarks.toybox.
 BACKGROUND_SEED, WORLD_SEED, OTHER_WORLD_SEED, SAMPLE_SEED = 10_000_000, 11_000_000, 12_000_000, 13_000_000
 
 
@@ -58,7 +59,7 @@ BACKGROUND_SEED, WORLD_SEED, OTHER_WORLD_SEED, SAMPLE_SEED = 10_000_000, 11_000_
 
 
 class Prompt(NamedTuple):
-    """What to make; `trained` says whether the prior has seen the combination."""
+    """A prompt for one object. `trained` says whether the combination was in the prior's training set."""
 
     kind: str
     colour: str
@@ -70,10 +71,10 @@ class Prompt(NamedTuple):
 
 
 def choose_prompts(count: int = 12, seed: int = 0) -> list[Prompt]:
-    """`count` trained and as many never-trained combinations, taking turns; no kind comes twice.
+    """Return `count` trained and `count` held-out combinations, alternating. No kind occurs twice.
 
-    Half of the never-trained ones have a front. Of 1,000 draws of these the first with the most colours is taken; the
-    trained ones, of the kinds that are left, all have different colours.
+    Half of the held-out combinations have a front. Of 1,000 draws of held-out combinations, the first one with the
+    most colors is used. The trained combinations are of the remaining kinds, and all have different colors.
     """
     rng, pairs = np.random.default_rng(seed), world.combinations(held_out=True)
     draws = [_distinct_kinds([pairs[i] for i in rng.permutation(len(pairs))], count) for _ in range(1000)]
@@ -88,7 +89,7 @@ def choose_prompts(count: int = 12, seed: int = 0) -> list[Prompt]:
 
 
 def _distinct_kinds(pairs: list[tuple[str, str]], count: int) -> list[tuple[str, str]]:
-    """The first `count` pairs with different kinds, half of them with a front."""
+    """Return the first `count` pairs with different kinds, half of them with a front."""
     first = {}
     for kind, colour in pairs:
         first.setdefault(kind, colour)
@@ -101,7 +102,7 @@ def _distinct_kinds(pairs: list[tuple[str, str]], count: int) -> list[tuple[str,
 
 
 def fingerprint(pipe: HiFAPipeline) -> str:
-    """A short hash of the prior's weights, so that no asset of another prior is taken for one of this."""
+    """Return a short hash of the prior's weights, to distinguish the assets of different priors."""
     digest = hashlib.sha256()
     for model in (pipe.text_encoder, pipe.unet, pipe.vae):
         for tensor in model.state_dict().values():
@@ -110,7 +111,7 @@ def fingerprint(pipe: HiFAPipeline) -> str:
 
 
 def make_asset(pipe: HiFAPipeline, prior: str, prompt: Prompt, folder: Path, **settings) -> HiFAAsset:
-    """The asset in `folder` if prompt, prior and settings are the same; else a new one, which is saved there."""
+    """Return the asset in `folder` if prompt, prior and settings match. Otherwise make and save a new one."""
     run = pipe.start(prompt.text, seed=0, **settings)
     wanted = {"prompt": prompt.text, "seed": 0, "prior_weights": prior, "config": run.config.to_dict()}
     if folder.exists():
@@ -122,13 +123,13 @@ def make_asset(pipe: HiFAPipeline, prior: str, prompt: Prompt, folder: Path, **s
         pass
     asset = run.asset()
     asset.facts["prior_weights"] = prior
-    # Renamed when complete, so that an interrupted benchmark leaves no half an asset.
+    # Renamed when complete, so that an interrupted benchmark leaves no partial asset.
     asset.save_pretrained(folder.with_suffix(".partial")).rename(folder)
     return asset
 
 
 class Views(NamedTuple):
-    """Renders of an asset: `(8, 3, 64, 64)` pictures in [0, 1], mean opacity, mean z-variance of opaque pixels."""
+    """Renders of an asset: `(8, 3, 64, 64)` images in [0, 1], mean opacity, mean z-variance of opaque pixels."""
 
     pictures: Tensor
     opacity: float
@@ -136,7 +137,7 @@ class Views(NamedTuple):
 
 
 def render_views(asset: HiFAAsset, number: int) -> Views:
-    """The views for the judge; `number` of the asset decides the backgrounds."""
+    """Render the views for the judge. The `number` of the asset determines the backgrounds."""
     rng = np.random.default_rng([BACKGROUND_SEED, number])
     seen = [asset.render(asset.camera(azimuth, ELEVATION), SIZE, sample_background(rng)) for azimuth in AZIMUTHS]
     opacity, z_variance = (torch.stack([getattr(view, name) for view in seen]) for name in ("opacity", "z_variance"))
@@ -152,7 +153,7 @@ def render_views(asset: HiFAAsset, number: int) -> Views:
 
 
 def asset_row(prompt: Prompt, verdict: Verdict, views: Views, seconds: float) -> dict:
-    """Everything about one asset, from the judge's verdict on its views."""
+    """Return all results of one asset, given the judge's verdict on its views."""
     kinds = [KINDS[i] for i in verdict.kind.tolist()]
     colours = [COLOURS[i] for i in verdict.colour.tolist()]
     seen = [VIEWS[i] for i in verdict.view.tolist()]
@@ -173,18 +174,18 @@ def asset_row(prompt: Prompt, verdict: Verdict, views: Views, seconds: float) ->
         "consistent": len(set(kinds)) == 1 and (faces or not fronted),
         "opacity": round(views.opacity, 4),
         "z_variance": round(views.z_variance, 5),
-        "diverged": not EMPTY <= views.opacity <= OPAQUE,  # also where it is not a number
+        "diverged": not EMPTY <= views.opacity <= OPAQUE,  # also true for NaN
         "seconds": seconds,
     }
 
 
 def share(values: list[float]) -> float | None:
-    """Mean; `None` of nothing."""
+    """Return the mean, or `None` for an empty list."""
     return round(float(np.mean(values)), 4) if values else None
 
 
 def view_shares(rows: list[dict]) -> dict:
-    """Shares of views, and of assets by majority, that show what the prompt says."""
+    """Return the shares of views, and of assets by majority, that show what the prompt says."""
     names = {"kind": "kind_right", "colour": "colour_right", "kind_and_colour": "both_right"}
     return {
         "assets": len(rows),
@@ -194,7 +195,7 @@ def view_shares(rows: list[dict]) -> dict:
 
 
 def summarise(rows: list[dict]) -> dict:
-    """The figures that need no second set of pictures; the keys are described at the top of this file."""
+    """Return the figures that need no second set of images. The top of this file describes the keys."""
     return {
         "trained": view_shares([row for row in rows if row["trained"]]),
         "never_trained": view_shares([row for row in rows if not row["trained"]]),
@@ -208,7 +209,7 @@ def summarise(rows: list[dict]) -> dict:
 
 
 def world_views(prompts: list[Prompt], seed: int) -> Tensor:
-    """World renders of the prompts from the judge's cameras: `(8 n, 3, 64, 64)` in [0, 1]."""
+    """Render objects of the world for the prompts, from the judge's cameras: `(8 n, 3, 64, 64)` in [0, 1]."""
     pixels = []
     for number, prompt in enumerate(prompts):
         for azimuth in AZIMUTHS:
@@ -220,7 +221,7 @@ def world_views(prompts: list[Prompt], seed: int) -> Tensor:
 
 
 def distances(judge: Judge, prior: Path, prompts: list[Prompt], pictures: Tensor) -> dict:
-    """The kernel inception distances; `pictures` `(8 n, 3, 64, 64)` are the assets' renders."""
+    """Return the kernel inception distances. `pictures` `(8 n, 3, 64, 64)` are renders of the assets."""
     named = [(prompt, world.view_of(azimuth, ELEVATION)) for prompt in prompts for azimuth in AZIMUTHS]
     captions = [f"{prompt.text}, {view}" for prompt, view in named]
     samples = sample(load_pipeline(prior), captions, SAMPLE_SEED, steps=25, guidance=4.0, batch=32)
@@ -238,12 +239,12 @@ def distances(judge: Judge, prior: Path, prompts: list[Prompt], pictures: Tensor
 
 
 def ratio_above(value: float, other: float, floor: float) -> float:
-    """(value - floor) / (other - floor); infinite where the other is at the floor."""
+    """Return (value - floor) / (other - floor); infinite if `other` equals `floor`."""
     return (value - floor) / (other - floor) if other != floor else float("inf")
 
 
 def contact_sheet(assets: list[HiFAAsset], rows: list[dict], side: int = 112) -> Image.Image:
-    """One row an asset: prompt, the judge's verdict (red where not all views are right), and the 8 views.
+    """Draw one row per asset: prompt, the judge's verdict (red unless all views are correct), and the 8 views.
 
     Args:
         side: Pixels per side of a view.
@@ -270,8 +271,8 @@ def contact_sheet(assets: list[HiFAAsset], rows: list[dict], side: int = 112) ->
 
 
 def run(arguments: argparse.Namespace) -> dict:
-    """All measurements; writes `results.json` and the figure."""
-    judge = load_judge(arguments.judge)  # before the long part, which needs it at its end
+    """Run all measurements, and write `results.json` and the figure."""
+    judge = load_judge(arguments.judge)  # fails early, before the long part
     pipe = HiFAPipeline.from_pretrained(arguments.prior)
     prior, prompts = fingerprint(pipe), choose_prompts()[: arguments.limit]
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
@@ -298,8 +299,8 @@ def main() -> None:
     parser.add_argument("--judge", type=Path, default=JUDGE, help="folder of another judge")
     parser.add_argument("--output-dir", type=Path, default=Path("benchmarks-cache/text-to-3d"))
     parser.add_argument("--figure", type=Path, help="write a contact sheet of all assets")
-    parser.add_argument("--limit", type=int, help="only so many prompts, for a trial")
-    parser.add_argument("--steps", type=int, help="shorter runs, for a trial; default: the preset's")
+    parser.add_argument("--limit", type=int, help="number of prompts, for a trial")
+    parser.add_argument("--steps", type=int, help="steps per run, for a trial; default: the preset's")
     print(json.dumps(run(parser.parse_args())))
 
 

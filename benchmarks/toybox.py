@@ -1,20 +1,20 @@
-"""Benchmark of the embedded Toybox prior, a stock Stable Diffusion pipeline, judged by `benchmarks.judge`.
+"""Benchmark of the embedded Toybox prior, a stock Stable Diffusion pipeline, with `benchmarks.judge` as classifier.
 
     python -m benchmarks.toybox --figure samples.png
 
 The last line printed is one JSON object:
 
-    autoencoder_psnr_db   encode -> mean -> decode of unseen renders, pairs among them; pixels in [0, 1]
-    trained, held_out     shares of samples that show what their caption says, for trained and for never-trained
-                          kind-colour combinations; views are counted as `benchmarks.judge` says
+    autoencoder_psnr_db   encode -> mean -> decode of unseen renders, including pairs; pixels in [0, 1]
+    trained, held_out     shares of samples that show what their caption says, for trained and for held-out kind-color
+                          combinations; `benchmarks.judge` describes how views count
     trained_renders, held_out_renders
-                          the same shares for renders of the same captions: what a perfect prior would get
-    kid, kid_of_renders   kernel inception distance, in features of the judge, of the trained samples to renders of the
-                          same captions, and of other such renders to them: what a perfect prior would get. It lies a
-                          little below 0, since sets with the same captions are more alike than independent ones
-    seconds_per_sample    wall clock of the trained samples; the only number that depends on the machine
+                          the same shares for renders of the same captions: the values of a perfect prior
+    kid, kid_of_renders   kernel inception distance, in features of the judge, from the trained samples, and from other
+                          renders, to renders of the same captions. The second is the value of a perfect prior. It is
+                          slightly below 0, because sets with the same captions are more alike than independent sets
+    seconds_per_sample    wall-clock time of the trained samples; the only number that depends on the machine
 
-Every draw has a fixed seed, one a picture, so the samples do not depend on `--batch`.
+Every image has a fixed seed of its own, so the samples do not depend on `--batch`.
 """
 
 import argparse
@@ -46,37 +46,37 @@ from .judge import (
 )
 
 
-# Seeds that nothing was trained on: the prior's lie below 1,000,000, the judge's begin with 7,000,000.
+# Seeds that are not used in training. The prior's seeds are below 1,000,000, the judge's start with 7,000,000.
 AUTOENCODER_SEED, SAMPLE_SEED, HELD_OUT_SEED = 1_000_000, 2_000_000, 3_000_000
 RENDER_SEED, OTHER_RENDER_SEED, FIGURE_SEED = 4_000_000, 5_000_000, 6_000_000
 
 
 def unseen_pictures(count: int) -> torch.Tensor:
-    """`(count, 64, 64, 3)` uint8: one view of each of `count` new scenes of the training distribution."""
+    """Render one view of each of `count` new scenes of the training distribution: `(count, 64, 64, 3)` uint8."""
     renders = [dataset.render_scene(seed, views=1)[0] for seed in range(AUTOENCODER_SEED, AUTOENCODER_SEED + count)]
     return torch.from_numpy(np.concatenate(renders))
 
 
 def trained_labels(count: int) -> np.ndarray:
-    """`(count, 5)` labels of single objects: random trained combinations, random views."""
+    """Return `(count, 5)` labels of single objects: random trained combinations in random views."""
     rng, trained = np.random.default_rng(SAMPLE_SEED), world.combinations(held_out=False)
     rows = [(*trained[rng.integers(len(trained))], VIEWS[rng.integers(len(VIEWS))]) for _ in range(count)]
     return np.array([labels_of(*row) for row in rows])
 
 
 def held_out_labels(repeats: int) -> np.ndarray:
-    """`(28 * 4 * repeats, 5)` labels: every never-trained combination in every view, `repeats` times."""
+    """Return `(28 * 4 * repeats, 5)` labels: every held-out combination in every view, `repeats` times."""
     return np.array([labels_of(*pair, view) for pair in world.combinations(held_out=True) for view in VIEWS] * repeats)
 
 
 def captions(labels: np.ndarray, seed: int) -> list[str]:
-    """A caption for each row, in varied words, with its view."""
+    """Return a caption for each row, in varied words, with its view."""
     rows = enumerate(labels)
     return [world.caption(dataset.scene_of(row), np.random.default_rng([seed, i]), VIEWS[row[4]]) for i, row in rows]
 
 
 def render_labels(labels: np.ndarray, seed: int) -> torch.Tensor:
-    """World renders of the rows, backgrounds as in the training set: `(n, 3, 64, 64)` in [0, 1]."""
+    """Render the rows on backgrounds as in the training set: `(n, 3, 64, 64)` in [0, 1]."""
     pixels = []
     for index, (kind, colour, _, _, view) in enumerate(labels):
         rng = np.random.default_rng([seed, index])
@@ -88,7 +88,7 @@ def render_labels(labels: np.ndarray, seed: int) -> torch.Tensor:
 def sample(
     pipeline: StableDiffusionPipeline, prompts: list[str], seed: int, steps: int, guidance: float, batch: int
 ) -> torch.Tensor:
-    """One picture a prompt, `(n, 3, 64, 64)` in [0, 1]; the noise of prompt i has the seed `seed + i`."""
+    """Sample one image per prompt, `(n, 3, 64, 64)` in [0, 1]. The noise of prompt i has the seed `seed + i`."""
     images = []
     for first in range(0, len(prompts), batch):
         part = prompts[first : first + batch]
@@ -102,26 +102,28 @@ def sample(
 
 
 def load_pipeline(folder: Path) -> StableDiffusionPipeline:
-    """The prior as diffusers itself loads it, in float32, without a progress bar.
+    """Load the prior as a diffusers pipeline in float32, without a progress bar.
 
     Raises:
-        FileNotFoundError: If there is no pipeline; diffusers would look for the name on the Hub.
+        FileNotFoundError: If the folder has no pipeline. diffusers would look up the name on the Hub.
     """
     if not (folder / "model_index.json").exists():
-        raise FileNotFoundError(f"No diffusers pipeline in {folder}; train one as hifa.toybox.train_diffusion says.")
+        raise FileNotFoundError(
+            f"No diffusers pipeline in {folder}. Train one with: python -m hifa.toybox.train_diffusion"
+        )
     pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def contact_sheet(pictures: torch.Tensor, names: list[str], columns: int = 3, scale: int = 2) -> Image.Image:
-    """Samples under their names, for the eye.
+    """Draw samples below their names.
 
     Args:
-        pictures: `(4 n, 3, 64, 64)` in [0, 1], the four views of each of n objects in a row.
+        pictures: `(4 n, 3, 64, 64)` in [0, 1], with the four views of each of n objects in a row.
         names: The n objects.
         columns: Objects side by side.
-        scale: Pixels on the sheet a pixel of a picture.
+        scale: Pixels on the sheet per pixel of an image.
     """
     side, text = 64 * scale, 20
     rows = -(-len(names) // columns)
@@ -140,7 +142,7 @@ def contact_sheet(pictures: torch.Tensor, names: list[str], columns: int = 3, sc
 
 
 def figure_captions() -> tuple[list[str], list[str]]:
-    """Names of the 24 kinds, each in a trained colour, and their 96 plain captions, four views a kind."""
+    """Return the names of the 24 kinds, each in a trained color, and their 96 plain captions, four views per kind."""
     trained, names = world.combinations(held_out=False), []
     for index, kind in enumerate(KINDS):
         own = [colour for other, colour in trained if other == kind]
@@ -150,18 +152,18 @@ def figure_captions() -> tuple[list[str], list[str]]:
 
 
 def print_weakest(right_kind: torch.Tensor, labels: np.ndarray, count: int = 6) -> None:
-    """The kinds that are recognised least often."""
+    """Print the kinds with the lowest accuracy."""
     shares = {kind: float(right_kind[labels[:, 0] == i].float().mean()) for i, kind in enumerate(KINDS)}
-    known = sorted((share, kind) for kind, share in shares.items() if share == share)  # a kind not drawn is NaN
+    known = sorted((share, kind) for kind, share in shares.items() if share == share)  # a kind without samples is NaN
     print("weakest kinds: " + ", ".join(f"{kind} {share:.2f}" for share, kind in known[:count]), flush=True)
 
 
 def run(arguments: argparse.Namespace) -> dict:
-    """All measurements; the keys are described at the top of this file."""
+    """Run all measurements. The top of this file describes the keys."""
     pipeline, judge = load_pipeline(arguments.prior), load_judge(arguments.judge)
     result = {"autoencoder_psnr_db": round(psnr(pipeline.vae, unseen_pictures(arguments.renders)), 2)}
     how = {"steps": arguments.steps, "guidance": arguments.guidance, "batch": arguments.batch}
-    # The 28 never-trained combinations in 4 views, as often as makes about as many samples.
+    # The 28 held-out combinations in 4 views, repeated to make about as many samples.
     sets = {
         "trained": (trained_labels(arguments.samples), SAMPLE_SEED),
         "held_out": (held_out_labels(max(1, round(arguments.samples / 112))), HELD_OUT_SEED),
@@ -189,9 +191,9 @@ def run(arguments: argparse.Namespace) -> dict:
 
 @torch.no_grad()
 def features_of(judge: Judge, pictures: torch.Tensor) -> torch.Tensor:
-    """Features `(n, 192)` of `(n, 3, 64, 64)` pictures, each row scaled to a mean square of 1.
+    """Return the features `(n, 192)` of `(n, 3, 64, 64)` images, with each row scaled to a mean square of 1.
 
-    With that scale the cubic kernel lies between 1 and 8, so that no single picture can rule the distance.
+    With this scale the cubic kernel lies between 1 and 8, so that no single image can dominate the distance.
     """
     features = torch.cat([judge.features(part) for part in pictures.split(256)])
     return features / features.square().mean(1, keepdim=True).sqrt()
@@ -203,12 +205,12 @@ def main() -> None:
     parser.add_argument("--prior", type=Path, default=packaged, help="folder of a Stable Diffusion pipeline")
     parser.add_argument("--judge", type=Path, default=JUDGE, help="folder of another judge")
     parser.add_argument(
-        "--samples", type=int, default=480, help="of trained combinations; about as many never-trained"
+        "--samples", type=int, default=480, help="of trained combinations; about as many held-out ones"
     )
     parser.add_argument("--renders", type=int, default=256, help="unseen renders for the autoencoder")
     parser.add_argument("--steps", type=int, default=25, help="DDIM steps")
     parser.add_argument("--guidance", type=float, default=4.0, help="classifier-free guidance scale")
-    parser.add_argument("--batch", type=int, default=32, help="prompts at a time")
+    parser.add_argument("--batch", type=int, default=32, help="prompts per batch")
     parser.add_argument("--figure", type=Path, help="write a contact sheet of samples, every kind in four views")
     print(json.dumps(run(parser.parse_args())))
 

@@ -2,25 +2,29 @@
 
     python -m benchmarks.toybox_multiview --figure examples/pictures/toybox_multiview.png
 
-Photos of scenes that nothing was trained on, single objects and pairs as the training draws them, from any side and
-from -10 to 40 degrees of elevation, go through the default calls. The last line printed is one JSON object. PSNR in dB
-is of the mean squared error over the sixteen views of a scene, values in [0, 1] on white; means over the scenes:
+The inputs are photos of scenes that were not used in training: single objects and pairs as in the training
+distribution, from any azimuth and from -10 to 40 degrees of elevation. The calls use default arguments. The last line
+printed is one JSON object. PSNR in dB is that of the mean squared error over the sixteen views of a scene, values in
+[0, 1] on white. Values are means over the scenes:
 
-    model           of the generated views; `first` and `back`: of view 0 alone, seen as the photo is, and of view 8
-    held_out        the same for kind-colour combinations that were never trained
-    input_repeated  baseline: the photo for all views, at the true size of the object, which the model is not told
-    input_as_framed the same with the photo as the model sees it
-    mean_of_kind    baseline: the mean of training views of the right kind (for a pair, of both), random elsewhere
+    model           of the generated views; `first` is view 0 alone, at the azimuth of the photo, and `back` is view 8
+                    alone
+    held_out        the same for kind-color combinations that are held out from training
+    input_repeated  baseline: the photo for all views, at the true size of the object, which the model does not receive
+    input_as_framed the same with the photo as framed for the model
+    mean_of_kind    baseline: the mean of training views of the correct kind (for a pair, of both kinds), at random
+                    azimuths
     mean_of_kind_turned
-                    the same where every training object is turned as the true one, which no baseline could know
+                    the same with all training objects turned like the true one, which no baseline could know
     margin          of the model over the better of `input_repeated` and `mean_of_kind`
-    object          the PSNR of the model and of the first baseline over pixels of the object alone
-    silhouette_iou  of assets made of such photos by `HiFAPipeline`, at cameras off the ring (elevations 0, 15 and 55,
-                    azimuths half-way between its), against the true mask; `silhouette_iou_worst` of them
+    object          PSNR of the model and of `input_repeated` over pixels of the object alone
+    silhouette_iou  of assets made of such photos by `HiFAPipeline`, against the true mask, at cameras off the ring
+                    (elevations 0, 15 and 55 degrees, azimuths half-way between those of the ring);
+                    `silhouette_iou_worst` is the minimum
     silhouette_iou_true_views
-                    what reconstruction makes of true views, on the first `--assets` / 4 scenes
+                    the same for reconstructions of true views, on the first `--assets` / 4 scenes
     seconds_per_sheet, seconds_per_asset
-                    wall clock; all that depends on the machine
+                    wall-clock time; the only values that depend on the machine
 """
 
 import argparse
@@ -40,7 +44,7 @@ from hifa.toybox import world
 from hifa.toybox.multiview_dataset import framed, look, ring_from, sample_photo_camera, take_photo
 
 
-# Seeds that nothing was trained on: training draws from 10,000,000 on, the surface model from 20,000,000.
+# Seeds that are not used in training. Training starts at 10,000,000, that of the surface model at 20,000,000.
 SCENE_SEED, HELD_OUT_SEED, KIND_SEED = 30_000_000, 31_000_000, 32_000_000
 OTHERS = 12  # training scenes in the mean of a kind
 UNSEEN_ELEVATIONS_DEG, UNSEEN_AZIMUTHS_DEG = (0.0, 15.0, 55.0), (11.25, 101.25, 191.25, 281.25)
@@ -49,12 +53,12 @@ MASK_SIZE = 64
 
 @dataclass(frozen=True)
 class Trial:
-    """A photo and the truth.
+    """A photo and the true views.
 
     Args:
-        scene: Of the world.
+        scene: Scene of the world.
         photo: RGBA.
-        azimuth_deg, elevation_deg: Of its camera; views are counted from there.
+        azimuth_deg, elevation_deg: Camera of the photo. Views are counted from its azimuth.
         truth: `(16, 64, 64, 3)` in [0, 1].
     """
 
@@ -72,18 +76,18 @@ def make_trial(scene: world.Scene, rng: np.random.Generator) -> Trial:
 
 
 def ring_views(scene: world.Scene, azimuth_deg: float, every: int = 1) -> np.ndarray:
-    """`(16 / every, 64, 64, 3)` in [0, 1]: every so many-th view of the ring."""
+    """Render every `every`-th view of the ring: `(16 / every, 64, 64, 3)` in [0, 1]."""
     return np.stack([look(scene.shape, camera).colour for camera in ring_from(azimuth_deg)[::every]])
 
 
 def trained_trials(count: int) -> list[Trial]:
-    """Scenes of the training distribution from new seeds."""
+    """Return trials with scenes of the training distribution from new seeds."""
     rngs = [np.random.default_rng(SCENE_SEED + index) for index in range(count)]
     return [make_trial(world.sample_scene(rng), rng) for rng in rngs]
 
 
 def held_out_trials(count: int) -> list[Trial]:
-    """Single objects of never-trained combinations."""
+    """Return trials with single objects of held-out combinations."""
     pairs, trials = world.combinations(held_out=True), []
     for index in range(count):
         rng = np.random.default_rng(HELD_OUT_SEED + index)
@@ -92,13 +96,13 @@ def held_out_trials(count: int) -> list[Trial]:
 
 
 def psnr(images: np.ndarray, truth: np.ndarray, weight: np.ndarray | float = 1.0) -> float:
-    """In dB, of the mean squared error of `(views, H, W, 3)`, weighted by `(views, H, W, 1)`."""
+    """Return the PSNR in dB of `(views, H, W, 3)`. The squared error is weighted by `(views, H, W, 1)`."""
     weight = np.broadcast_to(weight, truth.shape)
     return float(-10 * np.log10((weight * (images - truth) ** 2).sum() / weight.sum()))
 
 
 def object_weight(trial: Trial) -> np.ndarray:
-    """`(16, 64, 64, 1)`: 1 on the object."""
+    """Return the masks of the object in the true views, `(16, 64, 64, 1)`: 1 on the object."""
     masks = [look(trial.scene.shape, camera).mask for camera in ring_from(trial.azimuth_deg)]
     return np.stack(masks)[..., None]
 
@@ -107,14 +111,18 @@ def object_weight(trial: Trial) -> np.ndarray:
 
 
 def repeated_input(trial: Trial) -> np.ndarray:
-    """`(1, 64, 64, 3)`: what the photo's camera would see at the distance of the ring."""
+    """Render the view of the photo's camera at the distance of the ring: `(1, 64, 64, 3)`."""
     ring = ring_from(0.0)[0]
     camera = Camera(trial.azimuth_deg, trial.elevation_deg, ring.radius, ring.fov_deg)
     return look(trial.scene.shape, camera).colour[None]
 
 
 def mean_of_kind(trial: Trial, rng: np.random.Generator, turned: bool) -> np.ndarray:
-    """`(16 or 1, 64, 64, 3)`: mean over training scenes of the kind, from the same azimuth or from random ones."""
+    """Return the mean over training scenes of the kind, at the same azimuth (`turned`) or at random azimuths.
+
+    Returns:
+        `(16, 64, 64, 3)` if `turned`, otherwise `(1, 64, 64, 3)`.
+    """
     trained = world.combinations(held_out=False)
 
     def colour_of(kind: str) -> str:
@@ -131,7 +139,7 @@ def mean_of_kind(trial: Trial, rng: np.random.Generator, turned: bool) -> np.nda
         azimuth, every = (trial.azimuth_deg, 1) if turned else (rng.uniform(0, 360), 4)
         sheets.append(ring_views(scene, azimuth, every))
     mean = np.mean(sheets, 0)
-    # Over random azimuths all sixteen views have the same mean: the average of some is the better estimate of it.
+    # Over random azimuths all sixteen views have the same mean, so the average over views estimates it better.
     return mean if turned else mean.mean(0, keepdims=True)
 
 
@@ -139,13 +147,13 @@ def mean_of_kind(trial: Trial, rng: np.random.Generator, turned: bool) -> np.nda
 
 
 def generate(pipe: SyncDreamerPipeline, trial: Trial, seed: int = 0) -> np.ndarray:
-    """`(16, 64, 64, 3)` in [0, 1] by the default call."""
+    """Generate the views of a photo by the default call: `(16, 64, 64, 3)` in [0, 1]."""
     generator = torch.Generator().manual_seed(seed)
     return pipe(trial.photo, trial.elevation_deg, generator=generator, output_type="np").images
 
 
 def unseen_cameras() -> list[Camera]:
-    """At the distance of the ring, off it, azimuths counted from the photo's."""
+    """Return cameras off the ring, at the distance of the ring. Azimuths are counted from that of the photo."""
     ring = ring_from(0.0)[0]
     return [
         Camera(azimuth, elevation, ring.radius, ring.fov_deg)
@@ -155,7 +163,7 @@ def unseen_cameras() -> list[Camera]:
 
 
 def silhouette_iou(asset: HiFAAsset, trial: Trial) -> float:
-    """Mean intersection over union of the masks from the unseen cameras."""
+    """Return the mean intersection over union of the masks from the unseen cameras."""
     values = []
     for camera in unseen_cameras():
         ours = asset.render(camera, MASK_SIZE).opacity.numpy() > 0.5
@@ -166,14 +174,14 @@ def silhouette_iou(asset: HiFAAsset, trial: Trial) -> float:
 
 
 def make_asset(pipe: HiFAPipeline, config: HiFAConfig, **given) -> HiFAAsset:
-    """Reconstruction alone, from seed 0."""
+    """Run a reconstruction without a prior from seed 0."""
     run = pipe.start(None, config=config, generator=torch.Generator().manual_seed(0), **given)
     for _ in pipe.advance(run):
         pass
     return run.asset()
 
 
-# What is reported
+# Measurements
 
 
 def measure_views(pipe: SyncDreamerPipeline, trials: list[Trial]) -> tuple[list[np.ndarray], dict]:
@@ -209,7 +217,7 @@ def measure_assets(multiview: SyncDreamerPipeline, trials: list[Trial], steps: i
     pipe = HiFAPipeline.from_pretrained()
     changes = {} if steps is None else {"num_inference_steps": steps}
     changes["given_size"] = multiview.image_size
-    made, true = HiFAConfig.hallucinated(**changes), HiFAConfig.reconstruction(**changes)  # as by default
+    made, true = HiFAConfig.hallucinated(**changes), HiFAConfig.reconstruction(**changes)  # the default configs
     clock, values = time.time(), []
     for trial in trials:
         photo = {"image": trial.photo, "elevation_deg": trial.elevation_deg, "multiview": multiview}
@@ -235,7 +243,7 @@ def mean(values) -> float:
 
 
 def write_figure(path: Path, trials: list[Trial], sheets: list[np.ndarray], columns: int = 8) -> None:
-    """For each trial the photo as the model sees it, then every other view, generated above true."""
+    """Write two rows per trial: the framed photo and every other generated view, and the true views below."""
     step, rows = 16 // columns, []
     for trial, sheet in zip(trials, sheets, strict=True):
         photo = framed(trial.photo) / 255
@@ -247,7 +255,7 @@ def write_figure(path: Path, trials: list[Trial], sheets: list[np.ndarray], colu
 
 
 def run(arguments: argparse.Namespace) -> dict:
-    """All measurements; the keys are described at the top of this file."""
+    """Run all measurements. The top of this file describes the keys."""
     pipe = SyncDreamerPipeline.from_pretrained(*([arguments.model] if arguments.model else []), dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     trials = trained_trials(arguments.scenes)
@@ -274,9 +282,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="folder of another multi-view pipeline; default: the embedded one")
     parser.add_argument("--scenes", type=int, default=64, help="unseen scenes")
-    parser.add_argument("--held-out", type=int, default=28, help="scenes of never-trained combinations")
-    parser.add_argument("--assets", type=int, default=64, help="of the scenes, how many are made into assets")
-    parser.add_argument("--steps", type=int, help="shorter reconstructions, for a trial; default: the preset's")
+    parser.add_argument("--held-out", type=int, default=28, help="scenes of held-out combinations")
+    parser.add_argument("--assets", type=int, default=64, help="number of scenes to make assets of")
+    parser.add_argument("--steps", type=int, help="steps per reconstruction, for a trial; default: the preset's")
     parser.add_argument("--figure", type=Path, help="write a contact sheet: photo, generated views above true ones")
     parser.add_argument("--rows", type=int, default=8, help="scenes on the contact sheet")
     print(json.dumps(run(parser.parse_args())))

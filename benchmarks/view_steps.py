@@ -1,15 +1,17 @@
-"""What more denoising steps and more seeds are worth to the embedded multi-view model, which was made for one step.
+"""Effect of more denoising steps and more seeds on the embedded multi-view model, which was made for one step.
 
     python -m benchmarks.view_steps
 
 Photos of unseen scenes, as in `benchmarks.toybox_multiview`, become sheets of sixteen views from several seeds each.
-The last line printed is one JSON object; for each number of steps, in dB, means over the scenes:
+The last line printed is one JSON object. For each number of steps it holds means over the scenes, in dB except
+`seconds`:
 
     one_seed    PSNR of the sheet of one seed, mean over the seeds
-    chosen      of the seed that `hifa.multiview.best_of_seeds` puts first, as the app does
-    best        of the best one, which nobody can know without the truth
-    spread      PSNR between the sheets of two seeds: the higher, the more alike they are; `null` for the same sheets
-    seconds     for a sheet; it depends on the machine
+    chosen      PSNR of the sheet that `hifa.multiview.best_of_seeds` ranks first, as in the app
+    best        PSNR of the best sheet, which only the truth can identify
+    spread      PSNR between the sheets of two seeds. Higher values mean more similar sheets; `null` for identical
+                sheets
+    seconds     per sheet; depends on the machine
 """
 
 import argparse
@@ -26,7 +28,7 @@ from .toybox_multiview import Trial, psnr, trained_trials
 
 
 def measure(pipe: SyncDreamerPipeline, trials: list[Trial], steps: int, seeds: int) -> dict:
-    """The figures of one number of steps."""
+    """Return the figures of one number of steps."""
     ones, chosen, best, between, clock = [], [], [], [], time.perf_counter()
     for trial in trials:
         found = best_of_seeds(pipe, trial.photo, trial.elevation_deg, range(seeds), num_inference_steps=steps)
@@ -46,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=4, help="at least 2")
-    parser.add_argument("--steps", type=int, nargs="+", default=[1, 5, 20], help="of denoising")
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 5, 20], help="numbers of denoising steps")
     arguments = parser.parse_args()
     pipe = SyncDreamerPipeline.from_pretrained(dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)

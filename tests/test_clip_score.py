@@ -171,10 +171,10 @@ def test_a_model_of_pixels_loses_its_text_encoder_first(words, tiny_if, tmp_path
 
 def test_a_folder_of_another_run_is_refused(words, tmp_path):
     clip_score.main([*words, "--limit", "1"])
-    with pytest.raises(ValueError, match="00-a-red-ball is of another run .seed differ.*--output-dir"):
+    with pytest.raises(ValueError, match="00-a-red-ball holds another run .different seed.*--output-dir"):
         clip_score.main([*words, "--limit", "1", "--seed", "1"])
     (tmp_path / "out" / "00-a-red-ball" / "made.json").unlink()  # as if it were not finished
-    with pytest.raises(ValueError, match="config differ"):
+    with pytest.raises(ValueError, match="different config"):
         clip_score.main([*words, "--limit", "1", "--steps", "4"])
 
 

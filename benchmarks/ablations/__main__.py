@@ -1,14 +1,15 @@
-"""Every claim of the paper, measured on Toybox: 12 prompts x 2 seeds of HiFA and of what it is compared with.
+"""The claims of the paper, measured on Toybox: 12 prompts x 2 seeds for HiFA and each variant.
 
     python -m benchmarks.ablations
 
-The runs go through `hifa.batch`, so that an interrupted benchmark goes on where it was; measures are kept beside the
-assets. Written are `benchmarks/RESULTS.md`, with the remarks of `benchmarks/ablations/remarks.md`, and its figures in
-`benchmarks/results/`. The last line printed is one JSON object: for each variant the means of all measures, which
-`benchmarks/ablations/measures.py` explains, `late` (share of views right at the end less that at 60 % of the run) and
-`diversity` of the seeds; before them `seconds` of a run of some, taken side by side.
+The runs go through `hifa.batch`, so an interrupted benchmark resumes. Measures are cached next to the assets. The
+benchmark writes `benchmarks/RESULTS.md`, with the remarks of `benchmarks/ablations/remarks.md`, and its figures in
+`benchmarks/results/`. The last line printed is one JSON object. Its first entry is `seconds`, the time of a run of
+some variants, measured side by side. The other entries are the means of all measures for each variant.
+`benchmarks/ablations/measures.py` describes the measures, except `late` (share of correct views at the end, minus the
+share at 60 % of the run) and `diversity` of the seeds.
 
-A trial, with fewer variants, prompts, seeds or steps or another prior, writes its page beside its runs instead.
+A trial with fewer variants, prompts, seeds or steps, or with another prior, writes its page next to its runs instead.
 """
 
 import argparse
@@ -43,7 +44,7 @@ from .variants import HIFA, Variant
 
 PAGE, FIGURES = Path("benchmarks/RESULTS.md"), Path("benchmarks/results")
 REMARKS = Path(__file__).parent / "remarks.md"
-LATE = 0.6  # share of a run at which an asset is kept, to see what gets lost after it
+LATE = 0.6  # share of a run at which an asset is kept, to measure what is lost later
 FLICKERING = (HIFA, "no-kernel")
 TIMED = (HIFA, "several-equal", "sds", "vsd-equal")
 # --variants, --prompts, --seeds, --steps, --prior
@@ -52,7 +53,10 @@ JPEG_QUALITY = 88
 
 
 def command(jobs: Path, output_dir: Path, prior: Path, processes: int) -> list[str]:
-    """What runs `hifa.batch`. `accelerate launch` would ask for MPI where there is no GPU."""
+    """Return the command that runs `hifa.batch`.
+
+    The launcher is torch's, because `accelerate launch` requires MPI on a machine without a GPU.
+    """
     launcher = [sys.executable]
     if processes > 1:
         with socket.socket() as probe:
@@ -64,27 +68,27 @@ def command(jobs: Path, output_dir: Path, prior: Path, processes: int) -> list[s
 
 
 def check_made_of(output_dir: Path, prior: Path) -> None:
-    """Runs of other weights or other code must not pass for these.
+    """Check that existing runs in the folder are of the same weights and code.
 
     Raises:
-        ValueError: If there are such.
+        ValueError: If they are not.
     """
     sources = [path for path in Path(hifa.__file__).parent.rglob("*.py") if "space" not in path.parts]
     made_of = sorted([*sources, *prior.rglob("*.safetensors")])
     key, note = digest(*(path.read_bytes() for path in made_of)), output_dir / "made_of.txt"
     if note.exists() and note.read_text() != key:
         raise ValueError(
-            f"{output_dir} holds runs of other code or weights. Choose another --output-dir, or remove it."
+            f"{output_dir} holds runs of other code or weights. Choose another --output-dir, or remove the folder."
         )
     output_dir.mkdir(parents=True, exist_ok=True)
     note.write_text(key)
 
 
 def make_assets(rows: list[dict], arguments: argparse.Namespace) -> list[Path]:
-    """Bring all runs to their end; the folders, in the order of `rows`.
+    """Bring all runs to their end. Return the folders, in the order of `rows`.
 
     Raises:
-        CalledProcessError: If some failed; `hifa.batch` has said which.
+        CalledProcessError: If a run failed. `hifa.batch` prints which.
     """
     jobs = arguments.output_dir / "jobs.jsonl"
     jobs.write_text("\n".join(map(json.dumps, rows)))
@@ -95,14 +99,14 @@ def make_assets(rows: list[dict], arguments: argparse.Namespace) -> list[Path]:
 
 
 def kept_asset(folder: Path, step: int) -> Path:
-    """Folder of the asset that `hifa.batch` kept at a step."""
+    """Return the folder of the asset that `hifa.batch` kept at a step."""
     return folder / f"asset-{step:05d}"
 
 
 def measure_all(
     compared: list[Variant], prompts: list[Prompt], folders: list[Path], judge: Judge, key: bytes, steps: int
 ) -> Table:
-    """Measures of all variants; `folders` in the order of `variants.jobs`."""
+    """Return the measures of all variants. `folders` is in the order of `variants.jobs`."""
     table: Table = {}
     per_variant, seeds = len(folders) // len(compared), len(folders) // (len(compared) * len(prompts))
     for index, variant in enumerate(compared):
@@ -125,10 +129,10 @@ def measure_all(
 
 
 def chosen(compared: list[Variant], names: list[str] | None) -> list[Variant]:
-    """Those that are named, or all without names.
+    """Return the variants with these names, or all variants without names.
 
     Raises:
-        ValueError: For a name that none has.
+        ValueError: If a name is unknown.
     """
     if names is None:
         return compared
@@ -139,7 +143,7 @@ def chosen(compared: list[Variant], names: list[str] | None) -> list[Variant]:
 
 
 def flicker_in(folder: Path) -> dict:
-    """`flicker_of` the asset of a job, kept beside it."""
+    """Return `flicker_of` the asset of a job, cached next to the asset."""
     asset = folder / "asset"
     key = digest(Path(flicker.__file__).read_bytes(), (asset / SAFETENSORS_WEIGHTS_NAME).read_bytes())
     return kept(folder / "flicker.json", key, lambda: flicker.flicker_of(HiFAAsset.from_pretrained(asset)))
@@ -148,7 +152,7 @@ def flicker_in(folder: Path) -> dict:
 def write_figures(
     compared: list[Variant], prompts: list[Prompt], first: dict[str, list[Path]], table: Table, place: Path
 ) -> None:
-    """Both figures of each claim; `first` are the folders of the first seed by variant."""
+    """Write both figures of each claim. `first` holds the folders of the first seed by variant."""
     labels = {variant.name: variant.label for variant in compared}
     for claim in claims_about(first):
         plot_differences(claim, table, labels, place / f"{claim.name}.png")
@@ -160,8 +164,8 @@ def write_figures(
 
 
 def run(arguments: argparse.Namespace) -> dict:
-    """Everything; returns what is printed last."""
-    judge = load_judge(arguments.judge)  # before the long part, which needs it at its end
+    """Run the benchmark. Return the object that is printed last."""
+    judge = load_judge(arguments.judge)  # fails early, before the long part
     pipe = HiFAPipeline.from_pretrained(arguments.prior)
     pipe.set_progress_bar_config(disable=True)
     prompts = settings.prompts(arguments.prompts)
@@ -199,11 +203,11 @@ def main() -> None:
     parser.add_argument("--prior", type=Path, default=TOYBOX, help="folder of a Stable Diffusion pipeline")
     parser.add_argument("--judge", type=Path, default=JUDGE, help="folder of another judge")
     parser.add_argument("--output-dir", type=Path, default=Path("benchmarks-cache/ablations"))
-    parser.add_argument("--processes", type=int, default=2, help="that share the runs")
-    parser.add_argument("--prompts", type=int, default=settings.PROMPTS, help="only so many, for a trial")
+    parser.add_argument("--processes", type=int, default=2, help="number of processes that share the runs")
+    parser.add_argument("--prompts", type=int, default=settings.PROMPTS, help="number of prompts, for a trial")
     parser.add_argument("--seeds", type=int, default=settings.SEEDS)
-    parser.add_argument("--variants", nargs="+", help="only these, and the claims that need no others")
-    parser.add_argument("--steps", type=int, default=settings.STEPS, help="of HiFA; the rivals' follow")
+    parser.add_argument("--variants", nargs="+", help="run only these variants, and the claims that need no others")
+    parser.add_argument("--steps", type=int, default=settings.STEPS, help="steps of HiFA, which determine the others'")
     print(json.dumps(run(parser.parse_args())))
 
 

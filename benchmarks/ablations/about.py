@@ -1,4 +1,4 @@
-"""How the figures came about: what the page says before its tables."""
+"""Introduction of the results page: how the figures were made."""
 
 from . import variants as settings
 from .claims import MEANINGS
@@ -6,11 +6,12 @@ from .variants import Variant
 
 
 def about(compared: list[Variant], prompts: int, seeds: int, steps: int) -> list[str]:
-    """Lines of Markdown.
+    """Return lines of Markdown.
 
     Args:
-        prompts, seeds: How many.
-        steps: Of HiFA.
+        compared: All variants.
+        prompts, seeds: Number of prompts and of seeds.
+        steps: Steps of HiFA.
     """
     lines = [
         f"{prompts} prompts x {seeds} seeds for each of {len(compared)} variants, from the embedded prior with its "

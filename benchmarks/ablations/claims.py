@@ -1,4 +1,4 @@
-"""The paper's claims: which variants and measures each is judged by, and what it expects."""
+"""Claims of the paper: the variants and measures that test each claim, and the expected differences."""
 
 from collections.abc import Container
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ MEASURES = {
     "late": "views right, end less 60 %",
     "diversity": "diversity",
 }
-# For the page, in Markdown.
+# Explanations for the page, in Markdown.
 MEANINGS = (
     "- **views right**: share of views in which the judge sees the prompt's kind and colour; **one kind from all "
     "sides** and **consistent**: share of assets, the second with fronts and backs that look like such",
@@ -34,12 +34,12 @@ MEANINGS = (
 
 @dataclass(frozen=True)
 class Expectation:
-    """A measure of a variant, less that of another, has a sign: what the paper says in numbers.
+    """Expected sign of a measure's difference between two variants, as the paper states it.
 
     Args:
         better, worse: Names of variants.
         measure: Key of `MEASURES`.
-        sign: 1 if `better` has more of it, -1 if less.
+        sign: 1 if `better` has the larger value, -1 if the smaller.
     """
 
     better: str
@@ -50,15 +50,15 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Claim:
-    """One table of the results.
+    """A claim, which is one table of the results.
 
     Args:
-        name: Of its files and of its remarks.
-        title: The claim.
-        figure: Of the paper.
-        variants: Names, the one that the others are compared with first.
+        name: Name of its files and of its remarks.
+        title: The claim in words.
+        figure: Figure of the paper.
+        variants: Names of variants. The first is the reference of the comparison.
         measures: Keys of `MEASURES`.
-        expectations: See there.
+        expectations: Expected differences.
     """
 
     name: str
@@ -77,7 +77,7 @@ def _better(best: str, others: tuple[str, ...], measure: str, sign: int = 1) -> 
 
 
 def claims_about(names: Container[str]) -> list[Claim]:
-    """The claims all of whose variants are named."""
+    """Return the claims whose variants are all in `names`."""
     return [claim for claim in CLAIMS if all(name in names for name in claim.variants)]
 
 

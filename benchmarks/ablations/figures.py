@@ -1,4 +1,4 @@
-"""Figures of the results: differences with their intervals, and the assets side by side."""
+"""Figures of the results: differences with their intervals, and assets side by side."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ SIDE, AZIMUTHS, SHOWN_PROMPTS = 112, (0.0, 135.0), 6
 
 
 def plot_differences(claim: Claim, table: Table, labels: dict[str, str], path: Path) -> None:
-    """For each measure the differences to the claim's first variant, with their intervals."""
+    """Plot, for each measure, the differences to the claim's first variant with their intervals."""
     from matplotlib.figure import Figure
 
     reference, others = claim.variants[0], claim.variants[1:]
@@ -41,10 +41,10 @@ def plot_differences(claim: Claim, table: Table, labels: dict[str, str], path: P
 
 
 def asset_sheet(claim: Claim, assets: dict[str, list[HiFAAsset]], prompts: list[str], labels: dict[str, str]) -> Image:
-    """A row for each prompt, two views of each variant's asset in its columns.
+    """Draw a row per prompt, with two views of each variant's asset in its columns.
 
     Args:
-        assets: By variant, of the first seed, in the order of `prompts`.
+        assets: Assets of the first seed by variant, in the order of `prompts`.
     """
     left, top, wide = 150, 24, SIDE * len(AZIMUTHS) + 8
     shown = list(range(len(prompts)))[:SHOWN_PROMPTS]

@@ -19,7 +19,7 @@ KERNELS = {
     "1 2 2 2 1": (1.0, 2.0, 2.0, 2.0, 1.0),  # a trapezoid
     "1 6 1": (1.0, 6.0, 1.0),  # of the public code: the trapezoid rule on linearly interpolated weights
 }
-SAMPLES = (16, 32, 64)  # coarse and fine in all, half of them each
+SAMPLES = (16, 32, 64)  # coarse and fine samples together, half of them each
 REFERENCE_SAMPLES = 512
 FRAMES, TURN_DEG, START_DEG, SIZE = 8, 0.5, 30.0, 48
 
@@ -27,10 +27,10 @@ FRAMES, TURN_DEG, START_DEG, SIZE = 8, 0.5, 30.0, 48
 def slow_turntable(
     field: RadianceField, base: Camera, samples: int, kernel: tuple[float, ...]
 ) -> tuple[Tensor, Tensor]:
-    """Frames half a degree apart, both passes on the field itself.
+    """Render frames half a degree apart, with both sampling passes on the field itself.
 
     Returns:
-        Colour `(frames, H, W, 3)` on a middle gray, opacity `(frames, H, W)`.
+        Color `(frames, H, W, 3)` on middle gray, opacity `(frames, H, W)`.
     """
     sampling = RaySampling(samples // 2, samples // 2, kernel)
     grey = torch.full((3,), 0.5)
@@ -42,21 +42,22 @@ def slow_turntable(
 
 
 def temporal_flicker(frames: Tensor, mask: Tensor) -> float:
-    """Mean absolute second difference over time, in [0, 1] units: what moves evenly has none.
+    """Return the mean absolute second difference over time, in [0, 1] units. Uniform motion has none.
 
     Args:
         frames: `(frames, H, W, 3)`.
-        mask: `(H, W)` bool, the pixels that count.
+        mask: `(H, W)` bool, the pixels to count.
     """
     bend = (frames[2:] - 2 * frames[1:-1] + frames[:-2]).abs().mean(-1)
     return float(bend[:, mask].mean())
 
 
 def flicker_of(asset: HiFAAsset) -> dict[str, dict[str, float]]:
-    """By kernel and number of samples, and of a reference with many samples.
+    """Return the flicker by kernel and number of samples, and that of a reference with many samples.
 
     Returns:
-        `{kernel: {samples: flicker}}`, and under `reference` its own, which is not the renderer's fault.
+        `{kernel: {samples: flicker}}`. The entry `reference` holds the flicker that is not caused by sampling. The
+        dict is empty for an asset without a surface.
     """
     field, base = asset.radiance_field, asset.camera()
     frames, opacity = slow_turntable(field, base, REFERENCE_SAMPLES, KERNELS["1 1 1"])
@@ -71,6 +72,6 @@ def flicker_of(asset: HiFAAsset) -> dict[str, dict[str, float]]:
 
 
 def as_array(tables: list[dict], kernel: str, samples: int) -> np.ndarray:
-    """`(assets, 1)` flicker in thousandths; not a number for an asset without a surface."""
+    """Return the flicker `(assets, 1)` in thousandths; NaN for an asset without a surface."""
     values = [table[kernel][str(samples)] if kernel in table else np.nan for table in tables]
     return 1000 * np.array(values)[:, None]

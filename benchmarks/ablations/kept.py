@@ -1,4 +1,4 @@
-"""Figures that are kept in files until something they depend on changes."""
+"""File cache of figures, recomputed when their inputs change."""
 
 import hashlib
 import json
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def digest(*parts: bytes) -> str:
-    """Of all that a figure depends on."""
+    """Return a hash of all inputs of a figure."""
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[:16]
 
 
 def kept(path: Path, key: str, make: Callable[[], dict]) -> dict:
-    """What a file holds, with its `key`; made again when that differs."""
+    """Return the contents of a cache file. If its `key` differs, recompute them."""
     if path.exists() and (row := json.loads(path.read_text())).get("key") == key:
         return row
     row = {"key": key, **make()}

@@ -1,4 +1,4 @@
-"""What is measured of an asset, from eight sides."""
+"""Measures of an asset, from eight sides."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -20,24 +20,27 @@ from .kept import digest, kept
 
 
 BACKGROUND_SEED, WORLD_SEED = 14_000_000, 15_000_000
-WORLD_SCENES = 3  # of a prompt, whose mean colour and sharpness an asset's are compared with
+WORLD_SCENES = 3  # per prompt; their mean color and sharpness are the reference
 SEMI_OPAQUE = (0.1, 0.9)
 LUMINANCE = (0.299, 0.587, 0.114)
 
 
 def measure(asset: HiFAAsset, prompt: Prompt, number: int, judge: Judge) -> dict:
-    """All measures of an asset.
+    """Return all measures of an asset.
 
     Args:
-        number: Of the prompt; decides the backgrounds that the judge sees.
+        asset: Asset to measure.
+        prompt: Prompt of the asset.
+        number: Number of the prompt, which determines the backgrounds of the judged renders.
+        judge: Classifier.
 
     Returns:
-        `right`: share of views with kind and colour right; `same_kind`, `consistent` and `diverged` as in
-        `benchmarks.text_to_3d`, 0 or 1; `z_variance`: mean over opaque pixels, squared world units; `semi_opaque`:
-        share of the rays that are not empty; `colour_error`: distance in RGB of the mean colour from the world's;
-        `sharpness`: binary logarithm of the sharpness over the world's, so 1 for twice as sharp, and `roughness`, its
-        distance from 0; `features`: `(8, 192)` of the judge, for the diversity. Not a number where there is no object
-        to measure.
+        `right`: share of views with correct kind and color; `same_kind`, `consistent` and `diverged` as in
+            `benchmarks.text_to_3d`, 0 or 1; `z_variance`: mean over opaque pixels, squared world units; `semi_opaque`:
+            share of the rays that are not empty; `colour_error`: distance in RGB of the mean color from the world's;
+            `sharpness`: binary logarithm of the sharpness relative to the world's, so 1 means twice as sharp;
+            `roughness`: absolute value of `sharpness`; `features`: `(8, 192)` of the judge, for the diversity. Values
+            are NaN where there is no object to measure.
     """
     rng = np.random.default_rng([BACKGROUND_SEED, number])
     seen = [asset.render(asset.camera(azimuth, ELEVATION), SIZE, sample_background(rng)) for azimuth in AZIMUTHS]
@@ -67,20 +70,21 @@ def measure(asset: HiFAAsset, prompt: Prompt, number: int, judge: Judge) -> dict
 
 
 def semi_opaque_share(opacity: Tensor) -> float:
-    """Share of the rays with an opacity between 0.1 and 0.9 among those above 0.1; not a number if there are none."""
+    """Return the share of rays with an opacity below 0.9 among those above 0.1; NaN if there are none."""
     low, high = SEMI_OPAQUE
     there = opacity > low
     return float((there & (opacity < high)).sum() / there.sum()) if there.any() else float("nan")
 
 
 def mean_colour(colour: Tensor, mask: Tensor) -> Tensor:
-    """`(3,)` over the pixels of a mask; colour `(H, W, 3)`, mask `(H, W)` bool."""
+    """Return the mean color `(3,)` over the pixels of a mask, for color `(H, W, 3)` and mask `(H, W)` bool."""
     return colour[mask].mean(0)
 
 
 def sharpness(colour: Tensor, mask: Tensor) -> float:
-    """Mean absolute Laplacian of the luminance over pixels whose four neighbours are in the mask too, so that the
-    outline does not count; not a number if there are none.
+    """Return the mean absolute Laplacian of the luminance; NaN if no pixel counts.
+
+    Only pixels whose four neighbors are in the mask count, which excludes the outline.
 
     Args:
         colour: `(H, W, 3)` in [0, 1].
@@ -94,8 +98,11 @@ def sharpness(colour: Tensor, mask: Tensor) -> float:
 
 
 def diversity(features: np.ndarray) -> float:
-    """Mean distance between the seeds of a prompt, over views and pairs of seeds: `(seeds, 8, d)` features, each
-    divided by its length."""
+    """Return the mean distance between the seeds of a prompt, over views and pairs of seeds.
+
+    Args:
+        features: `(seeds, 8, d)`. Each feature is divided by its length.
+    """
     unit = features / np.linalg.norm(features, axis=-1, keepdims=True)
     pairs = [(i, j) for i in range(len(unit)) for j in range(i)]
     return float(np.mean([np.linalg.norm(unit[i] - unit[j], axis=-1).mean() for i, j in pairs]))
@@ -113,7 +120,7 @@ def _mean_sharpness(seen: list[Picture]) -> float:
 
 @lru_cache(maxsize=None)
 def _world(prompt: Prompt) -> list[tuple[Tensor, float]]:
-    """For each of the eight views the mean colour `(3,)` and the sharpness of world renders of the prompt."""
+    """Return the mean color `(3,)` and the sharpness of world renders of the prompt, for each of the eight views."""
     truths = []
     for azimuth in AZIMUTHS:
         colours, values = [], []
@@ -130,10 +137,10 @@ def _world(prompt: Prompt) -> list[tuple[Tensor, float]]:
 
 
 def measured(folder: Path, prompt: Prompt, number: int, judge: Judge, key: bytes) -> dict:
-    """`measure` of the asset in a folder, kept beside it.
+    """Return `measure` of the asset in a folder, cached next to the asset.
 
     Args:
-        key: Of the judge.
+        key: Weights of the judge.
     """
     return kept(
         folder / "measured.json",

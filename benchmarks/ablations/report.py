@@ -1,4 +1,4 @@
-"""The page of results: tables with intervals, what the paper expects and what was found, remarks, figures."""
+"""The page of results: tables with intervals, expectations of the paper and findings, remarks, figures."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from .statistics import Estimate, bootstrap, difference
 
 
 SCALES = {"z_variance": 1000.0}
-# By name of variant and of measure `(prompts, seeds)`; the diversity, one number for all seeds, is `(prompts, 1)`.
+# Arrays `(prompts, seeds)` by variant and measure. The diversity, one number for all seeds, is `(prompts, 1)`.
 Table = dict[str, dict[str, np.ndarray]]
 
 
@@ -19,7 +19,7 @@ def scaled(table: Table, variant: str, measure: str) -> np.ndarray:
 
 
 def cell(table: Table, variant: str, reference: str, measure: str) -> str:
-    """The mean, and its difference to the reference with the interval; bold where that leaves out 0."""
+    """Return the mean, and its difference to the reference with the interval, in bold if the interval excludes 0."""
     values = scaled(table, variant, measure)
     mean = bootstrap(values).mean
     if not np.isfinite(mean):
@@ -40,7 +40,7 @@ def rounded(value: float) -> str:
 
 
 def claim_table(claim: Claim, table: Table, labels: dict[str, str]) -> list[str]:
-    """Lines of Markdown."""
+    """Return lines of Markdown."""
     lines = [f"| | {' | '.join(MEASURES[m] for m in claim.measures)} |", "|" + "---|" * (len(claim.measures) + 1)]
     for name in claim.variants:
         cells = [cell(table, name, claim.variants[0], measure) for measure in claim.measures]
@@ -49,7 +49,7 @@ def claim_table(claim: Claim, table: Table, labels: dict[str, str]) -> list[str]
 
 
 def verdict(expectation: Expectation, table: Table, labels: dict[str, str]) -> str:
-    """One line: what was expected, and whether the interval agrees, contradicts or does not say."""
+    """Return one line: the expectation, and whether the interval agrees, contradicts or is inconclusive."""
     better, worse, measure = expectation.better, expectation.worse, expectation.measure
     change = difference(scaled(table, better, measure), scaled(table, worse, measure))
     more = "more" if expectation.sign > 0 else "less"
@@ -61,7 +61,10 @@ def verdict(expectation: Expectation, table: Table, labels: dict[str, str]) -> s
 
 
 def flicker_table(tables: list[dict]) -> list[str]:
-    """Flicker above that of the reference, in thousandths, by kernel and samples; differences to no kernel."""
+    """Return the flicker above that of the reference, in thousandths, by kernel and samples, as lines of Markdown.
+
+    Differences are to the results without a kernel.
+    """
     still = as_array(tables, "reference", REFERENCE_SAMPLES)
     lines = [
         f"| kernel | {' | '.join(f'{samples} samples' for samples in SAMPLES)} |",
@@ -83,7 +86,7 @@ def flicker_table(tables: list[dict]) -> list[str]:
 
 
 def flicker_verdicts(tables: list[dict]) -> list[str]:
-    """What the paper expects of its kernel, a line for each number of samples."""
+    """Return what the paper expects of its kernel, as one line per number of samples."""
     lines = []
     for samples in SAMPLES:
         change = difference(as_array(tables, "1 1 1", samples), as_array(tables, "none", samples))
@@ -95,7 +98,7 @@ def flicker_verdicts(tables: list[dict]) -> list[str]:
 
 
 def read_remarks(path: Path) -> dict[str, str]:
-    """What a person wrote about each claim: the sections of a Markdown file by the word in their heading."""
+    """Return the handwritten remarks on each claim: the sections of a Markdown file by heading."""
     remarks: dict[str, str] = {}
     if path.exists():
         for part in path.read_text().split("\n## ")[1:]:
@@ -113,16 +116,16 @@ def page(
     remarks: dict[str, str],
     folder: str,
 ) -> str:
-    """The whole page.
+    """Return the whole page.
 
     Args:
         table: The measures.
-        flicker: By variant, of its assets.
-        times: Seconds of a run by variant, in turns with the others.
-        labels: Of the variants.
-        settings: Lines about how it was made.
-        remarks: By name of a claim, or `summary`.
-        folder: Of the figures, as the page names it.
+        flicker: Flicker of the assets by variant.
+        times: Seconds of a run by variant, measured in turns with the others.
+        labels: Labels of the variants.
+        settings: Lines about how the figures were made.
+        remarks: Remarks by name of a claim, or `summary`.
+        folder: Folder of the figures, relative to the page.
     """
     lines = ["# What each idea of the paper buys, on Toybox", ""]
     lines += [

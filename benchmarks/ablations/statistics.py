@@ -17,21 +17,22 @@ class Estimate(NamedTuple):
 
     @property
     def is_sure(self) -> bool:
-        """Whether the interval leaves 0 out."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 
 def bootstrap(values: np.ndarray, seed: int = 0) -> Estimate:
-    """Mean over prompts and seeds, and its percentile interval.
+    """Return the mean over prompts and seeds, and its percentile interval.
 
-    Prompts are drawn again, each with all its seeds: runs of the same prompt are more alike than two prompts.
+    Prompts are resampled, each with all its seeds, because runs of the same prompt are more alike than runs of two
+    prompts.
 
     Args:
-        values: `(prompts, seeds)`; those that are not a number are left out.
-        seed: Of the resampling.
+        values: `(prompts, seeds)`. Non-finite values are left out.
+        seed: Seed of the resampling.
 
     Returns:
-        Not a number where nothing can be averaged.
+        The estimate; NaN if there is no finite value.
     """
     counts, sums = np.isfinite(values).sum(1), np.nansum(values, 1)  # (prompts,)
     if counts.sum() == 0:
@@ -44,5 +45,5 @@ def bootstrap(values: np.ndarray, seed: int = 0) -> Estimate:
 
 
 def difference(values: np.ndarray, reference: np.ndarray, seed: int = 0) -> Estimate:
-    """Mean of `values - reference`, pair by pair: the same prompt from the same seed. Both `(prompts, seeds)`."""
+    """Return the mean of `values - reference`, both `(prompts, seeds)`, paired by prompt and seed."""
     return bootstrap(values - reference, seed)

@@ -1,10 +1,12 @@
-"""How hard either space pulls, and what z-variance the distortion loss leaves: where `variants` has its weights from.
+"""Gradient strengths of both spaces, and the z-variance under the distortion loss: the basis of weights in `variants`.
 
     python -m benchmarks.ablations.strength
 
-The last line printed is one JSON object: `ratio`, the norm of the gradient at the image of the latent term over that
-of the image term, for each quarter of HiFA's runs and over all; `z_variance` x 1000 of HiFA, and with the distortion
-loss in its place by weight.
+The last line printed is one JSON object:
+
+    ratio         norm of the latent term's gradient at the image divided by that of the image term, for each quarter
+                  of HiFA's runs and over all
+    z_variance    z-variance x 1000 of HiFA, and with the distortion loss instead of the z-variance loss, by weight
 """
 
 import argparse
@@ -22,13 +24,13 @@ from ..text_to_3d import AZIMUTHS, ELEVATION, SIZE
 from .variants import STEPS, hifa_config, replace
 
 
-PROMPTS = ("a red mushroom", "a blue car")  # none of those that are compared
+PROMPTS = ("a red mushroom", "a blue car")  # not among the compared prompts
 DISTORTIONS = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 @contextmanager
 def watched() -> Iterator[list[tuple[float, float]]]:
-    """Norms of the gradients of the latent and of the image term at the image, of every step within."""
+    """Record the norms of the latent and the image term's gradients at the image, for every step in the context."""
     loss, norms = distillation.sds_plus_loss, []
 
     def watch(z, z_hat, x, x_hat, **options):
@@ -51,13 +53,13 @@ def finished(pipe: HiFAPipeline, prompt: str, config: HiFAConfig) -> HiFAAsset:
 
 
 def z_variance(asset: HiFAAsset) -> float:
-    """Mean over the opaque pixels of eight views, x 1000; not a number without any."""
+    """Return the mean z-variance over the opaque pixels of eight views, x 1000; NaN without opaque pixels."""
     views = [asset.render(asset.camera(azimuth, ELEVATION), SIZE) for azimuth in AZIMUTHS]
     return 1000 * float(torch.cat([view.z_variance[view.opacity > 0.5] for view in views]).mean())
 
 
 def ratios(norms: list[tuple[float, float]]) -> dict[str, float]:
-    """Of the mean norms, by quarter of a run and over all; the norms are of whole runs of equal length."""
+    """Return the ratios of the mean norms by quarter of a run and over all. All runs have the same length."""
     by_run = np.array(norms).reshape(len(PROMPTS), 4, -1, 2).mean((0, 2))
     return {"quarters": [round(a / b, 1) for a, b in by_run], "all": round(float(np.divide(*by_run.mean(0))), 1)}
 

@@ -1,4 +1,4 @@
-"""How long variants take, side by side: a busy machine slows all of them alike."""
+"""Times of variants, measured side by side, so that a busy machine slows all of them alike."""
 
 import time
 from pathlib import Path
@@ -9,14 +9,14 @@ from .kept import digest, kept
 from .variants import Variant, hifa_config, replace
 
 
-TURNS = 16  # of which each is a share of a run
+TURNS = 16  # parts that each run is split into
 
 
 def side_by_side(pipe: HiFAPipeline, compared: list[Variant], steps: int, prompt: str) -> dict[str, float]:
-    """Seconds of a whole run by name of variant; all runs take turns.
+    """Return the seconds of a whole run by name of variant. All runs take turns.
 
     Args:
-        steps: Of HiFA.
+        steps: Steps of HiFA.
     """
     runs = {
         variant.name: pipe.start(prompt, seed=0, config=replace(hifa_config(steps), **variant.changes))
@@ -33,7 +33,7 @@ def side_by_side(pipe: HiFAPipeline, compared: list[Variant], steps: int, prompt
 
 
 def kept_times(path: Path, pipe: HiFAPipeline, compared: list[Variant], steps: int, prompt: str) -> dict[str, float]:
-    """`side_by_side`, kept in a file."""
+    """Return `side_by_side`, cached in a file."""
     key = digest(repr((compared, steps, prompt)).encode())
     times = kept(path, key, lambda: side_by_side(pipe, compared, steps, prompt))
     return {variant.name: times[variant.name] for variant in compared}

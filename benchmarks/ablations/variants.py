@@ -1,4 +1,4 @@
-"""What is compared: HiFA's settings, and each variant's changes to them."""
+"""The compared variants: HiFA's settings, and each variant's changes to them."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,13 +15,14 @@ from ..text_to_3d import Prompt, choose_prompts
 
 STEPS, PROMPTS, SEEDS = 128, 12, 2
 SEVERAL = {"denoising_stride": 0.25}  # the paper's r
-VSD_GUIDANCE = 7.5  # ProlificDreamer's
-VSD_SHARE = 0.75  # of HiFA's steps; with as many evaluations, which is less than half, hardly anything is learned
-# Weights of what stands in for z-variance. Monotonicity and z-entropy have those of the public code; distortion, which
-# has no published weight for this use, one that leaves a z-variance near HiFA's (see `strength`).
+VSD_GUIDANCE = 7.5  # as in ProlificDreamer
+VSD_SHARE = 0.75  # of HiFA's steps; less than half, for equal evaluations, learns hardly anything
+# Weights of the losses that replace the z-variance loss. Monotonicity and z-entropy have the public code's weights.
+# The distortion loss has no published weight for this use. The weight here leaves a z-variance near HiFA's (see
+# `strength`).
 DISTORTION, MONOTONIC, ZENTROPY = 1.0, 1.0, 1e-2
-# Of the image space alone: with its weight beside the latent space, its gradient at the image is in the mean of a run
-# only a 71st (see `strength`) of the latent one's, and the regularisers overpower it.
+# Weight of the image space alone. With the weight that it has next to the latent space, its mean gradient at the image
+# over a run is a 71st of the latent one's (see `strength`), and the regularizers dominate.
 IMAGE_ALONE = 71 * HiFAConfig.fast().lambda_rgb
 
 
@@ -30,8 +31,8 @@ class Variant:
     """One row of the tables.
 
     Args:
-        name: Of its folders.
-        label: For people.
+        name: Name of its folders.
+        label: Label in tables and figures.
         changes: Fields of `HiFAConfig` that differ from HiFA's.
     """
 
@@ -41,29 +42,31 @@ class Variant:
 
 
 HIFA = "hifa"
-# The preset's other losses that work against haze, off: what z-variance does alone.
+# Turns off the preset's other losses against haze, to measure the z-variance loss alone.
 UNHELPED = {"lambda_entropy": 0.0, "lambda_opacity": 0.0}
-# Where the annealing should tell most: all of the timesteps. The preset ends at t = 200.
+# All timesteps, where the annealing should matter most. The preset ends at t = 200.
 DEEP = {"t_min": 0.02}
 
 
 def hifa_config(steps: int = STEPS) -> HiFAConfig:
-    """The method of the paper, which has no terms for normals and curvature, with the other default settings of the
-    embedded prior in fewer steps."""
+    """Return the method of the paper, with the embedded prior's other defaults and fewer steps.
+
+    The paper has no terms for normals and curvature, so these terms are off.
+    """
     return HiFAConfig.fast(num_inference_steps=steps, lambda_normal=0.0, lambda_curvature=0.0)
 
 
 def variants(scheduler: DDIMScheduler, steps: int = STEPS) -> list[Variant]:
-    """All of them, HiFA first. Those that are called equal get as many evaluations of the UNet, not as many steps.
+    """Return all variants, HiFA first. Variants called equal have as many UNet evaluations as HiFA, not as many steps.
 
     Args:
-        scheduler: Of the prior.
-        steps: Of HiFA.
+        scheduler: Scheduler of the prior.
+        steps: Steps of HiFA.
     """
     base = hifa_config(steps)
-    # What DreamFusion, SJC and ProlificDreamer have not: image space, annealing, z-variance, kernel smoothing.
+    # DreamFusion, SJC and ProlificDreamer have no image space, annealing, z-variance loss or kernel smoothing.
     plain = {"lambda_rgb": 0.0, "annealing": "random", "lambda_zvar": 0.0, "kernel": (1.0,)}
-    # Figure 20 adds image space, annealing and z-variance to VSD, figure 19 the last alone; neither the kernel.
+    # Figure 20 adds image space, annealing and z-variance to VSD. Figure 19 adds z-variance only. Both have no kernel.
     vsd_hifa = {"distillation": "vsd", "guidance_scale": VSD_GUIDANCE, "kernel": (1.0,)}
     vsd_zvar = vsd_hifa | {"lambda_rgb": 0.0, "annealing": "random"}
     vsd = vsd_zvar | {"lambda_zvar": 0.0}
@@ -110,7 +113,7 @@ def variants(scheduler: DDIMScheduler, steps: int = STEPS) -> list[Variant]:
 
 
 def jobs(compared: list[Variant], steps: int, prompts: list[Prompt], seeds: int) -> list[dict[str, Any]]:
-    """Lines for `hifa.batch`: all prompts and seeds of a variant, then those of the next."""
+    """Return lines for `hifa.batch`: all prompts and seeds of a variant, then those of the next."""
     rows = []
     for variant in compared:
         settings = {"num_inference_steps": steps} | variant.changes
@@ -122,7 +125,7 @@ def jobs(compared: list[Variant], steps: int, prompts: list[Prompt], seeds: int)
 
 
 def prompts(count: int = PROMPTS) -> list[Prompt]:
-    """Of the 24 prompts of `benchmarks.text_to_3d`, the first; every other one was never trained."""
+    """Return the first of the 24 prompts of `benchmarks.text_to_3d`. Every other prompt is held out from training."""
     return choose_prompts()[:count]
 
 
@@ -130,7 +133,7 @@ def prompts(count: int = PROMPTS) -> list[Prompt]:
 
 
 def timesteps(config: HiFAConfig, total: int = 1000) -> list[int]:
-    """Of all steps of a run; for random ones as many, evenly spread."""
+    """Return the timesteps of a run. For random timesteps, return as many evenly spaced ones."""
     n = config.num_inference_steps
     bounds = int(config.t_max * total), int(config.t_min * total)
     annealing = "linear" if config.annealing == "random" else config.annealing
@@ -138,14 +141,14 @@ def timesteps(config: HiFAConfig, total: int = 1000) -> list[int]:
 
 
 def evaluations(config: HiFAConfig) -> float:
-    """UNet evaluations of an average step, each of one latent; a backward pass counts as two more.
+    """Return the UNet evaluations of an average step, each of one latent. A backward pass counts as two more.
 
-    Guidance asks with the negative prompt and the prompt with its view, and without it too where the words of the view
-    have a strength of their own.
+    Guidance evaluates the negative prompt and the prompt with its view. If the view words have a weight of their own,
+    guidance also evaluates the prompt without its view.
     """
     asked = 2 if config.view_guidance == 1 else 3
     if config.distillation == "vsd":
-        return asked + 1 + 3  # the variational score, and its learning
+        return asked + 1 + 3  # the variational score, and its training
     if config.distillation != "hifa":
         return asked
     calls = [len(denoising_timesteps(t, config.denoising_stride, 1000)) for t in timesteps(config)]
@@ -153,13 +156,15 @@ def evaluations(config: HiFAConfig) -> float:
 
 
 def equal_steps(base: HiFAConfig, other: HiFAConfig) -> int:
-    """Steps in which `other` evaluates the UNet as often as `base` does in all of its own."""
+    """Return the number of steps in which `other` evaluates the UNet as often as `base` does in its whole run."""
     return round(base.num_inference_steps * evaluations(base) / evaluations(other))
 
 
 def equal_weight(base: HiFAConfig, other: HiFAConfig, scheduler: DDIMScheduler) -> float:
-    """`sds_weight` with which the residuals of `other` weigh on average as much as those of `base`, whose w is
-    constant: the regularisers beside them are the same."""
+    """Return the `sds_weight` at which the residuals of `other` have the same average weight as those of `base`.
+
+    The weight w of `base` is constant. The other loss terms are the same in both.
+    """
     alphas = scheduler.alphas_cumprod
     weights = [residual_weight(other.distillation, float(alphas[t])) for t in timesteps(other, len(alphas))]
     return base.sds_weight * len(weights) / sum(weights)
