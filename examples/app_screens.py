@@ -1,21 +1,21 @@
-"""Pictures of the app as README shows them: python -m examples.app_screens [--steps 480] [--others DIR]
+"""Screenshots of the app for the README: python -m examples.app_screens [--steps 480] [--others DIR]
 
-Starts `app.py` with Toybox on a free port and its runs in a temporary folder, drives it in Chromium (playwright), and
-writes `examples/pictures/app_*.jpg`, the page in each of its states:
+Starts `app.py` with Toybox on a free port and with a temporary folder for runs, controls it in Chromium (playwright),
+and writes `examples/pictures/app_*.jpg`. Each file shows the page in one state:
 
-    empty, running, stopped, done    of a text run; `stopped` is in the middle of it, with Resume
-    error                            a prompt that is refused
+    empty, running, stopped, done    a text run; `stopped` is in the middle of the run, with Resume
+    error                            a prompt that is rejected
     dark, phone                      the finished run in the dark theme, and on a phone
     tools                            the finished run with its mesh options and the form for the Hub
-    paused                           a run whose window was closed in the middle of it, opened again
-    image, hallucination             these tabs with a picture, its views and what was made of them
+    paused                           a run whose window was closed in the middle, opened again
+    image, hallucination             the image tabs with a picture, its views and the result
 
-With `--others` more states go there, to be looked at and not to be kept:
+With `--others`, more states are written to DIR for inspection only:
 
-    example                          one of the finished ones, opened
-    waiting                          a run whose turn it is not yet
-    views, bad_picture               the image tab while views are made, and with a picture that cannot be used
-    extraction, wide                 a mesh that is made again, and the finished run on a large screen
+    example                          one of the finished examples, opened
+    waiting                          a run that waits in the queue
+    views, bad_picture               the image tab during the generation of views, and with an unusable picture
+    extraction, wide                 a mesh that is extracted again, and the finished run on a large screen
 """
 
 import argparse
@@ -45,15 +45,15 @@ def visit(browser: Browser, url: str, width: int = WIDTH, height: int = HEIGHT) 
     page.set_default_timeout(PATIENCE)
     page.goto(url)
     page.locator("#prompt textarea, #prompt input").first.wait_for()
-    page.wait_for_timeout(2000)  # until the page listens to its buttons
+    page.wait_for_timeout(2000)  # until the page has attached its event handlers
     return page
 
 
 def shoot(page: Page, name: str, whole: bool = True, folder: Path = FOLDER, wait: int = 1500) -> None:
-    """A JPEG of the page.
+    """Save a JPEG of the page.
 
     Args:
-        wait: Milliseconds before it.
+        wait: Milliseconds to wait first.
     """
     page.wait_for_timeout(wait)
     picture = Image.open(io.BytesIO(page.screenshot(full_page=whole))).convert("RGB")
@@ -62,7 +62,7 @@ def shoot(page: Page, name: str, whole: bool = True, folder: Path = FOLDER, wait
 
 
 def prepare(page: Page, prompt: str, steps: int) -> None:
-    """Enter what to make; Generate is still to be pressed."""
+    """Enter the prompt and the number of steps, without clicking Generate."""
     page.locator("#prompt textarea, #prompt input").first.fill(prompt)
     page.locator("#text-advanced button").first.click()
     page.locator("#text-steps input").fill(str(steps))
@@ -71,8 +71,10 @@ def prepare(page: Page, prompt: str, steps: int) -> None:
 
 
 def all_files(page: Page) -> None:
-    """Until every file has been made, also again after Resume, and the viewer, which draws in software here, has
-    drawn."""
+    """Wait until every file is made, also after Resume, and until the viewer has drawn.
+
+    The viewer renders in software here, so drawing takes seconds.
+    """
     page.wait_for_timeout(2000)
     expect(page.locator("#progress")).not_to_contain_text("…", timeout=PATIENCE)
     for kind in ("glb", "obj", "ply", "mp4", "asset", "run"):
@@ -81,13 +83,13 @@ def all_files(page: Page) -> None:
     viewer.wait_for()
     for _ in range(60):
         page.wait_for_timeout(1000)
-        if np.asarray(Image.open(io.BytesIO(viewer.screenshot())).convert("L")).std() > 5:  # no plain ground any more
+        if np.asarray(Image.open(io.BytesIO(viewer.screenshot())).convert("L")).std() > 5:  # not only background
             break
     page.wait_for_timeout(4000)
 
 
 def text_screens(browser: Browser, url: str, steps: int) -> str:
-    """Screens of a text run; returns the address of the finished run."""
+    """Take screenshots of a text run. Return the address of the finished run."""
     page = visit(browser, url)
     shoot(page, "empty")
     prepare(page, "a red mushroom", steps)
@@ -118,7 +120,7 @@ def error_screen(browser: Browser, url: str) -> None:
 
 
 def duck(folder: Path) -> Path:
-    """A picture for the image tab, with transparency."""
+    """Write a picture with transparency for the image tab."""
     picture = render(make_scene("duck", "yellow").shape, orbit_pose(30, 20, 2.5), 256, 40.0)
     rgba = np.concatenate([picture.colour, picture.mask[..., None]], axis=-1)
     Image.fromarray((rgba * 255).round().astype(np.uint8), "RGBA").save(folder / "duck.png")
@@ -126,7 +128,7 @@ def duck(folder: Path) -> Path:
 
 
 def result_screens(browser: Browser, address: str) -> None:
-    """The finished run in the dark and on a phone, whose page goes to the result by itself."""
+    """Take screenshots of the finished run in the dark theme, and on a phone, where the page scrolls to the result."""
     page = visit(browser, f"{address}&__theme=dark")
     all_files(page)
     shoot(page, "dark")
@@ -157,7 +159,7 @@ def paused_screen(browser: Browser, url: str) -> None:
 
 
 def picture_screen(browser: Browser, url: str, picture: Path, steps: int, name: str, prompt: str) -> None:
-    """The image tab, or with a prompt that of hallucination, and what comes out there."""
+    """Take a screenshot of a result in the image tab, or with a prompt in the hallucination tab."""
     prefix, tab, button = (
         ("guided", "Image-guided", "Hallucinate") if prompt else ("image", "Image to 3D", "Reconstruct")
     )

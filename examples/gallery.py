@@ -1,8 +1,8 @@
-"""The finished results that the app shows: python -m examples.gallery [--only red-mushroom] [--steps 480]
+"""Finished results for the app's gallery: python -m examples.gallery [--only red-mushroom] [--steps 480]
 
-Each takes one to three minutes of one core and half a megabyte: `examples/gallery/<name>/` with a GLB, a
-turntable and previews. They are made as the app makes them, with smaller files. The chicken's views are SyncDreamer's
-(`examples/chicken`), those of the photos are the embedded model's.
+Each result takes one to three minutes of one core and half a megabyte. `examples/gallery/<name>/` holds a GLB, a
+turntable and previews. The results are made as in the app, with smaller files. The chicken uses views of SyncDreamer
+(`examples/chicken`). The photos use views of the embedded multi-view model.
 """
 
 import argparse
@@ -28,18 +28,18 @@ FOLDER = Path(__file__).parent / "gallery"
 CHICKEN = Path(__file__).parent / "chicken" / "syncdreamer"
 FACES, TEXTURE = 6_000, 256
 AZIMUTH_DEG = 20
-GUIDANCE_END = 0.5  # with which the app begins
+GUIDANCE_END = 0.5  # initial value in the app
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What an example is made of.
+    """Inputs of an example.
 
     Args:
-        prompt: No prompt, no distillation.
-        seed: Of everything.
-        views: Folder of sixteen pictures that a model made.
-        photo: One of `examples/photos`.
+        prompt: Without a prompt there is no distillation.
+        seed: Seed of all randomness.
+        views: Folder of sixteen pictures that a model generated.
+        photo: Name of a picture in `examples/photos`.
     """
 
     prompt: str | None = None
@@ -49,7 +49,7 @@ class Asked:
 
     @property
     def kind(self) -> str:
-        """As in the app: the tab that it is shown in."""
+        """Tab of the app that shows the example."""
         if self.views is None and self.photo is None:
             return "text"
         return "image" if self.prompt is None else "hallucination"
@@ -67,7 +67,7 @@ EXAMPLES = {
 
 
 def make(pipe: HiFAPipeline, name: str, steps: int | None) -> HiFARun:
-    """The finished run of one example."""
+    """Return the finished run of one example."""
     asked, options = EXAMPLES[name], {}
     if asked.views is not None:
         views = [PIL.Image.open(path) for path in sorted(asked.views.glob("*.png"))]
@@ -87,7 +87,7 @@ def make(pipe: HiFAPipeline, name: str, steps: int | None) -> HiFARun:
 
 
 def write(run: HiFARun, kind: str, folder: Path) -> None:
-    """Its files."""
+    """Write the files of an example."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     asset = run.asset()
@@ -113,7 +113,7 @@ def write(run: HiFARun, kind: str, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=list(EXAMPLES), default=list(EXAMPLES))
-    parser.add_argument("--steps", type=int, help="default: those of the preset Standard")
+    parser.add_argument("--steps", type=int, help="default: the steps of the preset Standard")
     arguments = parser.parse_args()
     pipe = HiFAPipeline.from_pretrained()
     for name in arguments.only:

@@ -1,6 +1,6 @@
-"""The app from a program: python -m examples.gradio_client_example http://127.0.0.1:7860 "a red mushroom"
+"""Use the app from a program: python -m examples.gradio_client_example http://127.0.0.1:7860 "a red mushroom"
 
-Works with a Space too: give its name, such as USER/hifa, and HF_TOKEN in the environment if it is private.
+Works with a Space, too. Give its name, such as USER/hifa. For a private Space, set HF_TOKEN in the environment.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def main() -> None:
     arguments = parser.parse_args()
     client = Client(arguments.app, verbose=False)
     job = client.submit(arguments.prompt, seed=0, steps=arguments.steps, api_name="/text_to_3d")
-    for status, *_ in job:  # job.cancel() pauses it; client.predict(run_id, api_name="/stop") ends it with a mesh
+    for status, *_ in job:  # job.cancel() pauses the run; client.predict(run_id, api_name="/stop") ends it
         print(status["text"], flush=True)
     status, glb, *_ = job.result()
     if glb is None:

@@ -1,4 +1,4 @@
-"""One picture of several assets, as on top of the README: six views and two of the normals in each row.
+"""One picture of several assets, such as the one at the top of the README. Each row has six views and two normal maps.
 
 python -m examples.overview outputs/*/asset --output examples/pictures/overview.png
 """
@@ -14,7 +14,7 @@ from hifa.export.video import normal_to_rgb
 
 
 def row(asset: HiFAAsset, size: int) -> np.ndarray:
-    """`(size, 8 size, 3)`: six views around the object from a little above, then normals of front and back."""
+    """Return `(size, 8 size, 3)`: six views from a little above around the object, then normals of front and back."""
     views = [asset.render(asset.camera(azimuth, 20), size).colour.numpy() for azimuth in range(0, 360, 60)]
     for azimuth in (30, 210):
         picture = asset.render(asset.camera(azimuth, 20), size)

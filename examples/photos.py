@@ -1,6 +1,7 @@
-"""The pictures that the image tabs of the app offer to begin with: python -m examples.photos
+"""Sample pictures for the image tabs of the app: python -m examples.photos
 
-Objects of Toybox's world, seen from half in front and a little above, cut out: `examples/photos/<name>.png`.
+Objects of the Toybox world, seen obliquely from the front and from a little above, with a transparent background:
+`examples/photos/<name>.png`.
 """
 
 from pathlib import Path
@@ -19,7 +20,7 @@ WHITE = (1.0, 1.0, 1.0)
 
 
 def take(kind: str, colour: str) -> PIL.Image.Image:
-    """`(256, 256)` RGBA."""
+    """Return a picture of an object, `(256, 256)` RGBA."""
     pose = orbit_pose(AZIMUTH_DEG, ELEVATION_DEG, RADIUS)
     picture = render(world.make_scene(kind, colour).shape, pose, SIZE, FOV_DEG, WHITE, 2)
     rgba = np.concatenate([picture.colour, picture.mask[..., None]], -1)
