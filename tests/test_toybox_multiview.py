@@ -30,7 +30,8 @@ MEGABYTE = 10**6
 
 @pytest.fixture(scope="module")
 def scenes() -> multiview_dataset.Scenes:
-    return multiview_dataset.joined([multiview_dataset.render_scene(seed, photos=2) for seed in range(3)])
+    rows = [vars(multiview_dataset.render_scene(seed, photos=2)) for seed in range(3)]
+    return multiview_dataset.Scenes(**{name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
 
 
 @pytest.fixture(scope="module")

@@ -4,21 +4,19 @@ python -m hifa.toybox.dataset --output-dir toybox-data --scenes 5000
 """
 
 import argparse
-import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ..atomic import atomically
 from . import world
 from .render import orbit_pose, render
+from .shards import load_shards, make_shards
 
 
 SIZE, FOV_DEG, CAMERA_RADIUS = 64, 40.0, 2.5
 VIEWS_PER_SCENE = 8
-SHARD = 100  # scenes per file
+COMMAND = "python -m hifa.toybox.dataset"
 
 
 @dataclass(frozen=True)
@@ -78,22 +76,10 @@ def scene_of(labels: np.ndarray) -> world.Scene:
     return world.Scene(kinds[labels[0]], colours[labels[1]], *below, shape=None)
 
 
-def _write_shard(task: tuple[Path, int]) -> None:
-    path, first = task
-    if path.exists():
-        return
-    pixels, labels = zip(*(render_scene(seed) for seed in range(first, first + SHARD)), strict=True)
-    with atomically(path) as partial:
-        np.savez(partial, pixels=np.concatenate(pixels), labels=np.concatenate(labels))
-
-
-def make_dataset(folder: Path, scenes: int, first_seed: int = 0, workers: int | None = None) -> None:
-    """Render `scenes` scenes in shards of 100. Existing shards are kept, so an interrupted run resumes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tasks = [(folder / f"{seed:06d}.npz", seed) for seed in range(first_seed, first_seed + scenes, SHARD)]
-    with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
-        for done, _ in enumerate(pool.map(_write_shard, tasks), 1):
-            print(f"{done * SHARD} of {scenes} scenes", flush=True)
+def scene_arrays(seed: int) -> dict[str, np.ndarray]:
+    """Render the scene that `seed` determines; return the fields of `Pictures`."""
+    pixels, labels = render_scene(seed)
+    return {"pixels": pixels, "labels": labels}
 
 
 def load_dataset(folder: Path) -> Pictures:
@@ -102,10 +88,7 @@ def load_dataset(folder: Path) -> Pictures:
     Raises:
         FileNotFoundError: If the folder has no shards.
     """
-    shards = [np.load(path) for path in sorted(folder.glob("[0-9]*.npz"))]
-    if not shards:
-        raise FileNotFoundError(f"No training images in {folder}. Render them with: python -m hifa.toybox.dataset")
-    return Pictures(np.concatenate([s["pixels"] for s in shards]), np.concatenate([s["labels"] for s in shards]))
+    return Pictures(**load_shards(folder, COMMAND))
 
 
 def main() -> None:
@@ -113,7 +96,7 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, default=Path("toybox-data"))
     parser.add_argument("--scenes", type=int, default=5000)
     arguments = parser.parse_args()
-    make_dataset(arguments.output_dir, arguments.scenes)
+    make_shards(arguments.output_dir, arguments.scenes, scene_arrays)
 
 
 if __name__ == "__main__":

@@ -9,21 +9,19 @@ a pipeline call, which hides the camera distance. The model receives only the el
 """
 
 import argparse
-import os
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 
-from ..atomic import atomically
 from ..cameras import Camera, camera_to_world
 from ..given_views import ring_cameras
 from ..multiview.input_image import prepare_image
 from . import world
 from .render import Picture, orbit_pose, render
 from .shapes import Shape
+from .shards import load_shards, make_shards
 
 
 SIZE, CROP_SIZE = 64, 50  # pixels: side of an image, longer side of a framed object (SyncDreamer: 256, 200)
@@ -32,7 +30,7 @@ PHOTO_ELEVATION_DEG = (-10.0, 40.0)  # as in SyncDreamer
 PHOTO_RADIUS, PHOTO_FOV_DEG = (2.2, 3.0), 45.0
 PHOTO_PIXELS = 160  # side of a photo before framing, which reduces it to about half
 PHOTOS_PER_SCENE = 8
-SHARD = 50  # scenes per file
+COMMAND = "python -m hifa.toybox.multiview_dataset"
 WHITE = (1.0, 1.0, 1.0)
 
 
@@ -154,26 +152,9 @@ def render_scene(seed: int, photos: int = PHOTOS_PER_SCENE) -> Scenes:
     )
 
 
-def joined(parts: list[Scenes]) -> Scenes:
-    return Scenes(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Scenes)))
-
-
-def _write_shard(task: tuple[Path, int]) -> None:
-    path, first = task
-    if path.exists():
-        return
-    scenes = joined([render_scene(seed) for seed in range(first, first + SHARD)])
-    with atomically(path) as partial:
-        np.savez(partial, **{field.name: getattr(scenes, field.name) for field in fields(Scenes)})
-
-
-def make_dataset(folder: Path, scenes: int, first_seed: int, workers: int | None = None) -> None:
-    """Render `scenes` scenes in shards of 50. Existing shards are kept, so an interrupted run resumes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tasks = [(folder / f"{seed:08d}.npz", seed) for seed in range(first_seed, first_seed + scenes, SHARD)]
-    with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
-        for done, _ in enumerate(pool.map(_write_shard, tasks), 1):
-            print(f"{done * SHARD} of {scenes} scenes", flush=True)
+def scene_arrays(seed: int) -> dict[str, np.ndarray]:
+    """Render the scene that `seed` determines; return the fields of `Scenes`."""
+    return vars(render_scene(seed))
 
 
 def load_dataset(folder: Path) -> Scenes:
@@ -182,16 +163,7 @@ def load_dataset(folder: Path) -> Scenes:
     Raises:
         FileNotFoundError: If the folder has no shards.
     """
-    paths = sorted(folder.glob("[0-9]*.npz"))
-    if not paths:
-        raise FileNotFoundError(
-            f"No training scenes in {folder}. Render them with: python -m hifa.toybox.multiview_dataset"
-        )
-    parts = []
-    for path in paths:
-        with np.load(path) as shard:
-            parts.append(Scenes(**{field.name: shard[field.name] for field in fields(Scenes)}))
-    return joined(parts)
+    return Scenes(**load_shards(folder, COMMAND))
 
 
 def main() -> None:
@@ -201,7 +173,8 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=10_000_000, help="seed of the first scene")
     parser.add_argument("--workers", type=int)
     arguments = parser.parse_args()
-    make_dataset(arguments.output_dir, arguments.scenes, arguments.first_seed, arguments.workers)
+    first, workers = arguments.first_seed, arguments.workers
+    make_shards(arguments.output_dir, arguments.scenes, scene_arrays, first, workers)
 
 
 if __name__ == "__main__":

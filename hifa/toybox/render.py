@@ -10,10 +10,12 @@ import numba
 import numpy as np
 
 from ..cameras import Camera, camera_to_world
-from .shapes import Shape, distance
+from .shapes import Shape, bounding_radii, distance
 
 
 STEPS, NEAR_ENOUGH = 48, 1.5e-3
+TILE = 8  # pixels
+MARGIN = 0.01  # world units, for the points around a surface point that its normal is computed from
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,56 @@ def _trace(kind, operation, size, centre, rotation, origin, dx, dy, dz, radius):
 
 
 @numba.njit(fastmath=True, cache=True, nogil=True)
-def _render(kind, operation, size, centre, rotation, colours, pose, focal, pixels, samples, background, radius):
-    colour, mask = np.zeros((pixels, pixels, 3), np.float32), np.zeros((pixels, pixels), np.float32)
-    depth, normals = np.zeros((pixels, pixels), np.float32), np.zeros((pixels, pixels, 3), np.float32)
+def _render(kind, operation, size, centre, rotation, colours, reach, pose, focal, pixels, samples, background, radius):
+    """Render tile by tile. Rays of a tile are tested against the parts only that the cone around the tile meets."""
+    picture = (
+        np.zeros((pixels, pixels, 3), np.float32), np.zeros((pixels, pixels), np.float32),
+        np.zeros((pixels, pixels), np.float32), np.zeros((pixels, pixels, 3), np.float32),
+    )  # fmt: skip
+    for row in range(0, pixels, TILE):
+        for column in range(0, pixels, TILE):
+            rows, columns = min(TILE, pixels - row), min(TILE, pixels - column)
+            u, v = (column + columns / 2 - pixels / 2) / focal, (row + rows / 2 - pixels / 2) / focal
+            near = _parts_in_cone(centre, reach, pose, u, v, np.hypot(rows, columns) / 2 / focal)
+            view = pose, focal, pixels, samples, background, radius
+            parts = kind[near], operation[near], size[near], centre[near], rotation[near], colours[near]
+            _render_tile(parts, view, row, rows, column, columns, picture)
+    return picture
+
+
+@numba.njit(fastmath=True, cache=True)
+def _parts_in_cone(centre, reach, pose, u, v, slope):
+    """Indices of the parts whose bounding balls meet a cone from the camera.
+
+    Args:
+        u, v: Axis of the cone in the image plane at distance 1.
+        slope: Tangent of an angle that is at least half the opening angle.
+    """
+    x = pose[0, 0] * u + pose[0, 1] * v + pose[0, 2]
+    y = pose[1, 0] * u + pose[1, 1] * v + pose[1, 2]
+    z = pose[2, 0] * u + pose[2, 1] * v + pose[2, 2]
+    scale = 1.0 / np.sqrt(x * x + y * y + z * z)
+    cosine = 1.0 / np.sqrt(1.0 + slope * slope)
+    found, count = np.empty(reach.shape[0], np.int64), 0
+    for i in range(reach.shape[0]):
+        px, py, pz = centre[i, 0] - pose[0, 3], centre[i, 1] - pose[1, 3], centre[i, 2] - pose[2, 3]
+        along = (px * x + py * y + pz * z) * scale
+        across = np.sqrt(max(px * px + py * py + pz * pz - along * along, 0.0))
+        if (across - along * slope) * cosine <= reach[i] + MARGIN:
+            found[count] = i
+            count += 1
+    return found[:count]
+
+
+@numba.njit(fastmath=True, cache=True)
+def _render_tile(parts, view, first_row, rows, first_column, columns, picture):
+    """Render the pixels of a tile into the arrays of `picture`."""
+    kind, operation, size, centre, rotation, colours = parts
+    pose, focal, pixels, samples, background, radius = view
+    colour, mask, depth, normals = picture
     origin = pose[:, 3]
-    for row in range(pixels):
-        for column in range(pixels):
+    for row in range(first_row, first_row + rows):
+        for column in range(first_column, first_column + columns):
             for sub in range(samples * samples):
                 # Pixel (0, 0) covers [0, 1) x [0, 1). Its samples lie at the centers of equal cells.
                 u = (column + (sub % samples + 0.5) / samples - pixels / 2) / focal
@@ -106,7 +152,6 @@ def _render(kind, operation, size, centre, rotation, colours, pose, focal, pixel
                 for k in range(3):
                     normals[row, column, k] /= length
                 mask[row, column] /= samples * samples
-    return colour, mask, depth, normals
 
 
 def orbit_pose(azimuth_deg: float, elevation_deg: float, radius: float) -> np.ndarray:
@@ -137,5 +182,6 @@ def render(
     """
     focal = 0.5 * size / np.tan(np.radians(fov_deg) / 2)
     pose = np.ascontiguousarray(np.asarray(pose)[:3], np.float64)
-    arrays = shape.arrays()
-    return Picture(*_render(*arrays, pose, focal, size, samples, np.asarray(background, np.float64), radius))
+    arrays, reach = shape.arrays(), bounding_radii(shape)
+    flat = np.asarray(background, np.float64)
+    return Picture(*_render(*arrays, reach, pose, focal, size, samples, flat, radius))

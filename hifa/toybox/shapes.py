@@ -79,6 +79,16 @@ def pack(parts: list[Part]) -> Shape:
     )
 
 
+def bounding_radii(shape: Shape) -> np.ndarray:
+    """Return the radii `(n,)` of balls around the centers of the parts that contain the parts."""
+    a, b, c, _ = shape.size.T.astype(np.float64)
+    radii = {
+        ELLIPSOID: np.maximum(np.maximum(a, b), c), BOX: np.sqrt(a * a + b * b + c * c), CYLINDER: np.hypot(a, b),
+        CONE: np.hypot(np.maximum(a, b), c), TORUS: a + b, CAPSULE: a + b, PRISM: np.sqrt(a * a + b * b + c * c),
+    }  # fmt: skip
+    return np.stack([radii[kind] for kind in range(PRISM + 1)])[shape.kind, np.arange(len(a))]
+
+
 @numba.njit(fastmath=True, cache=True, inline="always")
 def _box2(u, v, hu, hv):
     """Return the distance to a rectangle with half-sizes (hu, hv) in the plane."""

@@ -1,20 +1,19 @@
-"""Training pictures of the surface model: renders with their normals and disparity, and what the prior makes of them.
+"""Training images of the surface model: renders with normals and disparity, and estimates of the prior.
 
     python -m hifa.toybox.surface_dataset --output-dir toybox-training/surface --scenes 8000
 
-Two kinds of pictures, because score distillation shows the model estimates of the prior and not renders:
+There are two kinds of images, because the model reads estimates of the prior in score distillation, not renders:
 
-- renders on black with a mask, which get a new background, blur and noise in every batch;
-- estimates: a render on a gray background is encoded, noised to a timestep, denoised in one step by its caption and
-  decoded, as in a step of score distillation. Timesteps near zero are plain round trips through the autoencoder.
+- Renders on black with a mask. Every batch adds a new background, blur and noise.
+- Estimates. A render on a gray background is encoded, noised to a timestep, denoised in one step with its caption and
+  decoded, as in a step of score distillation. At timestep 0 the estimate is a round trip through the autoencoder.
 
-Shards that exist are kept, so an interrupted run resumes.
+Existing shards are kept, so an interrupted run resumes.
 """
 
 import argparse
-import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -27,11 +26,13 @@ from ..atomic import atomically
 from ..cameras import Camera, camera_to_world
 from . import world
 from .render import render
+from .shards import load_shards, make_shards
 
 
-SIZE, SHARD = 64, 100  # pixels; scenes in a file
+SIZE = 64  # pixels
+COMMAND = "python -m hifa.toybox.surface_dataset"
 FIRST_SEED = 20_000_000
-# As wide as the cameras of score distillation with this prior, and of the multi-view ring.
+# These ranges contain the cameras of score distillation with Toybox and of the multi-view ring.
 RADIUS, FOV_DEG, ELEVATION_DEG = (2.3, 2.7), (38.0, 50.0), (-15.0, 80.0)
 GRAY = (0.2, 0.7)
 ESTIMATE_BATCH, GUIDANCE_SCALE = 16, 4.0
@@ -41,11 +42,11 @@ T_MIN, T_MAX = 20, 980
 
 @dataclass(frozen=True)
 class Surfaces:
-    """n renders on black and what is true of them.
+    """n renders on black with their ground truth.
 
     Args:
         color: `(n, 64, 64, 3)` uint8.
-        mask: `(n, 64, 64)` uint8, 255 where the object covers the pixel.
+        mask: `(n, 64, 64)` uint8, 255 where the object covers the whole pixel.
         normals: `(n, 64, 64, 3)` int8, 127 times the unit normal in camera axes (x right, y down, z forward).
         disparity: `(n, 64, 64)` float16, see `disparity_of`.
         labels: `(n, 5)` int16, see `dataset.Pictures`.
@@ -66,7 +67,9 @@ class Surfaces:
 
 
 def disparity_of(depth: np.ndarray, mask: np.ndarray, radius: float) -> np.ndarray:
-    """1 / depth, scaled so that the near end of the ball that holds every scene is 1; its far end and nothing are 0.
+    """Return 1 / depth, scaled to 1 at the near end of the ball that contains every scene and to 0 at its far end.
+
+    Pixels without an object are 0, too.
 
     Args:
         depth: `(H, W)` distance along the ray, world units.
@@ -78,7 +81,7 @@ def disparity_of(depth: np.ndarray, mask: np.ndarray, radius: float) -> np.ndarr
 
 
 def render_surfaces(seed: int, views: int) -> Surfaces:
-    """Render views of the scene that `seed` draws."""
+    """Render views of the scene that `seed` determines."""
     rng = np.random.default_rng(seed)
     scene, low_high = world.sample_scene(rng), np.sin(np.radians(ELEVATION_DEG))
     kinds, colors = list(world.KINDS), list(world.COLOURS)
@@ -99,47 +102,31 @@ def render_surfaces(seed: int, views: int) -> Surfaces:
     return Surfaces(*(np.stack(values) for values in zip(*rows, strict=True)))
 
 
-def _write_shard(task: tuple[Path, int, int, int]) -> None:
-    path, first, views, scenes = task
-    if path.exists():
-        return
-    surfaces = Surfaces.joined([render_surfaces(seed, views) for seed in range(first, first + scenes)])
-    with atomically(path) as partial:
-        np.savez(partial, **{f.name: getattr(surfaces, f.name) for f in fields(Surfaces)})
-
-
 def make_renders(folder: Path, scenes: int, views: int, first_seed: int = FIRST_SEED) -> None:
-    """Render `scenes` scenes in shards of 100."""
-    folder.mkdir(parents=True, exist_ok=True)
-    seeds = range(first_seed, first_seed + scenes, SHARD)
-    tasks = [(folder / f"{seed:08d}.npz", seed, views, min(SHARD, first_seed + scenes - seed)) for seed in seeds]
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for done, _ in enumerate(pool.map(_write_shard, tasks), 1):
-            print(f"{min(done * SHARD, scenes)} of {scenes} scenes", flush=True)
+    """Render `scenes` scenes with `views` views each."""
+    make_shards(folder, scenes, partial(surface_arrays, views=views), first_seed)
+
+
+def surface_arrays(seed: int, views: int) -> dict[str, np.ndarray]:
+    """Render views of the scene that `seed` determines; return the fields of `Surfaces`."""
+    return vars(render_surfaces(seed, views))
 
 
 def load_renders(folder: Path) -> Surfaces:
-    """All shards of a folder.
+    """Load all renders of a folder.
 
     Raises:
-        FileNotFoundError: If there are none.
+        FileNotFoundError: If the folder has no renders.
     """
-    paths = sorted(folder.glob("[0-9]*.npz"))
-    if not paths:
-        raise FileNotFoundError(f"No renders in {folder}. Make them: python -m hifa.toybox.surface_dataset")
-    parts = []
-    for path in paths:
-        with np.load(path) as shard:
-            parts.append(Surfaces(**{f.name: shard[f.name] for f in fields(Surfaces)}))
-    return Surfaces.joined(parts)
+    return Surfaces(**load_shards(folder, COMMAND))
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """What the prior makes of the first n renders of a training set.
+    """Estimates of the prior for the first n renders of a training set.
 
     Args:
-        color: `(n, 64, 64, 3)` uint8, on the background that was encoded.
+        color: `(n, 64, 64, 3)` uint8, with the encoded background.
         timestep: `(n,)` int16; 0 for a round trip through the autoencoder.
     """
 
@@ -148,20 +135,20 @@ class Estimates:
 
 
 def gray_backgrounds(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Slightly tinted grays `(count, 3)` in [0, 1]."""
+    """Draw slightly tinted grays `(count, 3)` in [0, 1]."""
     gray = rng.uniform(*GRAY, (count, 1)) + rng.uniform(-0.05, 0.05, (count, 3))
     return gray.clip(0, 1).astype(np.float32)
 
 
 def draw_timesteps(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Timesteps as square-root annealing spreads them over a run (HiFA section 4.1); a share of them is 0."""
+    """Draw timesteps distributed as in square-root annealing (HiFA section 4.1). A share of them is 0."""
     annealed = np.round(T_MAX - (T_MAX - T_MIN) * np.sqrt(rng.random(count)))
     return np.where(rng.random(count) < ROUND_TRIPS, 0, annealed).astype(np.int16)
 
 
 @torch.no_grad()
 def estimate_once(pipe, pictures: Tensor, prompts: list[str], timesteps: np.ndarray, rng) -> Tensor:
-    """One-step estimates x_hat of pictures `(n, 3, 64, 64)` in [0, 1], each with its prompt and timestep."""
+    """Return one-step estimates x_hat of images `(n, 3, 64, 64)` in [0, 1], each with its own prompt and timestep."""
     prior = pipe.make_prior()
     z = prior.encode(pictures)
     noise = torch.from_numpy(rng.standard_normal(z.shape).astype(np.float32))
@@ -178,7 +165,7 @@ def estimate_once(pipe, pictures: Tensor, prompts: list[str], timesteps: np.ndar
 
 
 def load_estimates(path: Path, renders: Surfaces, count: int, seed: int) -> Estimates:
-    """The estimates of the first `count` renders, made if they are not in `path` yet."""
+    """Load the estimates of the first `count` renders; create the file if it does not exist."""
     if not path.exists():
         _make_estimates(path, renders, count, seed)
     with np.load(path) as file:
@@ -194,7 +181,7 @@ def _make_estimates(path: Path, renders: Surfaces, count: int, seed: int) -> Non
         rng = np.random.default_rng([seed, first])
         rows = np.arange(first, min(first + ESTIMATE_BATCH, count))
         x = on_gray(renders, rows, rng)
-        # Early in a run the field is rendered small and enlarged for the prior.
+        # Early in a run, renders are small and are enlarged to the size of the prior.
         small = F.interpolate(F.interpolate(x, (32, 32), mode="area"), (SIZE, SIZE), mode="bilinear")
         x = torch.where(torch.from_numpy(rng.random(len(x)) < 0.3)[:, None, None, None], small, x)
         timesteps.append(draw_timesteps(rng, len(x)))
@@ -202,19 +189,19 @@ def _make_estimates(path: Path, renders: Surfaces, count: int, seed: int) -> Non
         colors.append((x_hat.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8))
         if first % 1600 == 0:
             print(f"{first} of {count} estimates", flush=True)
-    with atomically(path) as partial:
-        np.savez(partial, color=np.concatenate(colors), timestep=np.concatenate(timesteps))
+    with atomically(path) as unfinished:
+        np.savez(unfinished, color=np.concatenate(colors), timestep=np.concatenate(timesteps))
 
 
 def on_gray(renders: Surfaces, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """Renders on random grays: `(n, 3, 64, 64)` in [0, 1]."""
+    """Return renders on random grays, `(n, 3, 64, 64)` in [0, 1]."""
     mask = renders.mask[rows, ..., None].astype(np.float32) / 255
     pictures = renders.color[rows] / 255 + gray_backgrounds(rng, len(rows))[:, None, None] * (1 - mask)
     return torch.from_numpy(pictures.astype(np.float32)).permute(0, 3, 1, 2)
 
 
 def captions(renders: Surfaces, rows: np.ndarray) -> list[str]:
-    """What the renders show, with the words of their views."""
+    """Return captions of the renders with the words of their views."""
     from .dataset import scene_of
 
     return [world.caption(scene_of(row), view=world.VIEWS[row[4]]) for row in renders.labels[rows]]

@@ -1,10 +1,10 @@
-"""Train the Toybox surface model: a small U-Net that sees normals, their uncertainty and disparity in a picture.
+"""Train the Toybox surface model, a small U-Net that predicts normals, their uncertainty, and disparity.
 
     python -m hifa.toybox.train_surface --output-dir toybox-training/surface --export hifa/toybox/surface_weights
 
-Renders its pictures and makes the prior's estimates first, into the output folder, then trains. Seeded; resumed from
-`surface.safetensors` there. The last line printed is a JSON object with errors on scenes that were never trained on;
-`--evaluate hifa/toybox/surface_weights` prints it for weights that are there.
+Renders images and creates estimates of the prior in the output folder, then trains. The training is seeded and resumes
+from `surface.safetensors` in the output folder. The last printed line is a JSON object with errors on scenes that are
+not in the training set. `--evaluate hifa/toybox/surface_weights` prints the line for existing weights.
 """
 
 import argparse
@@ -35,8 +35,8 @@ from .surface_dataset import (
 from .training import Recipe, batch_rng, optimise
 
 
-WHITE_SHARE, BLUR, NOISE = 0.3, 1.6, 0.06  # backgrounds; the most blur (pixels) and noise on a render
-DISPARITY_WEIGHT, RELIEF_WEIGHT = 0.2, 10.0  # RELIEF: of the error that is left when an object's mean is right
+WHITE_SHARE, BLUR, NOISE = 0.3, 1.6, 0.06  # white backgrounds; largest blur (pixels), noise
+DISPARITY_WEIGHT, RELIEF_WEIGHT = 0.2, 10.0  # relief: error without the mean error of the object
 ESTIMATES = 0.375  # share of a batch
 TEST_SEED, TEST_SCENES = 24_000_000, 100
 
@@ -44,10 +44,10 @@ TEST_SEED, TEST_SCENES = 24_000_000, 100
 def draw_batch(
     surfaces: Surfaces, estimates: Estimates | None, rng: np.random.Generator, batch: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Draw pictures, renders and estimates of the prior, and what is true of them.
+    """Draw images (renders and estimates of the prior) with their ground truth.
 
     Returns:
-        Pictures `(B, 3, 64, 64)` in [0, 1], timesteps `(B,)`, normals `(B, 3, 64, 64)`, disparity and mask
+        Images `(B, 3, 64, 64)` in [0, 1], timesteps `(B,)`, normals `(B, 3, 64, 64)`, disparity and mask
         `(B, 64, 64)`.
     """
     plain = batch if estimates is None else batch - int(ESTIMATES * batch)
@@ -70,7 +70,7 @@ def draw_batch(
     normals = torch.from_numpy(surfaces.normals[chosen].astype(np.float32) / 127).permute(0, 3, 1, 2)
     disparity = torch.from_numpy(surfaces.disparity[chosen].astype(np.float32))
     mask = torch.from_numpy(mask)
-    # A mirrored scene is a scene: x of its normals changes sign.
+    # Mirroring an image mirrors the scene: x of the normals changes sign.
     flip = torch.from_numpy(rng.random(batch) < 0.5)
     pictures, normals, disparity, mask = (
         torch.where(flip.view(-1, *[1] * (value.ndim - 1)), value.flip(-1), value)
@@ -82,7 +82,7 @@ def draw_batch(
 
 
 def blurred(pictures: Tensor, sigma: Tensor) -> Tensor:
-    """Blur each picture `(B, 3, H, W)` by a Gaussian of its own width in pixels, `(B,)`; 0 leaves it as it is."""
+    """Blur each image of `(B, 3, H, W)` by a Gaussian with the width `sigma` `(B,)` in pixels; 0 is no blur."""
     offsets = torch.arange(-4, 5, dtype=torch.float32)
     taps = torch.exp(-0.5 * (offsets / sigma.float().clamp_min(1e-3)[:, None]) ** 2)
     taps = (taps / taps.sum(-1, keepdim=True)).repeat_interleave(3, 0)
@@ -93,21 +93,21 @@ def blurred(pictures: Tensor, sigma: Tensor) -> Tensor:
 
 
 def relief_loss(predicted: Tensor, disparity: Tensor, mask: Tensor) -> Tensor:
-    """Mean absolute error of the disparity, with more weight on that within the object but for its mean."""
+    """Return the mean absolute error of the disparity, with more weight on errors around the mean of the object."""
     error = predicted - disparity
     offset = (mask * error).sum((1, 2), keepdim=True) / mask.sum((1, 2), keepdim=True).clamp(min=1)
     return (error.abs() + RELIEF_WEIGHT * mask * (error - offset).abs()).mean()
 
 
 def surface_losses(model: SurfaceUNet, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    """The training loss and its parts, and the mean angle between normals in degrees."""
+    """Return the training loss, its parts, and the mean angle between normals in degrees."""
     pictures, timesteps, normals, disparity, mask = batch
     seen = read_surface(model, pictures, timesteps)
     inside = mask > 0.5
     cosine = (seen.normals * normals).sum(1).clamp(-1 + 1e-6, 1 - 1e-6)
-    # Where there is no object there is no normal: any direction is as good, and kappa has to be low.
+    # Pixels without an object have no normal. Every direction has the same error there, so kappa has to be low.
     angle = torch.where(inside, torch.acos(cosine), torch.pi / 2)
-    # The likelihood alone neglects the pixels that it doubts. So the angle counts by itself, and kappa learns from it.
+    # The likelihood alone neglects uncertain pixels. So the angle has a term of its own; the likelihood trains kappa.
     nll = angular_von_mises_fisher_loss(angle.detach(), seen.kappa)
     normal = ((nll + angle) * (0.1 + 0.9 * inside)).mean()
     relief = relief_loss(seen.disparity, disparity, mask)
@@ -121,7 +121,7 @@ def surface_losses(model: SurfaceUNet, batch: tuple[Tensor, ...]) -> dict[str, T
 
 @torch.no_grad()
 def evaluate(model: SurfaceUNet, seed: int, scenes: int) -> dict[str, float]:
-    """Measure errors on scenes that were never trained on.
+    """Measure errors on scenes that are not in the training set.
 
     Returns:
         Mean angle between normals in degrees, over the pixels that objects cover by more than half: of `renders`, of
@@ -179,7 +179,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def export(folder: Path, model: SurfaceUNet) -> None:
-    """What `SurfaceUNet.from_pretrained` reads, in float16."""
+    """Write a folder for `SurfaceUNet.from_pretrained`, in float16."""
     model.eval().half().save_pretrained(folder, max_shard_size="9MB")
 
 
