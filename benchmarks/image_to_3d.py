@@ -38,14 +38,15 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from skimage.metrics import structural_similarity
 
-from hifa import HiFAAsset, HiFAConfig, HiFARun
+from hifa import HiFAAsset, HiFAConfig, HiFAPipeline, HiFARun
 from hifa.cameras import camera_to_world
 from hifa.given_views import RING_EXTENT, GivenViews, read_views, ring_cameras
 from hifa.multiview import ViewRing
 from hifa.multiview.cameras import world_to_camera
 from hifa.optimisation import optimisation_step
-from hifa.reconstruction import draw_pixels
+from hifa.reconstruction import draw_corners, draw_pixels
 from hifa.rendering.image import backpropagate
+from hifa.surface_guidance import SurfaceModels
 
 
 CHICKEN = Path(__file__).parents[1] / "examples" / "chicken"
@@ -114,33 +115,38 @@ def reconstruct(views: GivenViews, config: HiFAConfig, clock_rendering: bool = F
         `clock_rendering`.
     """
     run = HiFARun.begin(None, "", config, 0, None, None, torch.Generator().manual_seed(0), torch.device("cpu"), views)
+    surfaces = HiFAPipeline.from_pretrained().surface_models(config, views)
     seconds, bare, timed = 0.0, 0.0, 0.0
     while not run.finished:
         clocked, before = clock_rendering and run.step % 10 == 5, run.step % 20 == 5
         state = run.generator.get_state()
         if clocked and before:
-            bare += bare_rendering(run, state)
+            bare += bare_rendering(run, state, surfaces)
         start = time.perf_counter()
-        step = optimisation_step(run, None)
+        step = optimisation_step(run, None, surfaces)
         seconds += (took := time.perf_counter() - start)
         if clocked:
             timed += took
-            bare += 0.0 if before else bare_rendering(run, state)
+            bare += 0.0 if before else bare_rendering(run, state, surfaces)
         if run.step % 100 == 0:
             print(f"{run.step} steps, {seconds:.0f} s, loss {step.losses['loss']:.4f}", flush=True)
     return run, seconds, bare / timed * seconds if timed else 0.0
 
 
-def bare_rendering(run: HiFARun, state: torch.Tensor) -> float:
+def bare_rendering(run: HiFARun, state: torch.Tensor, surfaces: SurfaceModels = SurfaceModels()) -> float:
     """Return the seconds of rendering the rays of a step and backpropagating the sum of their colors.
 
     Args:
         run: Run whose field and views are used.
         state: State of the run's generator before a step that does not refresh the density grid.
+        surfaces: For settings with `lambda_image_normal`, which has rays of its own.
     """
     generator = torch.Generator()
     generator.set_state(state)
     batch, offsets = draw_pixels(run.views, run.config, generator)
+    if surfaces.views is not None:
+        corners, more = draw_corners(run.views, run.config, surfaces.views.stride, generator)
+        batch, offsets = batch.joined(corners), torch.cat([offsets, more])
     start = time.perf_counter()
     backpropagate(
         run.radiance_field, batch.rays, run.sampling, lambda seen: seen.colour.sum(),
