@@ -1,4 +1,4 @@
-"""Sizes of a multi-view model, and constructors of its untrained parts. The defaults are SyncDreamer's."""
+"""Sizes of a multi-view model, and functions that build its untrained parts. The defaults are SyncDreamer's."""
 
 from dataclasses import asdict, dataclass, field
 
@@ -47,7 +47,7 @@ class Architecture:
     """All sizes that must match a checkpoint.
 
     Args:
-        latent_size: Height and width of the latents in pixels.
+        latent_size: Height and width of the latents.
         unet_channels: Channels of the UNet at each resolution, from fine to coarse.
         cross_attention: Whether each of these resolutions has cross-attention.
         layers_per_block: Layers in each block of the UNet.
@@ -79,7 +79,7 @@ class Architecture:
 
     @property
     def image_size(self) -> int:
-        """Height and width of the images in pixels."""
+        """Return the height and width of the images in pixels."""
         return self.latent_size * 2 ** (len(self.vae_channels) - 1)
 
     @property
@@ -151,7 +151,7 @@ def build_conditioner(architecture: Architecture) -> ViewConditioner:
 def build_scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
     """Build SyncDreamer's DDIM sampler.
 
-    With 50 steps, the timesteps are 1, 21, ... 981. The last step ends at the first noise level of the schedule.
+    With 50 steps, the timesteps are 1, 21, ..., 981. The last step ends at the first noise level of the schedule.
     """
     return DDIMScheduler(
         beta_start=0.00085,

@@ -11,10 +11,10 @@ from ..cameras import Camera, camera_to_world
 
 @dataclass(frozen=True)
 class ViewRing:
-    """Cameras at equal steps of azimuth, counter-clockwise from the front, that look at the origin.
+    """Cameras at equal steps of azimuth, counterclockwise from the front, that look at the origin.
 
     The defaults are SyncDreamer's (`meta_info/camera-16.pkl`): a 35 mm lens on a 32 mm sensor. The object lies inside
-    [-0.5, 0.5]^3, z up. Tensors are float32 for models of any type, because half precision would shift pixels.
+    [-0.5, 0.5]^3, z up. Tensors are float32 for models of any data type, because half precision would shift pixels.
 
     Args:
         num_views: Number of cameras.
@@ -30,7 +30,7 @@ class ViewRing:
 
     @property
     def fov_deg(self) -> float:
-        """Field of view in degrees."""
+        """Return the field of view in degrees."""
         return math.degrees(2 * math.atan(0.5 / self.focal_length))
 
     @property

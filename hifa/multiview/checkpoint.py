@@ -1,4 +1,4 @@
-"""Location and loading of the published checkpoint, with little memory and without running code from the file."""
+"""Download and loading of the published checkpoint, with little memory and without running code from the file."""
 
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def read_checkpoint(path: str | Path, architecture: Architecture | None = None) 
         ValueError: If the file is not such a checkpoint.
     """
     published = read_tensors(path)
-    # Buffers that are not in the file, such as CLIP's position ids, are created with values.
+    # Buffers that are not in the file, such as CLIP's position IDs, are created with values.
     with init_empty_weights(include_buffers=False):
         models = build_models(architecture)
     load_published(models, published)

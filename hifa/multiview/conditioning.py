@@ -36,15 +36,15 @@ class Condition(NamedTuple):
 
 
 class ViewConditioner(ModelMixin, ConfigMixin):
-    """Small trained parts of the conditioning. The defaults are SyncDreamer's.
+    """Small trainable layers of the conditioning. The defaults are SyncDreamer's.
 
     Args:
         image_embed_dim: Size of CLIP's image embedding.
         view_dim: Size of a view embedding.
         cross_attention_dim: Width of the UNet's context.
         time_dim: Size of the time embedding for the volume networks, which is separate from that of the UNet.
-        context_hidden_dim: Width of two hidden layers between the embeddings and the context. 0 is a linear map, as
-            in SyncDreamer. The content of a view depends on products of object and camera features. A small UNet
+        context_hidden_dim: Width of two hidden layers between the embeddings and the context. 0 selects a linear map,
+            as in SyncDreamer. The content of a view depends on products of object and camera features. A small UNet
             has few layers to compute such products, and gets better results with the hidden layers.
     """
 
@@ -91,8 +91,8 @@ class ViewConditioner(ModelMixin, ConfigMixin):
 def view_embedding(elevation_deg: float | Tensor, ring: ViewRing) -> Tensor:
     """Return the positions of a ring's views relative to the camera of the input image.
 
-    Zero123 counts elevation downwards, so that the difference is input minus ring. The azimuth is relative to that of
-    the input image, which is the azimuth of view 0.
+    In Zero123, elevation increases downward, so that the difference is input minus ring. The azimuth is relative to
+    that of the input image, which is the azimuth of view 0.
 
     Args:
         elevation_deg: Elevation of the camera of the input image in degrees; a number or `(B,)`.

@@ -12,7 +12,7 @@ neighboring views. The point is visible in a view if the depth of the hull in th
 The colors of a visible point should be equal. With the mean absolute difference d of these colors, `colour` is
 exp(-d / 0.1): a difference of a tenth of the full range divides the score by e.
 
-The visual hull has no hollows, so that even perfect views score below 1. Compare only scores of the same input.
+The visual hull fills concavities, so that even perfect views score below 1. Compare only scores of the same input.
 Measured on SyncDreamer's chicken:
 
     true renders                                   0.81
@@ -109,7 +109,7 @@ def visual_hull(images: Tensor, ring: ViewRing, half_extent: float = 0.5) -> Hul
 
 
 def hull_depth(hull: Hull, poses: Tensor) -> tuple[Tensor, Tensor]:
-    """Render the outline and surface of the hull from cameras with the lens and radius of the ring.
+    """Render the outline and surface of the hull from cameras with the focal length and radius of the ring.
 
     Args:
         hull: Visual hull.
@@ -139,18 +139,18 @@ def _overlap(outline: Tensor, mask: Tensor) -> float:
 
 
 def _colour_difference(hull: Hull, surface: Tensor, colour: Tensor, seen: Tensor, others: list[int], depth: Tensor):
-    """Return the mean absolute difference between an image and views, over the surface visible in both.
+    """Return the mean absolute color difference between an image and views at the visible surface points.
 
     Args:
         hull: Visual hull of the views.
-        surface: `(S, S, 3)` world points of the image's pixels.
+        surface: `(S, S, 3)` world points at the pixels of the image.
         colour: `(3, S, S)` of the image.
         seen: `(S, S)` bool, pixels to compare.
         others: Indices of the views to compare with.
         depth: `(V, S, S)` of the hull in all views.
 
     Returns:
-        A float, or `None` if no surface is visible in both.
+        A float, or `None` if no surface point of the image is visible in any of the views.
     """
     points, expected = surface[seen], colour[:, seen]
     pixels, distance = project(points, hull.ring.world_to_camera()[others], hull.ring.intrinsics(IMAGE_SIZE))
@@ -204,8 +204,8 @@ def input_agreement(
     """Score how well a sheet agrees with its input image at a given elevation.
 
     The hull is rendered from the azimuth of view 0 and the given elevation. The outline of the hull, and the colors of
-    view 0 and its two neighbors, are compared with the input image as in `consistency`. Render and input image are
-    first scaled to the same bounding box, so that the size of the object in the input image has no effect.
+    view 0 and its two neighbors, are compared with the input image as in `consistency`. The render and the input image
+    are first scaled to the same bounding box, so that the size of the object in the input image has no effect.
 
     Args:
         images: `(V, H, W, 3)` in [0, 1], the sheet.

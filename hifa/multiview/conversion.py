@@ -38,7 +38,7 @@ class Source(NamedTuple):
 
     Args:
         key: Name in the published file.
-        part: Index of the third along the first axis, if query, key and value are stored in one tensor.
+        part: Index of query, key or value along the first axis, if the three are stored in one tensor.
         transposed: Whether the published tensor is transposed.
     """
 
@@ -75,8 +75,8 @@ def unet_source(name: str, layers: int, has_attention: Callable[[int], bool]) ->
 
     Args:
         name: Name of the parameter.
-        layers: `layers_per_block`. The downsampler of a down block counts as one more layer. An up block has one more
-            layer.
+        layers: `layers_per_block` of the UNet. The published numbering counts the downsampler of a down block as one
+            more layer. An up block has one more layer.
         has_attention: Whether an up block has cross-attention, which shifts the index of its upsampler by one.
     """
     match = re.match(r"(down|up|mid)_block(?:s\.(\d+))?\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.", name)
@@ -241,9 +241,9 @@ def sources(models: dict[str, nn.Module]) -> dict[str, dict[str, Source]]:
 
 
 def _take(tensor: Tensor, source: Source, shape: torch.Size) -> Tensor:
-    """Return the parameter that a published tensor holds.
+    """Convert a published tensor to a parameter of a given shape.
 
-    1x1 convolutions and linear layers differ only in shape.
+    Axes of size 1 may differ, because a 1x1 convolution is equivalent to a linear layer.
 
     Raises:
         ValueError: If the tensor has another shape, or no floating-point type.
@@ -300,7 +300,7 @@ def check_cameras(published: dict[str, Tensor], ring: ViewRing) -> None:
     poses, ours = published["poses"].float(), ring.world_to_camera()
     if poses.shape != ours.shape or not torch.allclose(poses, ours, atol=1e-3):
         raise ValueError(
-            f"The checkpoint was made for other cameras than {ring.num_views} at elevation "
+            f"The checkpoint was made for cameras other than {ring.num_views} at elevation "
             f"{ring.elevation_deg:g} degrees and radius {ring.radius:g}."
         )
 
@@ -339,8 +339,8 @@ def to_published(models: dict[str, nn.Module], layout: dict[str, tuple[int, ...]
 
     Args:
         models: Models by their names in the pipeline.
-        layout: Shapes of the published tensors. Without it, published 1x1 convolutions that are linear layers in the
-            models stay matrices.
+        layout: Shapes of the published tensors. Without `layout`, the weights of linear layers stay matrices, even if
+            the published layers are 1x1 convolutions.
     """
     parts: dict[str, dict[int, Tensor]] = {}
     for model, names in sources(models).items():

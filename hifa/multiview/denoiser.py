@@ -1,4 +1,4 @@
-"""Stock UNet with depth attention, which is added by forward hooks within a `with` block."""
+"""UNet of diffusers with depth attention, which forward hooks add inside a `with` block."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Attention of every pixel of the UNet over the depths in its view frustum (arXiv 2309.03453, section 3.3)."""
+"""Attention of every pixel of the UNet over the depths along its ray (arXiv 2309.03453, section 3.3)."""
 
 from typing import NamedTuple
 
@@ -92,7 +92,7 @@ class DepthTransformer(nn.Module):
         return self.to_out(value.flatten(-2)).movedim(-1, 1)
 
     def forward(self, hidden: Tensor, volume: Tensor) -> Tensor:
-        """`(B, channels, H, W)` and `(B, volume_dim, D, H, W)` -> `(B, channels, H, W)`."""
+        """Apply the block: `(B, channels, H, W)` and `(B, volume_dim, D, H, W)` -> `(B, channels, H, W)`."""
         x = nn.functional.silu(self.norm_in(self.proj_in(hidden)))
         context = torch.relu(self.norm_context(self.proj_context(volume)))
         x = self.attend(x, context)

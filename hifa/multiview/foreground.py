@@ -4,7 +4,7 @@ import numpy as np
 from scipy import ndimage
 
 
-WHITE_LEVEL = 0.95  # a pixel with a channel below this belongs to the object
+WHITE_LEVEL = 0.95  # a pixel with a channel below this value is not white
 # A white region inside the object is a hole only if it is larger than a highlight or an eye, and as white as the
 # background. The levels were measured on regions of this size in four sheets of SyncDreamer. The holes (through the
 # handle of a teapot, between a dragon's legs) have a median of 250 to 253 of 255. The white parts of the dragon and of
@@ -16,9 +16,9 @@ HOLE_LEVEL = 250 / 255  # minimum median of the darkest channel in a hole
 def foreground(colour: np.ndarray) -> np.ndarray:
     """Return the mask `(H, W)` bool of the object in an image `(H, W, 3)` in [0, 1].
 
-    White pixels that are connected to the border are background, and all other pixels belong to the object. White
-    pixels inside the object are a highlight, an eye or a label. The exception is a large region of pure background,
-    such as the hole of a donut or of the handle of a mug.
+    White pixels that are connected to the border are background. White pixels inside the object, such as a highlight,
+    an eye or a label, belong to the object. The exception is a large region as white as the background, such as the
+    hole of a donut or of the handle of a mug.
     """
     darkest = colour.min(-1)
     solid = ndimage.binary_fill_holes(darkest < WHITE_LEVEL)

@@ -1,4 +1,4 @@
-"""Preparation of an image with a transparent background: the square on white that the model was trained on."""
+"""Preparation of an image with a transparent background as a square on white, the training input of the model."""
 
 import numpy as np
 import PIL.Image
@@ -12,7 +12,7 @@ BICUBIC = PIL.Image.Resampling.BICUBIC
 def prepare_image(
     image: PIL.Image.Image, size: int = 256, crop_size: int | None = None, alpha_threshold: int = 0
 ) -> Tensor:
-    """Frame the object, scale the image to `size` and composite onto white, as SyncDreamer's `prepare_inputs`.
+    """Frame the object, scale the image to `size` and composite onto white, as in SyncDreamer's `prepare_inputs`.
 
     Args:
         image: Image with an alpha channel.

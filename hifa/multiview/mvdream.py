@@ -104,7 +104,7 @@ def read_mvdream(path: str | Path, architecture: MVDreamArchitecture | None = No
         ValueError: If the file is not such a checkpoint.
     """
     published = read_tensors(path, key=None)
-    # Buffers that are not in the file, such as CLIP's position ids, are created with values.
+    # Buffers that are not in the file, such as CLIP's position IDs, are created with values.
     with init_empty_weights(include_buffers=False):
         models = build_models(architecture)
     table = sources(models)

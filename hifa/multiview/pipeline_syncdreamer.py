@@ -46,7 +46,7 @@ class SyncDreamerPipeline(DiffusionPipeline):
     """Pipeline that generates consistent views of an object from one image.
 
     The method is SyncDreamer (Liu et al. 2023, arXiv 2309.03453). The views are those of `pipe.ring`: elevation 30
-    degrees, azimuth 0, 22.5, ... 337.5 degrees counter-clockwise from that of the input image. The cameras cannot be
+    degrees, azimuth 0, 22.5, ..., 337.5 degrees counterclockwise from that of the input image. The cameras cannot be
     changed, because the weights are trained for these cameras.
 
     Args:
@@ -55,15 +55,16 @@ class SyncDreamerPipeline(DiffusionPipeline):
         unet: UNet with the latent of the input image concatenated to the noisy latent.
         volume, depth_attention, conditioner: Networks that SyncDreamer adds.
         scheduler: Any diffusers scheduler with a noise schedule, which is converted to a `DDIMScheduler`.
-        num_inference_steps, guidance_scale, eta, crop_size: Defaults of a call; saved with the model, because the best
-            values depend on the size of the model. These are SyncDreamer's.
+        num_inference_steps, guidance_scale, eta, crop_size: Defaults of a call, saved with the model, because the best
+            values depend on the size of the model. The values below are SyncDreamer's.
 
     Raises:
         ValueError: If the components do not fit together.
     """
 
     model_cpu_offload_seq = "vae->image_encoder->unet"
-    # Called from within the UNet, or by methods other than `forward`; 0.2 GB in half precision.
+    # Not offloaded, because these models are called inside the UNet, or by methods other than `forward`. The models
+    # take 0.2 GB in half precision.
     _exclude_from_cpu_offload = ["volume", "depth_attention", "conditioner"]
     _callback_tensor_inputs = ["latents"]
 
@@ -101,7 +102,7 @@ class SyncDreamerPipeline(DiffusionPipeline):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path = TOYBOX, **kwargs: Any
     ) -> "SyncDreamerPipeline":
-        """Load a folder of `save_pretrained` or a Hub ID; by default the embedded Toybox model.
+        """Load a model from a folder of `save_pretrained` or from the Hub; by default the embedded Toybox model.
 
         Args:
             pretrained_model_name_or_path: Folder or Hub ID.
@@ -149,17 +150,17 @@ class SyncDreamerPipeline(DiffusionPipeline):
 
     @property
     def ring(self) -> ViewRing:
-        """Cameras of the views."""
+        """Return the cameras of the views."""
         return self.volume.ring
 
     @property
     def embedded(self) -> bool:
-        """Whether the model is the embedded Toybox model."""
+        """Return whether the model is the embedded Toybox model."""
         return self.config.get("_name_or_path") == str(TOYBOX)
 
     @property
     def image_size(self) -> int:
-        """Height and width of the views in pixels."""
+        """Return the height and width of the views in pixels."""
         return self.volume.config.latent_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
@@ -168,7 +169,7 @@ class SyncDreamerPipeline(DiffusionPipeline):
 
     @property
     def num_timesteps(self) -> int:
-        """Number of steps of the current call."""
+        """Return the number of steps of the current call."""
         return self._num_timesteps
 
     def check_inputs(
@@ -205,7 +206,7 @@ class SyncDreamerPipeline(DiffusionPipeline):
             )
 
     def _given(self, name: str, value: Any) -> Any:
-        """Return the value of an option of a call; `None` selects the default of the model."""
+        """Return the value of an option of a call, or the default of the model for `None`."""
         return self.config[name] if value is None else value
 
     def predict_views(
@@ -281,7 +282,7 @@ class SyncDreamerPipeline(DiffusionPipeline):
                 to 40 degrees. `selection.sweep_elevation` estimates an unknown elevation.
             num_inference_steps: Number of DDIM steps.
             guidance_scale: w in s_u + w (s - s_u); 1 disables guidance and halves the work.
-            eta: Fraction of fresh noise in each step, from 0 to 1.
+            eta: DDIM's eta in [0, 1], the fraction of fresh noise in each step.
             generator: Generator for all random numbers; by default a CPU generator with seed 0.
             crop_size, alpha_threshold: Framing of the object in pixels of the views, see `prepare_image`.
             view_chunk: Number of views that are denoised and decoded together. A smaller chunk needs less memory and
@@ -348,7 +349,8 @@ class SyncDreamerPipeline(DiffusionPipeline):
         """
         device = self._execution_device
         pixels = prepared[None].to(device)
-        # The noise of the posterior is drawn before that of the views. With a CPU seed, the numbers equal upstream's.
+        # The noise of the posterior is drawn before that of the views, as upstream does. A CPU generator then gives
+        # the same numbers as upstream.
         picture = image_latent(self.vae, pixels, generator)
         image_embeds = clip_embedding(self.image_encoder, pixels)
         return Condition(picture, image_embeds, view_embedding(elevation_deg, self.ring).to(device))
@@ -363,7 +365,10 @@ class SyncDreamerPipeline(DiffusionPipeline):
 
 
 def _step_noise(latents: Tensor, eta: float, last: bool, generator: torch.Generator) -> Tensor:
-    """Return the noise of a step. The last step has no noise, which diffusers would leave in the images."""
+    """Return the noise of a step.
+
+    The last step has no noise, because diffusers would leave the noise in the images.
+    """
     if eta == 0 or last:
         return torch.zeros_like(latents)
     return randn_tensor(latents.shape, generator=generator, device=latents.device)

@@ -1,4 +1,4 @@
-"""Geometry between images, the world and volumes: pure functions in float32.
+"""Projection and sampling between images, world space and volumes, in float32.
 
 The multi-view networks sample images and volumes as SyncDreamer does: the first pixel is at 0 and the last at size - 1
 (`align_corners=True`), without the half-pixel offset of `hifa.cameras`. The weights were trained with this convention.
@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-NEAREST_DEPTH = 1e-4  # lower bound, so that points behind the camera are not mirrored
+NEAREST_DEPTH = 1e-4  # lower bound of the divisor, so that points behind the camera are not mirrored
 
 
 def volume_points(size: int, half_extent: float, device: torch.device | None = None) -> Tensor:
-    """Return world points `(size, size, size, 3)` of a cubic grid over [-half_extent, half_extent]^3 with corners.
+    """Return world points `(size, size, size, 3)` of a cubic grid over [-half_extent, half_extent]^3.
 
-    The axes of the grid are z, y, x, as `grid_sample` expects. The last axis holds x, y, z.
+    The grid includes the corners of the cube. The axes of the grid are z, y, x, as `grid_sample` expects. The last
+    axis holds x, y, z.
     """
     line = torch.linspace(-half_extent, half_extent, size, device=device)
     z, y, x = torch.meshgrid(line, line, line, indexing="ij")

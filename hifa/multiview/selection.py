@@ -41,7 +41,7 @@ class Candidate:
 
     @property
     def score(self) -> float:
-        """Score in [0, 1] for ranking candidates."""
+        """Return the score in [0, 1] for ranking candidates."""
         return self.consistency.score * self.agreement
 
 
@@ -87,8 +87,8 @@ def sweep_elevation(
     seed: int = 0,
     **settings: Any,
 ) -> list[Candidate]:
-    """Generate one sheet for each elevation from the same noise, and sort the sheets by score, best first.
+    """Generate one sheet for each elevation with the same seed, and sort the sheets by score, best first.
 
-    `[0].elevation_deg` is the estimated elevation.
+    The elevation of the first candidate is the estimate.
     """
     return rank(pipe, image, [(seed, elevation) for elevation in elevations_deg], **settings)

@@ -20,7 +20,7 @@ class ViewBlock(nn.Module):
 
     Args:
         channels: Channels of input and output.
-        time_dim, view_dim: Sizes of the two embeddings.
+        time_dim, view_dim: Sizes of the time and view embeddings.
         groups: Groups of the group norms.
     """
 
@@ -35,7 +35,7 @@ class ViewBlock(nn.Module):
         self.act = nn.SiLU()
 
     def forward(self, x: Tensor, t_embed: Tensor, v_embed: Tensor) -> Tensor:
-        """`(B, C, H, W)`, `(B, time_dim)`, `(B, view_dim)` -> `(B, C, H, W)`."""
+        """Apply the block: `(B, C, H, W)`, `(B, time_dim)`, `(B, view_dim)` -> `(B, C, H, W)`."""
         hidden = x + self.time_proj(t_embed)[:, :, None, None] + self.view_proj(v_embed)[:, :, None, None]
         hidden = self.conv1(self.act(self.norm1(hidden)))
         return x + self.conv2(self.act(self.norm2(hidden)))
@@ -53,7 +53,7 @@ class ViewEncoder(nn.Module):
         self.act = nn.SiLU()
 
     def forward(self, x: Tensor, t_embed: Tensor, v_embed: Tensor) -> Tensor:
-        """`(B, latent_channels, H, W)`, `(B, time_dim)`, `(B, view_dim)` -> `(B, channels, H, W)`."""
+        """Encode latents: `(B, latent_channels, H, W)`, `(B, time_dim)`, `(B, view_dim)` -> `(B, channels, H, W)`."""
         x = self.conv_in(x)
         for block in self.blocks:
             x = block(x, t_embed, v_embed)
@@ -61,7 +61,7 @@ class ViewEncoder(nn.Module):
 
 
 class VolumeBlock(nn.Module):
-    """3D block that adds the embeddings, normalizes and convolves.
+    """3D block that adds embeddings, then normalizes and convolves.
 
     Args:
         in_channels, out_channels: Channels of input and output.
@@ -85,7 +85,7 @@ class VolumeBlock(nn.Module):
             self.conv = nn.Conv3d(in_channels, out_channels, 3, stride=2 if resize == "down" else 1, padding=1)
 
     def forward(self, x: Tensor, t_embed: Tensor, v_embed: Tensor | None) -> Tensor:
-        """`(B, C, D, H, W)`, `(B, time_dim)`, `(B, view_dim)` or None -> `(B, C', D', H', W')`."""
+        """Apply the block: `(B, C, D, H, W)`, `(B, time_dim)`, `(B, view_dim)` or None -> `(B, C', D', H', W')`."""
         shift = self.time_proj(t_embed)
         if self.view_proj is not None:
             shift = shift + self.view_proj(v_embed)
@@ -98,7 +98,8 @@ class VolumeUNet(nn.Module):
     Args:
         in_channels: Channels of the input.
         dims: Channels of the levels, from fine to coarse.
-        layers: Blocks of a level after its strided block. The finest level has `layers - 1` blocks and none strided.
+        layers: Blocks of a level after its strided block. The finest level has `layers - 1` blocks and no strided
+            block.
         time_dim, view_dim, groups: See `VolumeBlock`.
     """
 
@@ -119,7 +120,7 @@ class VolumeUNet(nn.Module):
             self.up.append(block(coarse, fine, "up"))
 
     def forward(self, x: Tensor, t_embed: Tensor, v_embed: Tensor | None = None) -> list[Tensor]:
-        """`(B, in_channels, D, H, W)` -> levels from fine to coarse, `(B, dims[i], D/2^i, H/2^i, W/2^i)`."""
+        """Map `(B, in_channels, D, H, W)` to levels from fine to coarse, `(B, dims[i], D/2^i, H/2^i, W/2^i)`."""
         levels, x = [], self.conv_in(x)
         for blocks in self.down:
             for block in blocks:
@@ -174,7 +175,11 @@ class MultiViewVolume(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         halvings = 2 ** (len(volume_dims) - 1)
-        for name, size in (("latent_size", latent_size), ("volume_size", volume_size), ("depth", frustum_depth)):
+        for name, size in (
+            ("latent_size", latent_size),
+            ("volume_size", volume_size),
+            ("frustum_depth", frustum_depth),
+        ):
             if size % halvings:
                 raise ValueError(f"{name} must be a multiple of {halvings} for {len(volume_dims)} levels, got {size}.")
         self.ring = ViewRing(num_views, elevation_deg, radius, focal_length)
