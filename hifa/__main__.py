@@ -63,14 +63,17 @@ def build_parser() -> argparse.ArgumentParser:
         "--image", type=Path, metavar="FILE", help="photo of one object, from which sixteen views are hallucinated"
     )
     picture.add_argument(
-        "--elevation", type=float, metavar="DEG", help="elevation, 0 is level; default: estimated from six sheets"
+        "--elevation",
+        type=float,
+        metavar="DEG",
+        help="camera elevation in degrees, 0 is level; default: estimated from six sheets",
     )
     picture.add_argument(
-        "--view-seeds", type=int, metavar="N", help="generate N view sheets and use the best; default: 1"
+        "--view-seeds", type=int, metavar="N", help="hallucinate N sheets of views and use the best; default: 1"
     )
     picture.add_argument("--views", type=Path, metavar="SHEET", help="sixteen views side by side, instead of --image")
     picture.add_argument(
-        "--image-guidance-end", type=float, metavar="FRACTION", help="part of the run after which image losses are off"
+        "--image-guidance-end", type=float, metavar="FRACTION", help="part of the run in which image losses fade to 0"
     )
     picture.add_argument(
         "--multiview", metavar="ID_OR_FILE", help="SyncDreamer folder, Hub ID or checkpoint; default: embedded Toybox"
@@ -186,7 +189,7 @@ def check_picture_arguments(arguments: argparse.Namespace, pictures: list[str]) 
     """Check that the image options fit together.
 
     Args:
-        pictures: Which of `image` and `views` are given.
+        pictures: Names of the given options out of `image` and `views`.
 
     Raises:
         ValueError: If options exclude each other or need another option.
@@ -253,7 +256,7 @@ def quick_loading() -> Iterator[None]:
 def begin(arguments: argparse.Namespace) -> "tuple[HiFAPipeline, HiFARun]":
     """Load the prior, and start or resume a run.
 
-    Write the prepared image as `input.png` and the views as `views.png` into the output folder.
+    The function also writes the prepared image to `input.png` and the views to `views.png` in the output folder.
     """
     import torch
 
@@ -296,7 +299,7 @@ def begin(arguments: argparse.Namespace) -> "tuple[HiFAPipeline, HiFARun]":
 def forget_text_encoder(pipe: "HiFAPipeline") -> None:
     """Release the text encoder of a pixel-space prior, since a run stores its prompt embeddings.
 
-    T5 is larger than all other models of DeepFloyd IF.
+    T5 is larger than all other models of DeepFloyd IF together.
     """
     if pipe.vae is None:
         pipe.release_text_encoder()
@@ -363,7 +366,7 @@ def pick_device(name: str) -> str:
 
 
 def optimise(pipe: "HiFAPipeline", run: "HiFARun", folder: Path, run_folder: Path, save_every: int) -> None:
-    """Optimize a run to its end, and save checkpoints and previews on the way.
+    """Optimize a run to its end, and save checkpoints and previews at intervals.
 
     The first Ctrl-C ends the optimization after the current step. The run is saved, and its current state is exported.
     """

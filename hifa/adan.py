@@ -7,12 +7,12 @@ class Adan(torch.optim.Optimizer):
     """Adaptive Nesterov momentum (Xie et al. 2022, "Adan", algorithm 1), with the bias correction of the public code.
 
     Let g be the gradient and d its change since the last step; d is 0 in the first step. The optimizer keeps moving
-    averages m of g, v of d and n of (g + b2 d)^2, with the decay rates b1, b2 and b3. The update is
+    averages m of g, v of d, and n of (g + b2 d)^2, with the decay rates b1, b2 and b3. The update is
 
         theta <- (theta - lr (m + b2 v) / (sqrt(n) + eps)) / (1 + lr lambda)
 
     Args:
-        params, lr: As in the optimizers of torch.
+        params, lr: As in other optimizers of torch.
         betas: Decay rates b1, b2 and b3 of m, v and n. Each is one minus the paper's beta.
         eps: Added to sqrt(n).
         weight_decay: lambda.

@@ -1,4 +1,4 @@
-"""HiFAAsset: a finished radiance field, which is rendered, exported and uploaded to the Hub without a prior."""
+"""HiFAAsset: a finished radiance field, which can be rendered, exported and uploaded to the Hub without a prior."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -113,7 +113,7 @@ def _job(row: Any, index: int) -> Job:
 def is_begun(folder: Path) -> bool:
     """Return whether a job is finished or has a saved run.
 
-    A saved run stores the embeddings of its prompt.
+    The prompt of such a job is not encoded again, because a saved run stores the embeddings.
     """
     return (folder / DONE).exists() or is_saved_in(folder / "run")
 
@@ -126,7 +126,7 @@ def work(
     arguments: argparse.Namespace,
     prompt_embeds: Tensor | None = None,
 ) -> bool:
-    """Run one job to its end; resume a saved run.
+    """Run one job to its end, or resume its saved run.
 
     Args:
         pipe: Pipeline with the prior.
@@ -137,7 +137,7 @@ def work(
         prompt_embeds: Embeddings of the prompt, required if the text encoder is released.
 
     Returns:
-        `False` if the job was already finished.
+        `True`, or `False` if the job was already finished.
 
     Raises:
         ValueError: For an invalid prompt or setting, an empty field, or a folder of another job.
@@ -199,14 +199,15 @@ def _check_same(wanted: dict[str, Any], found: dict[str, Any], folder: Path) -> 
     for name, was, value in pairs:
         if was != value:
             raise ValueError(
-                f"{folder} was made with {name}={was!r}, not {value!r}. Remove it, or choose another --output-dir."
+                f"{folder} was made with {name}={was!r}, not {value!r}. Remove the folder or choose another "
+                "--output-dir."
             )
 
 
 def jobs_of(jobs: list[Job], state: PartialState) -> list[Job]:
     """Return the jobs of this process.
 
-    Each process takes every n-th job, so that a list sorted by length is balanced.
+    Each process takes every n-th job, so that the work is balanced even if the prompts are sorted by length.
     """
     return jobs[state.process_index :: state.num_processes]
 
@@ -245,7 +246,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_surface_options(parser)
     parser.add_argument("--half", action="store_true", help="load the prior in float16 (on a GPU)")
     add_variant_option(parser)
-    parser.add_argument("--preset", choices=PRESETS, help="default: that of the prior")
+    parser.add_argument("--preset", choices=PRESETS, help="default: chosen by the prior")
     parser.add_argument(
         "--save-every", type=int, default=100, metavar="STEPS", help="steps between checkpoints; default: 100"
     )

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 
-SPINS = "1000"  # iterations of the wait loop of a thread, a few microseconds
+SPINS = "1000"  # iterations of a thread's wait loop, which take a few microseconds
 LOADAVG = Path("/proc/loadavg")  # the fourth field: runnable threads / all threads
 LOOKS, LOOK_SECONDS = 5, 0.005
 
@@ -16,16 +16,16 @@ def share_cpu() -> None:
     Call this function before importing torch, because OpenMP (libgomp) reads `GOMP_SPINCOUNT` during the import. If
     the environment sets `GOMP_SPINCOUNT` or `OMP_WAIT_POLICY`, the function changes nothing.
 
-    A spinning thread occupies a core that the awaited thread could use. On two idle cores, spinning takes a sixth
-    off the time of a step. With another process on one of the cores, a step took thirty to fifty times as long: a time
-    slice of the other process is as long as a thousand short waits.
+    A spinning thread occupies a core that the awaited thread could use. On two idle cores, spinning reduces the
+    step time by a sixth. With another process on one of the cores, steps took thirty to fifty times as long, because a
+    time slice of the other process is as long as a thousand short waits.
     """
     if not any(name in os.environ for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")) and others_run():
         os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def others_run() -> bool:
-    """Return whether another thread was running in most of a few samples.
+    """Return whether another thread was runnable in most of a few samples of the system load.
 
     Return `False` on systems without `/proc/loadavg`.
     """

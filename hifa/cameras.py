@@ -1,8 +1,8 @@
 """Pinhole cameras around the object: sampling, orbits and rays.
 
-World axes: z is up, and the front of the object is along +x (azimuth 0). Azimuth is counter-clockwise in a view from
+World axes: z is up, and the front of the object is along +x (azimuth 0). Azimuth is counterclockwise in a view from
 above. Camera axes are those of OpenCV: x right, y down, z forward. The center of pixel (row i, column j) is at
-(j + 0.5, i + 0.5). Ray directions have unit length, so that z along a ray is a distance.
+(j + 0.5, i + 0.5). Ray directions have unit length, so that z along a ray is the distance from the camera.
 """
 
 from collections.abc import Sequence
@@ -163,12 +163,12 @@ def front_or_back(azimuth_deg: float) -> float:
     """Map an azimuth in degrees to the front or the back side.
 
     Azimuths in [0, 180) are mapped linearly to the front [-45, 45), and azimuths in [180, 360) to the back [135, 225).
-    A uniform distribution stays uniform.
+    A uniformly distributed azimuth stays uniform over both sides.
     """
     azimuth_deg %= 360
     return azimuth_deg / 2 - 45 if azimuth_deg < 180 else azimuth_deg / 2 + 45
 
 
 def orbit(frames: int, *, elevation_deg: float = 15.0, radius: float = 2.5, fov_deg: float = 40.0) -> list[Camera]:
-    """Return the cameras of a full turn at one elevation, counter-clockwise from the front."""
+    """Return the cameras of a full turn at one elevation, counterclockwise from the front."""
     return [Camera(360.0 * i / frames, elevation_deg, radius, fov_deg) for i in range(frames)]

@@ -1,7 +1,8 @@
-"""Background compilation of the numba loops for the CPU, in the first run of an environment.
+"""Compilation of the numba loops for the CPU in a background process, for the first run in an environment.
 
-numba caches compiled code on disk. The first run would spend a second on compilation before its first preview, and
-another second in its first step. A background process compiles on a second core while modules are imported.
+numba caches compiled code on disk. Without this module, the first run would spend a second on compilation before
+its first preview, and another second in its first step. The background process compiles on a second core while modules
+are imported.
 """
 
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 
 
 PACKAGE = Path(__file__).parent
-# Each module with the loop that it compiles last, in the order of use. The first preview needs no density grid.
+# The modules in the order of use, each with the loop that is compiled last. The first preview needs no density grid.
 MODULES = {
     "field.hash_grid_cpu": "encode_backward",
     "rendering.density_grid_cpu": "place",
@@ -40,8 +41,8 @@ for name, path in zip(sys.argv[2::2], sys.argv[3::2]):
 def compile_ahead() -> subprocess.Popen | None:
     """Start a background process that compiles the loops, unless they are cached.
 
-    A loop that is needed earlier is compiled by its caller. If two processes are started at once, the second one ends
-    without compiling.
+    Calling a loop that is not compiled yet compiles the loop in the calling process. If two background processes are
+    started at once, the second process ends without compiling.
 
     Returns:
         The process, or `None` if all loops are cached.

@@ -1,4 +1,4 @@
-"""Components of `HiFAPipeline`: a diffusers prior from a Hub id or a folder, and the models that assist the prior."""
+"""Components of `HiFAPipeline`: a diffusers prior from a Hub ID or a folder, and the models that assist the prior."""
 
 import gc
 from dataclasses import replace
@@ -54,14 +54,14 @@ CHECKPOINTS = (".ckpt", ".pt", ".safetensors")
 
 
 class HiFAComponents(DiffusionPipeline):
-    """Components of the pipeline, and the operations that need no run.
+    """Components of the pipeline, and operations on the components.
 
     Args:
         vae: `AutoencoderKL` or a distilled `AutoencoderTiny`. `None` for a pixel-space model such as DeepFloyd IF.
         text_encoder, tokenizer: CLIP or T5 text model and its tokenizer. Both may be `None` if every run gets
             `prompt_embeds`.
         unet: `UNet2DConditionModel` that predicts epsilon, v or the sample.
-        scheduler: Any diffusers scheduler with a noise schedule. The pipeline converts it to a `DDIMScheduler`.
+        scheduler: Any diffusers scheduler with a noise schedule. The scheduler is converted to a `DDIMScheduler`.
         disparity_estimator: Model for settings with `lambda_disparity`, see `DisparityPrior`. Toybox loads its own
             model on first use.
         text_encoder_2, tokenizer_2: Second text encoder and tokenizer of SDXL.
@@ -128,7 +128,7 @@ class HiFAComponents(DiffusionPipeline):
         """Load a prior.
 
         Args:
-            pretrained_model_name_or_path: Hub id or folder of Stable Diffusion, SDXL or DeepFloyd IF (stage 1 or 2),
+            pretrained_model_name_or_path: Hub ID or folder of Stable Diffusion, SDXL or DeepFloyd IF (stage 1 or 2),
                 or the checkpoint file of MVDream, see `from_single_file`. The default is the embedded Toybox prior.
             kwargs: Arguments for `DiffusionPipeline.from_pretrained`, such as `dtype`, `variant` and `token`.
 
@@ -163,7 +163,7 @@ class HiFAComponents(DiffusionPipeline):
 
         Args:
             path_or_id: Path of `sd-v2.1-base-4view.pt`, or its location on the Hub, `owner/name/file`.
-            tokenizer: Tokenizer, or a Hub id or folder with a subfolder `tokenizer`. The checkpoint contains no
+            tokenizer: Tokenizer, or a Hub ID or folder with a subfolder `tokenizer`. The checkpoint contains no
                 tokenizer.
             dtype: Data type of the weights.
             disparity_estimator: See `HiFAComponents`.
@@ -240,14 +240,14 @@ class HiFAComponents(DiffusionPipeline):
 
     @property
     def embedded(self) -> bool:
-        """Return whether the prior is the embedded Toybox, which comes with a multi-view and a surface model."""
+        """Return whether the prior is the embedded Toybox prior, which includes a multi-view and a surface model."""
         return self.config.get("_name_or_path") == str(TOYBOX)
 
     def embedded_multiview(self) -> SyncDreamerPipeline | None:
-        """Return Toybox's multi-view model, which the first call loads.
+        """Return the multi-view model of Toybox. The first call loads the model.
 
         Returns:
-            The model, or `None` with another prior or if the weights do not exist because they are not yet trained.
+            The model, or `None` for another prior, or if the package has no weights because the model is not trained.
         """
         if self._multiview is None and self.embedded and TOYBOX_MULTIVIEW.is_dir():
             self._multiview = SyncDreamerPipeline.from_pretrained().to(self._execution_device)
@@ -308,10 +308,10 @@ class HiFAComponents(DiffusionPipeline):
         return self._encode(prompt, negative_prompt)[0]
 
     def encode_pooled_prompt(self, prompt: str, negative_prompt: str = "") -> Tensor | None:
-        """Encode a prompt as the pooled embeddings that SDXL gets in addition to `encode_prompt`.
+        """Encode a prompt to the pooled embeddings that SDXL needs in addition to the result of `encode_prompt`.
 
         Returns:
-            Embeddings `(2 + len(VIEWS), pooled)` in the order of `encode_prompt`. `None` for other models than SDXL.
+            Embeddings `(2 + len(VIEWS), pooled)` in the order of `encode_prompt`. `None` for models other than SDXL.
         """
         return self._encode(prompt, negative_prompt)[1]
 
@@ -369,7 +369,7 @@ class HiFAComponents(DiffusionPipeline):
         """Check that embeddings have the shapes that the UNet expects.
 
         Raises:
-            ValueError: If a shape is wrong, as for embeddings of another kind of model.
+            ValueError: If a shape is wrong, such as that of embeddings of another kind of model.
         """
         check_embeds(embeds, self.unet)
         expected = (2 + len(VIEWS), pooled_dim(self.unet)) if is_sdxl(self.unet) else None
@@ -386,7 +386,7 @@ class HiFAComponents(DiffusionPipeline):
             guided: Whether given views guide the run. A prompt that the prior cannot encode is then no error.
 
         Returns:
-            A note for the user if the run goes on without the prompt; empty otherwise.
+            A note for the user if the run continues without the prompt; otherwise empty.
 
         Raises:
             TypeError, ValueError: If the prompt is invalid, or there is no text encoder.
@@ -414,19 +414,19 @@ class HiFAComponents(DiffusionPipeline):
         pooled_prompt_embeds: Tensor | None,
         guided: bool,
     ) -> str:
-        """Check a prompt as `_check_prompt` does, or only the shapes of its embeddings if there are any."""
+        """Check a prompt as `_check_prompt` does, or only the shapes of its embeddings if embeddings are given."""
         if prompt_embeds is None:
             return self._check_prompt(prompt, negative_prompt, guided)
         self._check_embeds(prompt_embeds, pooled_prompt_embeds)
         return ""
 
     def load_normal_model(self, name_or_folder: str | Path, **kwargs: Any) -> None:
-        """Load a published model of surface normals, which guides all runs that start afterward.
+        """Load a published model of surface normals, for runs with `lambda_normal` or `lambda_image_normal`.
 
         With a normal model, the default settings of a published prior have `lambda_normal > 0`.
 
         Args:
-            name_or_folder: Hub id or folder of a `MarigoldNormalsPipeline`, such as `prs-eth/marigold-normals-v1-1`.
+            name_or_folder: Hub ID or folder of a `MarigoldNormalsPipeline`, such as `prs-eth/marigold-normals-v1-1`.
             kwargs: Arguments for `DiffusionPipeline.from_pretrained`.
 
         Raises:
@@ -441,10 +441,10 @@ class HiFAComponents(DiffusionPipeline):
         return self._normal_prior is not None
 
     def surface_models(self, config: HiFAConfig, views: GivenViews | None = None) -> SurfaceModels:
-        """Return the models that guide the surface, as far as the settings need them.
+        """Return the models for the surface losses of the settings.
 
-        The embedded prior has a single model for disparity and normals, which the first use loads. The call also
-        predicts the normals of the given views if the settings need them.
+        The embedded prior has a single model for disparity and normals, which is loaded on first use. If the settings
+        have `lambda_image_normal`, the call also predicts the normals of the given views.
 
         Raises:
             ValueError: If the settings need a model that is not loaded.

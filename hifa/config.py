@@ -26,7 +26,7 @@ class HiFAConfig:
     """
 
     # Optimization
-    num_inference_steps: int = 10_000  # total_iter
+    num_inference_steps: int = 10_000  # total_iter in equation 5
     optimizer: str = "adam"  # adam, or adan as in the public code
     grid_lr: float = 1e-2
     network_lr: float = 1e-3
@@ -39,7 +39,7 @@ class HiFAConfig:
     guidance_scale: float = 100.0
     view_guidance: float = 1.0  # weight k of the view suffix; 1 is plain classifier-free guidance
     guidance_rescale: float = 0.0
-    perp_neg: float = 0.0  # largest weight of Perp-Neg's negative prompts; above 0 it replaces the last two settings
+    perp_neg: float = 0.0  # largest Perp-Neg weight; above 0, view_guidance and guidance_rescale have no effect
     denoising_stride: float = 0.25  # r; r and eta apply to "hifa" only, the other methods denoise in a single step
     eta: float = 1.0
     t_max: float = 0.98  # fraction of the prior's timesteps
@@ -48,13 +48,13 @@ class HiFAConfig:
     # Variational score of "vsd"
     lora_rank: int = 4
     lora_lr: float = 1e-4
-    lora_prediction: str = "epsilon"  # epsilon or v_prediction: the quantity whose error the loss measures
+    lora_prediction: str = "epsilon"  # epsilon or v_prediction: target of the denoising loss
     # Losses
     sds_weight: float = 0.05  # w(t) of "hifa"; for the other methods a factor on w(t)
     lambda_latent: float = 1.0
     lambda_rgb: float = 0.1
     lambda_zvar: float = 3.0
-    lambda_disparity: float = 0.0  # needs a disparity model; the paper's lambda_d = 0.1 is 0.1 w(t) per ray
+    lambda_disparity: float = 0.0  # needs a disparity model; the paper's lambda_d = 0.1 means 0.1 w(t) per ray
     disparity_annealing: str = "constant"  # constant, or sqrt: factor 1 - sqrt(p) at the fraction p of the run
     lambda_normal: float = 0.0  # needs a normal model; not in the paper
     normal_period: int = 1  # steps between two evaluations of the normal loss
@@ -65,15 +65,15 @@ class HiFAConfig:
     lambda_distortion: float = 0.0  # of Mip-NeRF 360; the paper compares z-variance with this loss
     lambda_opacity: float = 0.0
     lambda_entropy: float = 0.0
-    # Fraction of the run over which the weights of the regularizers rise from 0. Monotonicity and disparity are at
-    # full weight from the start.
+    # Fraction of the run over which the weights of the regularizers and of the normal losses rise from 0. Monotonicity
+    # and disparity are at full weight from the start.
     regulariser_warmup: float = 0.0
     # Given views (section 5.4, appendix A.5); no effect in a run without given views
     image_guidance_end: float = 1.0  # fraction of the run over which these losses fade to 0; 1: constant weight
     lambda_image: float = 100.0
     image_outside: float = 1.0  # weight of the pixels outside of the object; 0 masks the background out
     lambda_mask: float = 10.0
-    lambda_tv: float = 0.0  # total variation of the color, per 1/128 of the side of a view of any size
+    lambda_tv: float = 0.0  # total variation of the color; the weight is for 128x128 views and scales with their size
     lambda_image_latent: float = 0.0  # latents of a whole view; needs a prior
     lambda_image_normal: float = 0.0  # normals predicted from the given views; needs a normal model
     given_rays: int = 2**12  # random rays over all given views in a step
@@ -97,10 +97,12 @@ class HiFAConfig:
     camera_elevation_deg: tuple[float, float] = (-15.0, 80.0)
     num_views: int = 0  # views per step, with cameras as input of a multi-view prior; 0: one view with a view suffix
     num_views_end: float = 1.0  # fraction of the run after which each step has one view with a view suffix
-    # Fraction of the run, from the start, with front and back views only. "side view" names no direction: with early
-    # side views, chance decides which way the object faces, and the suffixes for front and back come too late.
+    # Fraction of the run, from the start, with front and back views only. The suffix "side view" does not say which
+    # side. With early side views, the object would take a random direction before the suffixes for front and back have
+    # an effect.
     front_back_end: float = 0.0
-    # Background: this fraction of the steps has a flat random gray-ish color, all other steps the background network.
+    # Background: this fraction of the steps has a flat, random, nearly gray color. All other steps have the background
+    # network.
     random_background: float = 0.5
     background_range: tuple[float, float] = (0.0, 1.0)
     # Field
@@ -135,7 +137,7 @@ class HiFAConfig:
         if len(self.kernel) % 2 == 0 or min(self.kernel) < 0 or sum(self.kernel) <= 0:
             raise ValueError(f"kernel needs an odd number of non-negative values, not all 0, got {self.kernel}.")
         check_resolutions(self.base_resolution, self.finest_resolution)
-        # A camera inside of the field's cube would start its rays inside of the object.
+        # The rays of a camera inside the field's cube could start inside the object.
         if self.camera_radius[0] <= self.bound:
             raise ValueError(f"camera_radius must exceed bound={self.bound}, got {self.camera_radius}.")
         nearest = self.camera_framing[0] / math.tan(math.radians(self.camera_fov_deg[1] / 2))
@@ -160,17 +162,17 @@ class HiFAConfig:
 
     @classmethod
     def official(cls, **changes: Any) -> "HiFAConfig":
-        """Return the defaults of the public code, where they differ from the paper and are not mistakes.
+        """Return the settings of the public code, except for its mistakes.
 
-        The weights are converted as follows:
+        The settings that the public code shares with the paper are unchanged. The weights are converted as follows:
 
         - The public code sums z-variance over rays. Here `lambda_zvar` is multiplied by the number of rays of a
           `render_size` view.
         - The entropies of the public code are in bits, and here in nats.
         - The weight of the opacity entropy is constant in the public code. Here the weight warms up, as the weight of
           z-variance does.
-        - The weight of the disparity regression is 0.1 w(t) 256^2. The regression here has no scale that can turn
-          negative.
+        - The weight of the disparity regression is 0.1 w(t) 256^2. Unlike in the public code, the regression has no
+          scale that can turn negative.
         - The gradient clipping inside of Adan to a norm of 5 is left out, because it has no effect after the clipping
           to `max_gradient_norm`.
 
@@ -198,7 +200,7 @@ class HiFAConfig:
 
     @classmethod
     def preview(cls, **changes: Any) -> "HiFAConfig":
-        """Return settings for a run of minutes on a GPU with Stable Diffusion.
+        """Return settings for Stable Diffusion on a GPU, for a run that takes minutes.
 
         Renders are small and grow during the run. The prior gets upsampled renders.
         """
@@ -213,11 +215,11 @@ class HiFAConfig:
     def mvdream(cls, **changes: Any) -> "HiFAConfig":
         """Return the settings of MVDream's public code (Shi et al. 2024), without soft shading.
 
-        These are four views a step, guidance 50 with a rescale of 0.5, timesteps from narrowing bounds, a residual in
-        latent space only, and no regularizers.
+        The settings have four views per step, guidance 50 with a rescale of 0.5, timesteps from narrowing bounds, a
+        residual in latent space only, and no regularizers.
 
-        The first half of a run of the public code differs: 8 views a step, 512 samples a ray, and backgrounds of any
-        color.
+        The first half of a run is different in the public code: 8 views per step, 512 samples per ray, and backgrounds
+        of any color.
         """
         settings: dict[str, Any] = dict(
             num_views=4, guidance_scale=50.0, guidance_rescale=0.5, annealing="narrowing", denoising_stride=1.0,
@@ -252,15 +254,16 @@ class HiFAConfig:
           whole space, and no loss removes this density again.
         - Guidance: low, because the Toybox prior was trained on few pictures. Higher guidance oversaturates the colors
           and roughens the surface.
-        - Grid cells: the finest cells are as large as a pixel. Smaller cells would only hold noise.
+        - Grid cells: the finest cells are as large as a pixel. Smaller cells would only fit noise.
         - Background: the range of grays is slightly larger than in the training of the prior, so that gray parts of
           the object do not blend into the background.
         - View suffix: the suffixes for front and back decide which way an object faces within the first sixth of the
           run. Side views are left out until then, and the suffix has twice the weight.
-        - Surface: the normals of the estimates shape the surface, and a small curvature term smooths the remaining
-          noise. `benchmarks.geometry --tuning` selected both weights.
-        - Denoising: one denoising step per estimate. For the same number of UNet evaluations, more optimization steps
-          were no worse, and perhaps better, than several denoising steps each (benchmarks/RESULTS.md).
+        - Surface: the normal loss shapes the surface, and a small curvature loss smooths the remaining noise. Both
+          weights were selected with `benchmarks.geometry --tuning`.
+        - Denoising: one denoising step per estimate. For the same number of UNet evaluations, results were no worse,
+          and perhaps better, than with fewer optimization steps of several denoising steps each
+          (benchmarks/RESULTS.md).
         """
         settings: dict[str, Any] = dict(
             num_inference_steps=480, grid_lr=0.2, network_lr=1e-2, front_back_end=0.15,
@@ -280,9 +283,9 @@ class HiFAConfig:
         """Return settings for a reconstruction from given views only, on a CPU.
 
         The field is finer than that of `fast`, and rays have more samples. The finest cells are as large as a pixel of
-        a view of `given_size`. The learning rate is far above the paper's: a fast hash table converges to smooth
-        features, and a slow one leaves grain between the given views. Distillation is not stable at this rate. Predicted
-        normals of the given views smooth the surface (`benchmarks.geometry --floor`).
+        a view of `given_size`. The learning rate is far above the paper's. At a high rate, the hash table
+        converges to smooth features. At a low rate, grain remains between the given views. Distillation is not stable
+        at the high rate. Predicted normals of the given views smooth the surface (`benchmarks.geometry --floor`).
         """
         settings: dict[str, Any] = dict(
             num_inference_steps=500, grid_lr=0.3, network_lr=1e-2, lr_end=0.05,
@@ -298,7 +301,7 @@ class HiFAConfig:
     def hallucinated(cls, **changes: Any) -> "HiFAConfig":
         """Return `reconstruction` for hallucinated views.
 
-        Hallucinated views disagree in detail, and total variation evens the differences out. For real views, total
+        Hallucinated views disagree in detail, and total variation smooths out the differences. For real views, total
         variation only lowers the quality.
         """
         return cls.reconstruction(**({"lambda_tv": 10.0} | changes))
@@ -332,7 +335,8 @@ class HiFAConfig:
     def learning_rate_share(self, step: int) -> float:
         """Return the factor on the learning rates at a step.
 
-        The factor decays exponentially from 1 to `lr_end`, after a linear warmup.
+        The factor decays exponentially from 1 to `lr_end` over the run. During `lr_warmup`, a linear ramp from 0 to 1
+        multiplies the factor.
         """
         share = self.lr_end ** (step / self.num_inference_steps)
         warmup = self.lr_warmup * self.num_inference_steps
@@ -340,7 +344,7 @@ class HiFAConfig:
 
     @property
     def framed(self) -> bool:
-        """Return whether the distance of a camera follows from its field of view."""
+        """Return whether `camera_framing` and the field of view determine the distance of a camera."""
         return self.camera_framing[1] > 0
 
     def num_views_at(self, step: int) -> int:
@@ -348,7 +352,7 @@ class HiFAConfig:
         return self.num_views if step < self.num_views_end * self.num_inference_steps else 0
 
     def warmup(self, step: int) -> float:
-        """Return the factor on the regularizers at a step, which rises linearly to 1 over `regulariser_warmup`."""
+        """Return the factor on the regularizers at a step: a linear rise from 0 to 1 over `regulariser_warmup`."""
         progress = step / self.num_inference_steps
         return min(1.0, progress / self.regulariser_warmup) if self.regulariser_warmup else 1.0
 
@@ -371,7 +375,7 @@ class HiFAConfig:
     def render_size_at(self, step: int) -> int:
         """Return the size of a render at a step in pixels per side.
 
-        The size grows linearly in eight stages, so that tensor shapes repeat.
+        The size grows in eight equal stages, so that tensor shapes repeat.
         """
         if self.growth_end == 0 or self.start_render_size == self.render_size:
             return self.render_size

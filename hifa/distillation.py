@@ -53,7 +53,7 @@ class Views:
 
 
 def distillation_loss(config: HiFAConfig, views: Views, target: Target) -> Tensor:
-    """Return the distillation loss, the mean over the views.
+    """Return the distillation loss, averaged over the views.
 
     The loss is L_SDS+ (equation 4). The other methods have the same form with another target and weight.
     """
@@ -70,7 +70,7 @@ def distillation_loss(config: HiFAConfig, views: Views, target: Target) -> Tenso
 
 
 def guidance_of(run: HiFARun, views: Views) -> Guidance:
-    """Return the guidance of a step, by cameras or by the view suffix of the single view."""
+    """Return the guidance of a step: by the cameras, or by the view suffix of the single view."""
     if not views.by_cameras:
         return guidance_for(run, views.cameras[0])
     config = run.config
@@ -109,7 +109,8 @@ def distillation_target(
     - `vsd` (Wang et al. 2023, "ProlificDreamer", section 3.2) replaces eps by eps_phi of the variational score. The
       residual is then z_phi - z_hat.
 
-    The method does not select other properties of the published methods, such as a random t, fields and losses.
+    `distillation` selects only the target. Other properties of the published methods, such as a random t, the field
+    and further losses, have their own settings.
 
     With `lambda_rgb`, HiFA's term in image space is added to every method with the same weight. For `vsd` its residual
     is D(z_phi) - D(z_hat) (appendix A.4).
@@ -147,7 +148,7 @@ def distillation_target(
     x_hat = x_hat if config.lambda_rgb else None
     if variational is None:
         return Target(weight, z_hat, x_hat, picture)
-    (camera,) = views.cameras  # The settings do not allow several views with a variational score.
+    (camera,) = views.cameras  # `HiFAConfig` rejects several views with a variational score.
     prompt = replace(prompt_of(run, camera), beside=beside)
     epsilon_phi = variational.predict_noise(z_t, t, prompt, camera)
     z_phi = to_sample(epsilon_phi, z_t, alpha_cumprod)

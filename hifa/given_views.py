@@ -17,10 +17,10 @@ from .multiview.foreground import foreground
 
 
 # The field's bound in the world units of the ring. SyncDreamer's objects are in [-0.5, 0.5]^3. Hallucinated objects
-# are slightly larger, and SyncDreamer's own reconstruction uses a cube of this half side. With this value, the ring
-# has a radius of 2.5 for a field with bound 1, as the distillation cameras of the guided presets have.
+# are slightly larger, and SyncDreamer's own reconstruction uses a cube of this half side. For a field with bound 1,
+# the ring then has a radius of 2.5, like the distillation cameras of the guided presets.
 RING_EXTENT = 0.6
-TOLERANCE = 0.01  # by which a float may exceed [0, 1]
+TOLERANCE = 0.01  # largest distance of a float value from the range [0, 1]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class PixelBatch:
 class GivenViews:
     """Square views on white with masks and cameras.
 
-    The channels have 8 bits, so that a saved run is small and exact.
+    Views have 8 bits per channel, so that a saved run is small and restores the exact values.
 
     Args:
         colour: `(views, H, H, 3)` uint8, on white.
@@ -132,7 +132,7 @@ class GivenViews:
         return self._pixels(torch.randint(self.mask.numel(), (count,), generator=generator))
 
     def sample_pairs(self, count: int, generator: torch.Generator) -> PixelBatch:
-        """Draw `count` pixels uniformly over all views, each with the neighbor to the right or below.
+        """Draw `count` pixels uniformly over all views, each with one random neighbor, to the right or below.
 
         Args:
             count: Number of pairs.
@@ -189,20 +189,21 @@ def ring_cameras(bound: float, ring: ViewRing = ViewRing(), half_extent: float =
     Args:
         bound: Bound of the field.
         ring: Ring of cameras.
-        half_extent: Objects of the ring are in [-half_extent, half_extent]^3. `RING_EXTENT` is defined for 0.5.
+        half_extent: Half side of the cube that contains the objects of the ring. `RING_EXTENT` is defined for 0.5,
+            and is scaled for other values.
     """
     scale = bound / (RING_EXTENT / 0.5 * half_extent)
     return tuple(Camera(c.azimuth_deg, c.elevation_deg, c.radius * scale, c.fov_deg) for c in ring.cameras())
 
 
 def read_views(views: Any, bound: float, max_size: int = 256, cameras: Sequence[Camera] | None = None) -> GivenViews:
-    """Convert the views of a user to given views.
+    """Convert images of an object from the user to given views.
 
     Args:
         views: A sheet of sixteen square views side by side, such as SyncDreamer's with 4096x256 pixels; a list of PIL
             images; or an array or tensor `(views, H, W, 3 or 4)` of floats in [0, 1] or integers in [0, 255]. The
-            mask is the alpha channel. Views without an alpha channel must have a white background, from which the
-            mask is computed, see `multiview.foreground`.
+            alpha channel is the mask. Views without an alpha channel must have a white background. The mask is then
+            computed from the colors, see `multiview.foreground`.
         bound: Bound of the field.
         max_size: Larger views are downscaled to this size, pixels per side.
         cameras: One camera for each view, in the field's world units. Defaults to SyncDreamer's ring.
@@ -217,7 +218,9 @@ def read_views(views: Any, bound: float, max_size: int = 256, cameras: Sequence[
     cameras = ring_cameras(bound) if cameras is None else tuple(cameras)
     images = _as_images(views, len(cameras))
     if len(images) != len(cameras):
-        raise ValueError(f"views must be {len(cameras)}, one for each camera, or a sheet of them, got {len(images)}.")
+        raise ValueError(
+            f"views must be {len(cameras)}, one for each camera, or a sheet of all views, got {len(images)}."
+        )
     sizes = {image.size for image in images}
     if len(sizes) != 1 or images[0].width != images[0].height:
         raise ValueError(

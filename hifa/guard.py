@@ -1,4 +1,7 @@
-"""Guard against optimizer steps with gradients that are not finite. The cost is one norm and no extra GPU wait."""
+"""Guard against optimizer steps with gradients that are not finite.
+
+The guard computes one gradient norm and needs no extra GPU synchronization.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -23,5 +26,8 @@ def is_safe(norm: float) -> bool:
 
 
 def read_together(values: Sequence[Tensor]) -> list[float]:
-    """Return scalar tensors as Python numbers in one transfer, because each `item()` would wait for the GPU."""
+    """Return scalar tensors as Python numbers in one transfer.
+
+    Each `item()` would synchronize with the GPU.
+    """
     return torch.stack([value.to(values[0].device) for value in values]).tolist()

@@ -43,14 +43,14 @@ class Hallucination:
 class Photo:
     """A photo with the settings for hallucinating views.
 
-    The photo is checked and cut out on creation. The views are generated once, by the first call of `hallucinate`.
+    The constructor checks the photo and removes the background. The first call of `hallucinate` generates the views.
 
     Args:
         image: Input of `pictures.prepare_picture`, or its result, which is used unchanged.
         multiview: Model that generates the views.
         elevation_deg: Elevation of the photo's camera above the horizon in degrees. With `None`,
-            `selection.sweep_elevation` estimates the elevation, which takes one sheet for each candidate.
-        view_seeds: Number of sheets to generate, from 1 to 64. The best sheet is used, see `selection`.
+            `multiview.selection.sweep_elevation` estimates the elevation from one sheet of views for each candidate.
+        view_seeds: Number of sheets to generate, from 1 to 64. The best sheet is used, see `multiview.selection`.
         settings: Arguments for the call of `multiview`, from `CALL_SETTINGS` and `FRAMING`.
 
     Raises:
@@ -69,7 +69,7 @@ class Photo:
         self.multiview, self.elevation_deg, self.view_seeds = multiview, elevation_deg, view_seeds
         self.settings = {name: value for name, value in (settings or {}).items() if value is not None}
         self._check()
-        # Small models crop the object from a larger picture themselves: resampling once keeps the object sharper.
+        # At least 256 pixels: a small model crops and downscales the object itself, which keeps the object sharper.
         prepared = isinstance(image, PreparedPicture)
         self.picture = image if prepared else prepare_picture(image, max(256, multiview.image_size))
         framing = {"crop_size": multiview.config.crop_size} | self.settings
@@ -97,7 +97,7 @@ class Photo:
 
     @property
     def seen(self) -> PIL.Image.Image:
-        """The input image of the multi-view model, RGB on white."""
+        """Return the input image of the multi-view model, RGB on white."""
         pixels = ((self._seen.movedim(0, -1).numpy() + 1) * 127.5).round().clip(0, 255)
         return PIL.Image.fromarray(pixels.astype(np.uint8))
 

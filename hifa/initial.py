@@ -1,4 +1,4 @@
-"""Initial state of a run: field and density grid, and a preview that needs no prior."""
+"""Initial field and density grid of a run, and previews, which need no prior."""
 
 import math
 
@@ -14,7 +14,7 @@ from .rendering.rays import RaySampling
 
 
 PREVIEW_SIZE = 128  # pixels per side
-PREVIEW_GRAY = 0.8  # Background. A new field is middle gray and would be invisible on a middle gray background.
+PREVIEW_GRAY = 0.8  # background; a new field is middle gray and would be invisible on middle gray
 
 
 def initial_field(config: HiFAConfig, seed: int, device: str | torch.device = "cpu") -> RadianceField:
@@ -79,8 +79,8 @@ def preview(field: RadianceField, camera: Camera, sampling: RaySampling, size: i
 
 
 def first_preview(config: HiFAConfig, seed: int) -> Tensor:
-    """Render the preview of a run at step 0, seconds before a prior is loaded.
+    """Render the preview of a run at step 0 from its settings and seed, without a prior.
 
-    Rays are sampled without the density grid, because the loops of the grid may not be compiled yet.
+    Rays are sampled without the density grid, because the numba loops of the grid may not be compiled yet.
     """
     return preview(initial_field(config, seed), front_camera(config), ray_sampling(config, None))

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C that is raised after the current step is finished and the run is saved."""
+    """Error for Ctrl-C, raised when the current step is finished and the run is saved."""
 
 
 class Interrupt:
@@ -20,7 +20,8 @@ class Interrupt:
 def first_noted() -> Iterator[Interrupt]:
     """Record the first Ctrl-C instead of raising, so that a step is not interrupted.
 
-    The second Ctrl-C has its usual effect. Outside the main thread, which alone receives signals, nothing changes.
+    The second Ctrl-C has its usual effect. Only the main thread receives signals. In any other thread, this
+    function has no effect.
 
     Yields:
         The flag for the first Ctrl-C.

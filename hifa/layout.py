@@ -1,6 +1,6 @@
-"""Comparison of the tensors of a file with the expected tensors before anything is built from the file.
+"""Checks of tensor names, shapes and data types in a file, before the tensors are read.
 
-The header of a safetensors file has shapes and data types, so that a file of another layout is rejected without
+The header of a safetensors file lists names, shapes and data types. A file with another layout is rejected without
 reading any weights.
 """
 
@@ -35,7 +35,7 @@ class Spec(NamedTuple):
 
 
 Layout = dict[str, Spec]
-# By the names in safetensors. Tensors of other types match no layout.
+# Data types by their names in safetensors. A tensor of any other type matches no layout.
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
@@ -91,7 +91,8 @@ def unprefixed(prefix: str, layout: Mapping[str, Spec]) -> Layout:
 def optimizer_layout(parameters: Iterable[Spec], found: Iterable[str], moments: tuple[str, ...] = MOMENTS) -> Layout:
     """Return the expected layout of `state.optimizer_tensors`.
 
-    A fused optimizer step does not check shapes and would write beyond the end of a shorter tensor.
+    The check is needed, because a fused optimizer step does not check shapes and would write beyond the end of a
+    shorter tensor.
 
     Args:
         parameters: Parameters of the optimizer, in order.

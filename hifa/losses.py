@@ -1,4 +1,4 @@
-"""Losses of the HiFA paper and further losses. z is a latent, x an image, and a hat marks an estimate of the prior."""
+"""Losses of the HiFA paper and other sources. z is a latent, x an image, and a hat marks an estimate of the prior."""
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ def sds_plus_loss(
 
 
 def z_variance_loss(z_variance: Tensor, opacity: Tensor) -> Tensor:
-    """Compute L_zvar (HiFA equation 8): the mean over all rays of the z-variance, or of 0 if the opacity is below 1/2.
+    """Compute L_zvar (HiFA equation 8): the mean z-variance of all rays, where rays with opacity <= 1/2 count as 0.
 
     Args:
         z_variance: `(n_rays,)` from `rendering.volume.depth_moments`, squared world units.
@@ -57,7 +57,10 @@ def opacity_loss(opacity: Tensor) -> Tensor:
 
 
 def opacity_entropy_loss(opacity: Tensor) -> Tensor:
-    """Compute the mean binary entropy of the opacity of rays, in nats. A low entropy means that rays hit or miss."""
+    """Compute the mean binary entropy of the opacity of rays, in nats.
+
+    At a low entropy, each ray either hits or misses the object.
+    """
     p = opacity.clamp(1e-4, 1 - 1e-4)
     return -(p * p.log() + (1 - p) * (1 - p).log()).mean()
 
@@ -68,8 +71,8 @@ def monotonicity_loss(density: Tensor) -> Tensor:
     The penalty sums the decreases of the density before the highest peak and the increases after the highest peak.
 
     Args:
-        density: `(n_rays, n)` weights divided by the lengths of the cells, from near to far. The density outside of
-            the ray is 0.
+        density: `(n_rays, n)` weights divided by the lengths of the cells, from near to far. The density beyond
+            both ends is taken as 0.
 
     Returns:
         A scalar, the mean over rays and over the n + 1 differences between neighbors.
@@ -81,9 +84,9 @@ def monotonicity_loss(density: Tensor) -> Tensor:
 
 
 def z_entropy_loss(z_entropy: Tensor, opacity: Tensor) -> Tensor:
-    """Penalize mass that is spread along a ray, as in the public HiFA code (not in the paper).
+    """Penalize density that is spread along a ray, as in the public HiFA code (not in the paper).
 
-    The penalty is the mean over all rays of the entropy of z times the opacity.
+    The penalty is the mean over all rays of the entropy of z, multiplied by the opacity.
 
     Args:
         z_entropy: `(n_rays,)` from `rendering.volume.z_entropy`, nats. The entropy of a sharp surface is a large
@@ -109,7 +112,7 @@ def image_reconstruction_loss(x: Tensor, x_view: Tensor, mask: Tensor, outside: 
 
 
 def mask_loss(opacity: Tensor, mask: Tensor) -> Tensor:
-    """Compute the mean squared difference of the opacity of rays and the mask, both `(n_rays,)` in [0, 1]."""
+    """Compute the mean squared difference between the opacity of rays and the mask, both `(n_rays,)` in [0, 1]."""
     return ((opacity - mask) ** 2).mean()
 
 
@@ -142,8 +145,8 @@ def disparity_loss(disparity: Tensor, predicted: Tensor, mask: Tensor) -> Tensor
 
     The model (HiFA appendix A.1) predicts disparity up to scale and shift. Both disparities are standardized to mean 0
     and variance 1 over the object. The loss is half of the mean squared difference, which is 1 - rho with the
-    correlation rho. The scale is positive, so that an inverted relief has the largest loss, 2. The public code fits a
-    least-squares scale, which can turn negative and then gives an inverted relief no loss.
+    correlation rho. Standardization cannot change the sign, so that an inverted disparity has the largest loss, 2. The
+    public code fits a least-squares scale, which can turn negative: an inverted disparity then has no loss.
 
     Args:
         disparity: d `(n_rays,)` of the rendered view (equation 6).
@@ -151,8 +154,8 @@ def disparity_loss(disparity: Tensor, predicted: Tensor, mask: Tensor) -> Tensor
         mask: `(n_rays,)` bool or {0, 1}, true on the object.
 
     Returns:
-        A scalar in [0, 2]. It is 0 for a mask of fewer than two rays, and 1/2 for a flat relief, which has no
-        correlation.
+        A scalar in [0, 2]: 0 for a mask of fewer than two rays, and 1/2 if the rendered disparity is constant, so that
+        the correlation is undefined.
     """
     mask = mask.detach().bool()
     if mask.sum() < 2:
@@ -185,7 +188,7 @@ def angular_von_mises_fisher_loss(angle: Tensor, kappa: Tensor) -> Tensor:
 def expected_angle(kappa: Tensor) -> Tensor:
     """Compute the expected angular error of the angular von Mises-Fisher distribution (Bae et al. 2021, equation 6).
 
-    The error is 2 kappa / (kappa^2 + 1) + pi exp(-kappa pi) / (1 + exp(-kappa pi)). It is pi / 2 for kappa = 0.
+    The error is 2 kappa / (kappa^2 + 1) + pi exp(-kappa pi) / (1 + exp(-kappa pi)), which is pi / 2 for kappa = 0.
 
     Args:
         kappa: Concentration, any shape, at least 0.
@@ -198,14 +201,14 @@ def expected_angle(kappa: Tensor) -> Tensor:
 
 
 def normal_loss(normals: Tensor, predicted: Tensor, weight: Tensor) -> Tensor:
-    """Compute the cosine loss of rendered normals and predicted normals.
+    """Compute the cosine loss between rendered normals and predicted normals.
 
-    L_n is the mean over the pixels of weight (1 - N . N_hat). The prediction is that of a normal model for the prior's
-    estimate of the view, or for a given view.
+    L_n is the mean over the pixels of weight (1 - N . N_hat). A normal model predicts N_hat from the prior's estimate
+    of the view, or from a given view.
 
     The public HiFA code regresses the rendered disparity on a depth model (appendix A.1). Normals constrain the
     surface itself. Qiu et al. 2024, "RichDreamer", distill a normal diffusion prior. Long et al. 2024, "Wonder3D"
-    (section 3.3), reconstruct from predicted normals with the same cosine.
+    (section 3.3), reconstruct from predicted normals with a loss on the same cosine.
 
     Args:
         normals: N `(..., 3)` unit normals of the rendered depth.
@@ -220,8 +223,8 @@ def curvature_loss(depth: Tensor, mask: Tensor, pixel: float, tau: float) -> Ten
     """Compute a robust penalty on the second difference of the depth of a whole view.
 
     The loss is the mean over pixels of l^2 / (l^2 + tau^2), summed over rows and columns, with
-    l = (D[i-1] - 2 D[i] + D[i+1]) / pixel. With this penalty of Geman and McClure (1987), a step at an occlusion edge
-    or a crease costs a constant, and the gradient vanishes there.
+    l = (D[i-1] - 2 D[i] + D[i+1]) / pixel. This penalty of Geman and McClure (1987) saturates at an occlusion edge
+    or a crease, and its gradient vanishes there.
 
     Args:
         depth: D `(n, n)`, world units.

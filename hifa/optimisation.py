@@ -38,7 +38,7 @@ class HiFAStep:
             `distillation="vsd"` there is also `variational`, the loss of the variational score, which is not in the
             sum.
         image: `(H, W, 3)` RGB in [0, 1], the first rendered view; `None` in a reconstruction without a prior.
-        skipped: Number of rejected attempts at this step, whose loss or gradient was not finite.
+        skipped: Number of attempts at this step that were rejected because the loss or a gradient was not finite.
     """
 
     step: int
@@ -51,12 +51,12 @@ class HiFAStep:
 class DivergedError(ValueError):
     """Error for a step without a finite loss and gradient in `ATTEMPTS` attempts.
 
-    The run is in the state before the step, except for the random state. The run can be saved, and a resumed run draws
-    other noise.
+    The run is in the state before the step, except for the random state. The run can be saved. A resumed run draws new
+    noise.
     """
 
 
-ATTEMPTS = 10  # at a step; in half precision one attempt in thousands overflows
+ATTEMPTS = 10  # maximum for a step; in half precision, about one attempt in thousands overflows
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Distilled:
         timestep: Diffusion timestep t.
         terms: Weighted loss terms, detached.
         image: `(H, W, 3)` RGB in [0, 1], the first rendered view.
-        variational: Loss of the variational score, detached; `None` for other methods than `vsd`.
+        variational: Loss of the variational score, detached; `None` for methods other than `vsd`.
     """
 
     timestep: int
@@ -82,7 +82,7 @@ def optimisation_step(
     surfaces: SurfaceModels = SurfaceModels(),
     variational: VariationalScore | None = None,
 ) -> HiFAStep:
-    """Perform one step of algorithm 1 (HiFA appendix A.2), with the losses on given views of section 5.4 if any.
+    """Perform one step of algorithm 1 (HiFA appendix A.2), with the losses of section 5.4 if the run has given views.
 
     The optimizers step only if the losses and all gradients are finite. Otherwise the attempt is rejected and counted
     in `run.skipped`, and the step is retried with new noise.
@@ -113,8 +113,8 @@ def optimisation_step(
         run.optimizer.zero_grad(set_to_none=True)
         raise DivergedError(
             f"The optimization diverged at step {run.step + 1}: {ATTEMPTS} attempts in a row were not finite, the "
-            f"last with a loss of {losses['loss']:g} and a gradient of norm {norms[0]:g}. Resume continues from step "
-            f"{run.step} with other noise. A lower guidance scale or a prior in float32 can help."
+            f"last with a loss of {losses['loss']:g} and a gradient of norm {norms[0]:g}. A resumed run continues "
+            f"from step {run.step} with new noise. A lower guidance scale or a prior in float32 can help."
         )
     if variational is not None:
         variational.step()
@@ -135,7 +135,7 @@ def add_gradients(
     surfaces: SurfaceModels,
     variational: VariationalScore | None,
 ) -> tuple[Distilled | None, dict[str, Tensor]]:
-    """Set the gradients of a step.
+    """Compute the gradients and losses of one attempt at a step.
 
     Args:
         run, prior, surfaces, variational: See `optimisation_step`.
@@ -147,8 +147,8 @@ def add_gradients(
     run.optimizer.zero_grad(set_to_none=True)
     distilled = None if run.prompt_embeds is None else distil_views(run, prior, surfaces, variational)
     terms = {} if distilled is None else dict(distilled.terms)
-    # After the end of image guidance, given views have no effect, and not even random numbers are drawn for them
-    # (appendix A.5).
+    # After the end of image guidance (appendix A.5), given views have no effect. No random numbers are drawn for the
+    # views either.
     weight = 0.0 if run.views is None else config.given_views_weight(run.step)
     if weight > 0:
         given = reconstruct_pixels(run, weight, lambda seen: regularisers(run, seen), surfaces.views)
@@ -177,9 +177,9 @@ def distil_views(
 ) -> Distilled:
     """Add the gradients of the distillation (algorithm 1, equation 9).
 
-    The function samples and renders a view, or several views for a multi-view prior, and evaluates the prior. It adds
-    the gradients of the surface guidance and the regularizers to the field, and those of the variational score to its
-    parameters.
+    The function samples and renders a view, or several views for a multi-view prior, and evaluates the prior. The
+    gradients of the field include the surface losses and the regularizers. With `distillation="vsd"`, the function
+    also sets the gradients of the variational score.
     """
     config, device = run.config, run.device
     # Steps 1 and 2 of algorithm 1: sample views and a timestep.
@@ -237,14 +237,14 @@ def distil_views(
 def surface_terms(
     run: HiFARun, surfaces: SurfaceModels, views: list[WholeView], estimates: Tensor | None, t: int
 ) -> dict[str, Tensor]:
-    """Return the weighted loss terms of the surface guidance, each the mean over the views.
+    """Return the weighted surface losses, each averaged over the views.
 
     Args:
         run: Run, for the settings and the current step.
         surfaces: Models of the surface.
-        views: Rendered views, V in number.
-        estimates: `(V, 3, H, W)` clean estimates of the prior, from which target normals are predicted. `None` skips
-            the normal loss.
+        views: V rendered views.
+        estimates: `(V, 3, H, W)` clean estimates of the prior, from which the target normals are predicted; `None` to
+            skip the normal loss.
         t: Timestep of the estimates.
     """
     config, terms = run.config, {}
@@ -266,8 +266,8 @@ def surface_terms(
 def draw_camera(run: HiFARun) -> Camera:
     """Draw a random camera.
 
-    In steps with a single view, the camera is on the front or the back side before the fraction `front_back_end` of
-    the run.
+    Before the fraction `front_back_end` of the run, a step with a single view has a camera at the front or the back of
+    the object.
     """
     config = run.config
     camera = sample_camera(
@@ -289,8 +289,8 @@ def draw_background(run: HiFARun) -> Tensor | None:
     """Draw a background.
 
     Returns:
-        A slightly tinted gray `(3,)` in the fraction `random_background` of the steps. `None`, which stands for the
-        background network, in all other steps.
+        A slightly tinted gray `(3,)` in the fraction `random_background` of the steps. `None` in all other steps,
+        which selects the background network.
     """
     share, level, *tint = torch.rand(5, generator=run.generator).tolist()
     low, high = run.config.background_range

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # options are parsed before torch is imported
     from .pipeline_hifa import HiFAPipeline
 
 
-# Lengths on the progress bar, in units of one turntable frame.
+# Work on the progress bar, in units of one turntable frame.
 STILL_WORK, MESH_WORK = 8, 40
 CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors")
 WITHOUT_NORMALS = ("paper", "official", "mvdream", "reconstruction", "hallucinated")  # presets without normal losses
@@ -127,8 +127,8 @@ def load_pipeline(
     Args:
         model: Hub ID or folder of the prior.
         disparity_model: Hub ID or folder of a DPT model, or `None`.
-        dtype: Data type of the models.
-        device: Device of the models.
+        dtype: Data type of the prior and of the disparity model.
+        device: Device of the pipeline.
         variant: Variant of the prior's files, such as `"fp16"`.
         normal_model: Hub ID or folder of a Marigold model, or `None`.
 
@@ -149,17 +149,18 @@ def load_pipeline(
 
 
 def embed_first(pipe: "HiFAPipeline", prompts: Iterable[tuple[str, str]]) -> dict[tuple[str, str], "Tensor"]:
-    """Embed prompts, then release the text encoder of a pixel-space prior.
+    """Encode prompts, then release the text encoder of a pixel-space prior.
 
-    T5 is larger than all other models of DeepFloyd IF. Latent priors keep their text encoder, and nothing is embedded.
-    A prompt that the prior cannot encode is skipped, so that only the run of this prompt fails later.
+    T5 is larger than all other models of DeepFloyd IF together. For a latent prior, this function encodes nothing and
+    keeps the text encoder. A prompt that the prior cannot encode is skipped, so that only the run of this prompt fails
+    later.
 
     Args:
         pipe: Pipeline with the text encoder.
         prompts: Pairs of prompt and negative prompt.
 
     Returns:
-        Embeddings on the CPU for each pair.
+        Embeddings of each pair, on the CPU.
     """
     if pipe.vae is not None or pipe.text_encoder is None:
         return {}
@@ -187,7 +188,7 @@ def load_multiview(name: str, dtype, device) -> "SyncDreamerPipeline":
 
 
 def export_asset(asset: "HiFAAsset", folder: Path, arguments: argparse.Namespace, show_bar: bool = False) -> None:
-    """Write an asset, a turntable, stills and meshes to a folder. A file that fails does not stop the export.
+    """Write an asset, a turntable, stills and meshes to a folder. If a file fails, the export continues.
 
     Args:
         asset: Asset to export.
@@ -230,7 +231,7 @@ def export_asset(asset: "HiFAAsset", folder: Path, arguments: argparse.Namespace
 
 
 def _mesh_exports(asset: "HiFAAsset", folder: Path, arguments: argparse.Namespace) -> dict[str, Callable[[], object]]:
-    """Return a function for each mesh file that writes the file.
+    """Return a function for each mesh file, which writes the file.
 
     All files share one surface and one texture. A PLY file needs no texture.
     """

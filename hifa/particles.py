@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def advance_particles(pipe: "HiFAPipeline", runs: Sequence[HiFARun]) -> Iterator[tuple[HiFARun, HiFAStep]]:
-    """Optimize runs in turns with one shared variational score, until all runs are finished.
+    """Optimize runs in turn, step by step, with one shared variational score, until all runs are finished.
 
     The variational score models the distribution of the particles and learns from the renders of all runs. This
-    function replaces the score of every run by that of the first run. Runs that are saved at the same step, after a
-    full round, can be loaded and passed to this function again.
+    function replaces the score of every run with the score of the first run. Runs that were saved after the same step
+    can be loaded and passed to this function again.
 
     Args:
         pipe: Pipeline that started the runs.

@@ -1,4 +1,4 @@
-"""Conversion of a picture file to an object without background, centered in a square, as input of a multi-view model.
+"""Preparation of a picture for a multi-view model: background removal, and centering of the object in a square.
 
     open_picture -> as_rgba -> cut_out -> frame
 
@@ -17,10 +17,10 @@ from scipy import ndimage
 MAX_PIXELS = 100_000_000  # 0.4 GB when decoded; larger pictures are rejected before decoding
 MIN_SIDE = 8
 WORKING_SIDE = 2048  # larger pictures are downscaled first, because no model has a larger input
-FAINT_ALPHA = 12  # of 255; invisible residue that background removal leaves in the background
+FAINT_ALPHA = 12  # of 255; lower values are invisible residue of background removal
 NEAR_WHITE = 235  # a pixel with all channels above this value may be background
-TRANSPARENT_SHARE = 0.005  # smallest transparent fraction of a cut-out; a photo may have a few transparent pixels
-WHITE_BORDER_SHARE = 0.6  # smallest near-white fraction of the border; an object may touch the lower edge
+TRANSPARENT_SHARE = 0.005  # smallest transparent fraction of a cutout; a photo may have a few transparent pixels
+WHITE_BORDER_SHARE = 0.6  # smallest near-white fraction of the border, because an object may touch the lower edge
 FEW_PIXELS = 32
 # Common picture formats. Pillow decodes many more formats, which untrusted uploads must not reach.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
@@ -59,8 +59,8 @@ def prepare_picture(
 ) -> PreparedPicture:
     """Remove the background of a picture and center the object in a square.
 
-    A transparent background is used as is. Of an opaque picture, the function removes a plain white background itself,
-    and any other background with rembg if rembg is installed.
+    A transparent background is kept as is. In an opaque picture, this function removes a plain white background. Any
+    other background is removed by rembg, if rembg is installed.
 
     Args:
         picture: PIL image of any mode, or a path.
@@ -93,7 +93,7 @@ def prepare_picture(
 
 
 def open_picture(picture: PIL.Image.Image | str | Path) -> PIL.Image.Image:
-    """Decode a picture and rotate it upright. Of an animation, decode the first frame.
+    """Decode a picture and apply its EXIF orientation. Only the first frame of an animation is decoded.
 
     Raises:
         PictureError: If the file is no picture or is damaged, or if the picture is too large or too small.
@@ -131,7 +131,7 @@ def open_file(path: str | Path) -> PIL.Image.Image:
 
 
 def as_rgba(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Convert a picture of any Pillow mode to RGBA with 8 bits a channel, downscaled to `WORKING_SIDE`.
+    """Convert a picture of any Pillow mode to RGBA with 8 bits per channel, downscaled to `WORKING_SIDE`.
 
     Values of more than 8 bits are scaled, not clipped.
 
@@ -140,7 +140,7 @@ def as_rgba(image: PIL.Image.Image) -> PIL.Image.Image:
     """
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bits(image)
-    # Palettes may have transparency per entry, and RGB and gray images a transparent color. `convert` handles all.
+    # `convert` handles palettes with transparent entries, and RGB and gray images with a transparent color.
     via = {"La": "LA", "LAB": "RGB"}.get(image.mode)  # A direct conversion would lose alpha.
     rgba = (image.convert(via) if via else image).convert("RGBA")
     if max(rgba.size) > WORKING_SIDE:
@@ -151,8 +151,8 @@ def as_rgba(image: PIL.Image.Image) -> PIL.Image.Image:
 def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
     """Convert a gray image of 16 or 32 bits or floats to 8 bits.
 
-    32-bit integers are in [0, 255], or in [0, 65535] if a value exceeds 255. Floats are in [0, 1], or in [0, 255] if a
-    value exceeds 1.
+    The full range of 32-bit integers is taken to be [0, 255], or [0, 65535] if a value exceeds 255. The full range of
+    floats is taken to be [0, 1], or [0, 255] if a value exceeds 1.
     """
     values = np.asarray(image, np.float64)
     if not np.isfinite(values).all():
@@ -192,8 +192,8 @@ def white_background(rgb: np.ndarray) -> np.ndarray | None:
     """Detect a plain near-white background.
 
     The background consists of near-white pixels that are connected to the border, so that white parts inside of the
-    object are kept. The mask is binary: pixels at the edge of the object keep some white. This white is invisible,
-    because all further processing is on white.
+    object are kept. The mask is binary, so that pixels at the edge of the object keep some white. This white has no
+    effect, because all further processing is on a white background.
 
     Args:
         rgb: `(H, W, 3)` uint8.
@@ -222,7 +222,7 @@ def frame(cut: PIL.Image.Image, size: int, object_size: int) -> PIL.Image.Image:
 
 
 def _warnings(alpha: np.ndarray) -> list[str]:
-    """Return warnings about an alpha mask `(H, W)`: an object at the edge, or an object of few pixels."""
+    """Return warnings about an alpha mask `(H, W)`, for an object that touches the edge or has few pixels."""
     found = []
     edges = {"top": alpha[0], "bottom": alpha[-1], "left": alpha[:, 0], "right": alpha[:, -1]}
     touched = [name for name, edge in edges.items() if edge.any()]

@@ -1,4 +1,4 @@
-"""Text-to-3D pipeline: `HiFAPipeline` makes 3D assets from prompts, guided by diffusers components."""
+"""Text-to-3D pipeline: `HiFAPipeline` generates 3D assets from prompts with a diffusers model as prior."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,8 +30,8 @@ OUTPUT_TYPES = ("pil", "np", "pt")
 class HiFAPipelineOutput(BaseOutput):
     """Output of `HiFAPipeline`.
 
-    The lists have one entry for each prompt. If a callback interrupts a run, this run is the last entry of the lists,
-    and the remaining prompts have none.
+    The lists have one entry for each prompt. If a callback interrupts a run, the interrupted run is the last entry,
+    and the lists have no entries for the remaining prompts.
 
     Args:
         images: Turntables: each a list of PIL images, or an array or tensor `(frames, H, W, 3)` in [0, 1].
@@ -50,8 +50,8 @@ class HiFAPipelineOutput(BaseOutput):
 class HiFAPipeline(HiFARunner):
     """Pipeline for text-to-3D that optimizes a radiance field against a 2D diffusion model (HiFA, Zhu et al. 2024).
 
-    `from_pretrained` loads any Hub id or folder of Stable Diffusion, SDXL or DeepFloyd IF. Without an argument it
-    loads the embedded Toybox prior. See `HiFAComponents` for the components.
+    `from_pretrained` loads any Hub ID or folder of Stable Diffusion, SDXL or DeepFloyd IF. Without an argument,
+    `from_pretrained` loads the embedded Toybox prior. See `HiFAComponents` for the components.
     """
 
     _callback_tensor_inputs = ["image", "prompt_embeds"]
@@ -100,7 +100,7 @@ class HiFAPipeline(HiFARunner):
         callback_on_step_end_tensor_inputs: list[str] = ["image"],  # noqa: B006  diffusers' signature
         **settings: Any,
     ) -> HiFAPipelineOutput | tuple:
-        """Make an asset for each prompt.
+        """Generate an asset for each prompt.
 
         If a call with several prompts fails, the error has an attribute `output` with the `HiFAPipelineOutput` of the
         finished prompts. The interrupted run is `pipe.current_run`.
@@ -109,8 +109,7 @@ class HiFAPipeline(HiFARunner):
             prompt: Prompt, or a list of prompts that are processed one after the other. May be `None` with an image
                 or views.
             negative_prompt: Negative prompt, or a list of the length of `prompt`.
-            num_inference_steps, guidance_scale, eta: Fields of `HiFAConfig` with the same names. They override
-                `config`.
+            num_inference_steps, guidance_scale, eta: Values that override the fields of `config` with the same names.
             generator: One generator for all prompts, or a list of the length of `prompt`.
             prompt_embeds: Result of `encode_prompt`, for a pipeline without a text encoder. A list of prompts needs a
                 list of the same length.
@@ -119,15 +118,16 @@ class HiFAPipeline(HiFARunner):
             image: Picture of the object to reconstruct, see `pictures.prepare_picture`. The views of the object are
                 hallucinated once for all prompts, with the first generator.
             elevation_deg: Elevation of the picture's camera above the horizon, degrees. If `None`, the elevation is
-                estimated, which takes one hallucination for each of six elevations. The note of the run has the
+                estimated from one sheet of views for each of six elevations. The note of the run contains the
                 estimate.
-            multiview: Model that hallucinates sixteen views of `image`. Toybox has a model for pictures of Toybox
-                objects.
+            multiview: Model that hallucinates sixteen views of `image`. With the Toybox prior, the default is the
+                embedded model, which supports Toybox objects only.
             multiview_settings: Arguments for the call of `multiview`, such as `num_inference_steps` and
                 `guidance_scale`.
-            view_seeds: Number of hallucinations. The run uses the most consistent one, see `multiview.selection`.
-            views: Sixteen views from another source in place of `image`, see `given_views.read_views`. Views and image
-                guide the run until `image_guidance_end`, a field of `HiFAConfig`.
+            view_seeds: Number of sheets of views to hallucinate. The run uses the best sheet, see
+                `multiview.selection`.
+            views: Sixteen views from another source in place of `image`, see `given_views.read_views`. Given and
+                hallucinated views guide the run as `HiFAConfig.image_guidance_end` specifies.
             hallucinated: Whether `views` are hallucinated and thus disagree in detail, like the views of `image`.
             save_dir: Folder of the checkpoint, which is written every `save_every` steps and at the end of the run,
                 also after an error or Ctrl-C. `HiFARun.load` and `advance` resume the run. With a list of prompts,
@@ -137,8 +137,8 @@ class HiFAPipeline(HiFARunner):
             output_type: `"pil"`, `"np"` or `"pt"`.
             return_dict: If `False`, return the tuple (images, assets, runs).
             callback_on_step_end: Called as `callback(pipe, step, timestep, tensors)` after each step, from step 0.
-                Setting `pipe._interrupt = True` ends the run early, and the asset is made from the current field. The
-                run is `pipe.current_run`.
+                Setting `pipe._interrupt = True` ends the run early, and the current field becomes the asset. In the
+                callback, `pipe.current_run` is the run.
             callback_on_step_end_tensor_inputs: Names of the tensors that the callback gets: `image`, `prompt_embeds`.
             settings: Other fields of `HiFAConfig`.
 
@@ -147,8 +147,8 @@ class HiFAPipeline(HiFARunner):
 
         Raises:
             TypeError, ValueError: If the input is invalid, or if `save_dir` holds an unfinished run. Raised before any
-                work.
-            Interrupted: After Ctrl-C; a `KeyboardInterrupt`.
+                optimization.
+            Interrupted: After Ctrl-C; a subclass of `KeyboardInterrupt`.
             DivergedError: If no attempt at a step has a finite loss and gradient, see `advance`.
 
         Examples:
@@ -215,7 +215,7 @@ class HiFAPipeline(HiFARunner):
 
 @contextmanager
 def _keeping(output: HiFAPipelineOutput, prompts: int) -> Iterator[None]:
-    """Attach the output of the finished prompts to an error, because the failed call does not return the output."""
+    """Attach the output of the finished prompts to an error, because a failed call returns no output."""
     try:
         yield
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""Checks of prompts and text embeddings for a prior, made before any work."""
+"""Checks of prompts and text embeddings for a prior, which run before any expensive work."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # the CLI checks prompts before these slow imports
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-LARGE_VOCABULARY = 1000  # words; a smaller vocabulary is that of Toybox
+LARGE_VOCABULARY = 1000  # words; a tokenizer with fewer words is that of Toybox
 
 
 class PromptError(ValueError):
@@ -20,7 +20,7 @@ class PromptError(ValueError):
 
 
 def check_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: str | None, negative_prompt: str | None = "") -> None:
-    """Check that a prior can encode a prompt with the words of each view, and a negative prompt.
+    """Check that a prior can encode a prompt with each view suffix, and a negative prompt.
 
     Raises:
         TypeError: If a prompt is not a string. The negative prompt may be `None`.
@@ -40,7 +40,7 @@ def check_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: str | None, negat
 
 
 def check_toybox_prompt(prompt: str | None, negative_prompt: str | None = "") -> None:
-    """Check a prompt for Toybox like `check_prompt`, but without a tokenizer and without the length limit.
+    """Check a prompt for Toybox as `check_prompt` does, but without a tokenizer and without the length limit.
 
     Raises:
         TypeError, ValueError, PromptError: See `check_prompt`.

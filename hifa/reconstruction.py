@@ -16,7 +16,7 @@ from .run import HiFARun
 from .surface_guidance import ViewNormals
 
 
-TV_SIZE = 128  # pixels per side of a view; the weight is exactly `lambda_tv` at this size
+TV_SIZE = 128  # pixels per side of a view at which the weight of total variation is `lambda_tv` itself
 
 
 def reconstruct_pixels(
@@ -25,22 +25,22 @@ def reconstruct_pixels(
     regularise: Callable[[RayOutput], dict[str, Tensor]],
     view_normals: ViewNormals | None = None,
 ) -> dict[str, Tensor]:
-    """Add the gradients of the reconstruction losses on `given_rays` random pixels of the given views.
+    """Add the gradients of the reconstruction losses and the regularizers on random pixels of the given views.
 
-    A batch with rays of all views covers the object from all sides in every step, at a fraction of the cost of whole
-    images.
+    The number of pixels is `given_rays`. The pixels cover the object from all sides in every step, at a fraction of
+    the cost of whole images.
 
     Args:
         run: Run with given views.
         weight: Factor on the reconstruction losses, in (0, 1].
-        regularise: Function from the rendered rays to the weighted regularizers.
+        regularise: Function that computes the weighted regularizers of rendered rays.
         view_normals: Predicted normals for settings with `lambda_image_normal`.
 
     Returns:
         Weighted loss terms by name, detached.
     """
     config, (batch, offsets) = run.config, draw_pixels(run.views, run.config, run.generator)
-    alone = len(batch.rays)  # The rays after this index are corners for the normal loss.
+    alone = len(batch.rays)  # Rays from this index on belong to corners for the normal loss.
     if view_normals is not None:
         corners, more = draw_corners(run.views, config, view_normals.stride, run.generator)
         batch, offsets = batch.joined(corners), torch.cat([offsets, more])
@@ -52,7 +52,7 @@ def reconstruct_pixels(
         if config.lambda_mask:
             terms["mask"] = weight * config.lambda_mask * mask_loss(seen.opacity, batch.mask)
         if config.lambda_tv:
-            # At twice the image size, neighboring pixels differ by half.
+            # At twice the image size, neighboring pixels differ half as much.
             scale = run.views.size / TV_SIZE
             variation = total_variation_loss(seen.colour[:alone], batch.mask[:alone])
             terms["tv"] = weight * config.lambda_tv * scale * variation
@@ -75,11 +75,11 @@ def reconstruct_pixels(
 
 
 def draw_pixels(views: GivenViews, config: HiFAConfig, generator: torch.Generator) -> tuple[PixelBatch, Tensor]:
-    """Draw random pixels, in pairs of neighbors if total variation needs pairs.
+    """Draw random pixels, in pairs of neighbors if `lambda_tv` is above 0.
 
     Returns:
-        `given_rays` pixels, or half as many if the normal loss needs the other half, and the offsets `(n_rays, 2)` in
-        [0, 1] of the samples on the rays.
+        The pixels, and sampling offsets `(n_rays, 2)` in [0, 1), see `render_rays`. The number of pixels is
+        `given_rays`, or half of `given_rays` if the normal loss uses the other half.
     """
     count = config.given_rays // 2 if config.lambda_image_normal else config.given_rays
     if config.lambda_tv:
@@ -94,10 +94,12 @@ def draw_corners(
 ) -> tuple[PixelBatch, Tensor]:
     """Draw random corners of three pixels for the normal loss.
 
-    The three rays of a corner have the same offsets, so that differences of their depths have little sampling noise.
+    The three rays of a corner have the same offsets, so that the differences of their depths have little sampling
+    noise.
 
     Returns:
-        Half of `given_rays` pixels in total, and the offsets `(n_rays, 2)` in [0, 1] of the samples on the rays.
+        The pixels of the corners, `given_rays / 2` in total, and sampling offsets `(n_rays, 2)` in [0, 1), see
+        `render_rays`.
     """
     count = max(1, config.given_rays // 6)
     batch = views.sample_corners(count, stride, generator)
@@ -109,7 +111,7 @@ def reconstruct_latents(run: HiFARun, prior: DiffusionPrior, weight: float) -> d
 
     Args:
         run: Run with given views.
-        prior: Prior with the encoder. Both images are resized to the input size of the prior.
+        prior: Prior whose encoder is used. Both images are resized to the input size of the prior.
         weight: Factor on the loss, in (0, 1].
 
     Returns:

@@ -54,24 +54,25 @@ class HiFARun:
     Args:
         prompt, negative_prompt: As passed by the user. A run without a prompt has no distillation.
         config: Settings, which are constant during a run.
-        seed: Seed of the initial field and, unless the user passed a generator, of all other randomness.
-        prior: Name of the prior, as metadata. `None` in a reconstruction without a prior, also if the reason is a
-            prompt that the prior cannot encode.
+        seed: Seed of the initial field. If the user passed a seed and no generator, also the seed of
+            `generator`.
+        prior: Name of the prior, as metadata. `None` in a reconstruction without a prior, including a run whose
+            prompt the prior cannot encode.
         prompt_embeds: `(2 + len(VIEWS), tokens, dim)` embeddings of the negative prompt, the prompt, and the prompt
             with each view suffix. Saved with the run, so that a loaded run needs no text encoder. `None` in a
             reconstruction without a prior.
         radiance_field: Field g(theta).
         optimizer: Adam or Adan for the parameters of the field.
         grid: Density grid, or `None` if the settings have none.
-        generator: Source of all randomness. Always on the CPU, also for a run on a GPU.
+        generator: Generator for all random numbers. Always on the CPU, also for a run on a GPU.
         views: Given views for the guidance of section 5.4, or `None`.
         note: Information for the user about the guidance of the run; may be empty.
         pooled_prompt_embeds: `(2 + len(VIEWS), pooled)` pooled embeddings for SDXL; `None` for other priors.
         variational: State of the variational score (`distillation="vsd"`); `None` for other methods.
         step: Number of finished steps.
-        losses: One dictionary for each finished step.
+        losses: Loss terms by name, one dictionary for each finished step.
         seconds: Time spent in `advance`, summed over all sessions.
-        skipped: Number of rejected attempts at steps, whose loss or gradient was not finite.
+        skipped: Number of attempts at steps that were rejected because the loss or a gradient was not finite.
     """
 
     prompt: str | None
@@ -103,7 +104,7 @@ class HiFARun:
 
     @property
     def sampling(self) -> RaySampling:
-        """Return how rays are sampled in this run."""
+        """Return the ray sampling of the run."""
         return ray_sampling(self.config, self.grid)
 
     def preview(self, camera: Camera | None = None, size: int = PREVIEW_SIZE) -> Tensor:
@@ -135,9 +136,12 @@ class HiFARun:
 
         The write is atomic: after a crash, the folder still has the previous file.
 
+        Returns:
+            The folder.
+
         Raises:
             RunError: If the folder cannot be written, or if a tensor of the run is not finite. The previous file is
-                then kept, because a diverged run is of no use.
+                kept, so that a diverged run does not replace a usable checkpoint.
         """
         folder = Path(folder)
         tensors = {
@@ -184,7 +188,7 @@ class HiFARun:
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "HiFARun":
         """Load a saved run.
 
-        On the same machine, the resumed run is bit for bit identical to an uninterrupted run.
+        On the same machine, the result of a resumed run is bit-for-bit that of an uninterrupted run.
 
         Args:
             folder: Folder of the saved run.
@@ -205,7 +209,7 @@ class HiFARun:
         if facts.get("format") != FORMAT:
             raise RunError(f"{str(path)!r} has format {facts.get('format')!r}, but this version reads {FORMAT!r}.")
         try:
-            # The check reads only the header, so that a foreign file cannot fill the memory.
+            # The check reads only the header, so that an unrelated large file is not loaded into memory.
             check_layout(found := read_layout(path), run_layout(facts, found))
             tensors, facts = read(path)
             check_finite(tensors)
@@ -235,7 +239,7 @@ class HiFARun:
         if bool(learnt) != (embeds is not None and config.distillation == "vsd"):
             raise KeyError("variational")
         if learnt:
-            # Copied, because tensors from a file have another memory layout, which changes the rounding of sums.
+            # Copied, because the memory layout of tensors from a file would change the rounding of sums.
             learnt = {name: value.to(device, copy=True) for name, value in learnt.items()}
             run.variational = VariationalState(learnt, config.lora_lr)
             load_optimizer_tensors(run.variational.optimizer, without_prefix("variational_optimizer", tensors))
@@ -264,7 +268,7 @@ class HiFARun:
         if config.optimizer == "adan":
             optimizer = Adan(groups, eps=1e-8, weight_decay=2e-5)  # The values are those of the public code.
         else:
-            # Without fusion, a step of Adam makes a dozen passes over the hash table.
+            # Unfused Adam makes a dozen passes over the hash table in each step.
             fused = torch.device(device).type in ("cpu", "cuda")
             optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=fused)
         grid = initial_grid(config, radiance_field)
@@ -279,7 +283,7 @@ def run_layout(facts: dict, found: Layout) -> Layout:
 
     Args:
         facts: Metadata of the file.
-        found: Actual layout of the file, which determines the expected optional tensors and some of their sizes.
+        found: Actual layout of the file, which determines the optional tensors and some sizes.
 
     Raises:
         KeyError, TypeError, ValueError: If the metadata is invalid.

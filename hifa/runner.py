@@ -81,9 +81,12 @@ class HiFARunner(HiFAComponents):
             prompt_embeds: Result of `encode_prompt` for this prompt, for a pipeline without a text encoder.
             pooled_prompt_embeds: Result of `encode_pooled_prompt` for this prompt, for SDXL.
             config: Settings. Defaults to `default_config()`.
-            generator: Source of all randomness, on the CPU. The same state gives the same result.
+            generator: CPU generator for all random numbers. The same generator state gives the same result.
             seed: Seed in place of a generator.
             settings: Fields of `HiFAConfig` that override `config`, such as `num_inference_steps=200`.
+
+        Returns:
+            The run at step 0.
 
         Raises:
             TypeError, ValueError: If an argument is invalid, or the settings need a model that is not loaded.
@@ -117,7 +120,7 @@ class HiFARunner(HiFAComponents):
             made = image.hallucinate(generator)
             views = read_views(made.images, config.bound, config.given_size, image.cameras(config.bound))
             note = f"{note} {made.note}".strip()
-        if follows_views:  # Cells finer than a pixel would only hold noise.
+        if follows_views:  # Cells finer than a pixel would only fit noise.
             config = replace(config, finest_resolution=max(views.size, config.base_resolution))
         if reads and prompt_embeds is None:
             prompt_embeds, pooled_prompt_embeds = self._encode(prompt, negative_prompt or "")
@@ -147,7 +150,7 @@ class HiFARunner(HiFAComponents):
         return embeds.to(self._execution_device, torch.float32, copy=True)
 
     def _photo(self, image: Any, views: Any, multiview: SyncDreamerPipeline | None, *options: Any) -> Photo:
-        """Return the image with the model and options that hallucinate its views, checked before any work."""
+        """Combine an image, a multi-view model and the options of `Photo` into a `Photo`, which checks them."""
         if views is not None:
             raise ValueError("Pass either image or views, not both. The views of an image are hallucinated.")
         return image if isinstance(image, Photo) else Photo(image, multiview or self.embedded_multiview(), *options)
@@ -163,8 +166,8 @@ class HiFARunner(HiFAComponents):
             steps: Largest number of steps. If `None`, continue to the end of the run.
 
         Raises:
-            DivergedError: If no attempt at a step has a finite loss and gradient. The run is then in the state of the
-                step before and can be saved.
+            DivergedError: If no attempt at a step has a finite loss and gradient. The run is then in the state before
+                the step and can be saved.
         """
         prior, variational, surfaces = None, None, self.surface_models(run.config, run.views)
         if run.prompt_embeds is not None:
@@ -198,9 +201,10 @@ class HiFARunner(HiFAComponents):
         Args:
             run: Run to optimize in place.
             save_dir: Folder of the checkpoint, which is written every `save_every` steps and whenever the loop ends,
-                also by an error. A run with an error inside of a step can be resumed, but not bit for bit. A run that
-                diverges is saved in the state before the failed step with the random state after it, so that the
-                resumed run does not repeat the failure.
+                also by an error. After an error inside a step, the run can be resumed, but the result is not
+                bit-for-bit that of an uninterrupted run. After a `DivergedError`, the checkpoint has the state
+                before the failed step but the random state after the failed attempts, so that the resumed run does not
+                repeat the failure.
             save_every: Number of steps between two checkpoints.
             on_step: Called after each step.
 
@@ -227,8 +231,8 @@ class HiFARunner(HiFAComponents):
                     if self.interrupt or interrupt.noted:
                         break
             except DivergedError:
-                if save_dir is not None:  # Even if this step is saved already, because the random state has changed.
-                    with suppress(RunError):  # A callback may have made the field infinite or NaN.
+                if save_dir is not None:  # Even if this step is already saved: the random state has changed.
+                    with suppress(RunError):  # Saving fails if a callback made the field infinite or NaN.
                         run.save(save_dir)
                 saved = run.step
                 raise

@@ -1,4 +1,4 @@
-"""Contents of the folder of a saved run, read without loading the run or importing torch."""
+"""Access to the metadata of saved runs, without loading the runs or importing torch."""
 
 import json
 from pathlib import Path
@@ -9,11 +9,11 @@ FILE = "run.safetensors"
 
 
 class RunError(ValueError):
-    """Error for a run folder that cannot be read or written. The message names the folder and a remedy."""
+    """Error for a run folder that cannot be read or written. The message names the folder."""
 
 
 def is_saved_in(folder: str | Path) -> bool:
-    """Return whether `folder` holds a completely saved run. An empty folder or a partial file does not count."""
+    """Return whether `folder` holds a completely saved run. A partial file does not count."""
     return (Path(folder) / FILE).is_file()
 
 
@@ -41,7 +41,7 @@ def check_may_save(folder: str | Path) -> None:
     """Check that a new run in `folder` does not overwrite an unfinished or unreadable run.
 
     Raises:
-        RunError: If the folder holds such a run. The message has no advice, because the CLI adds its own.
+        RunError: If the folder holds such a run. The message suggests no remedy, because the CLI adds its options.
     """
     if not is_saved_in(folder):
         return

@@ -6,7 +6,7 @@ import torch
 
 
 ANNEALINGS = ("sqrt", "linear", "cosine", "random", "narrowing")
-NARROWED_BY, NARROWED_TO = 0.8, 0.5  # fraction of the run; upper bound from then on, as a fraction of T
+NARROWED_BY, NARROWED_TO = 0.8, 0.5  # fraction of the run; final upper bound as a fraction of T for t_max = 0.98 T
 
 
 def annealed_timestep(
@@ -25,7 +25,7 @@ def annealed_timestep(
     - `linear` replaces sqrt(p) by p.
     - `cosine` replaces sqrt(p) by (1 - cos(pi p)) / 2.
     - `random` draws t uniformly, as DreamFusion does.
-    - `narrowing` draws t between two falling bounds, see `narrowing_bounds`.
+    - `narrowing` draws t uniformly between two falling bounds, see `narrowing_bounds`.
 
     Args:
         iteration: 0 <= iteration <= total_iterations.
@@ -56,7 +56,7 @@ def narrowing_bounds(iteration: int, total_iterations: int, t_max: int, t_min: i
     """Return the lower and the upper timestep bound of MVDream's public code.
 
     Both bounds start at `t_max`. Over the first `NARROWED_BY` of the run, the lower bound falls linearly to `t_min`
-    and the upper bound to `NARROWED_TO / 0.98` of `t_max`.
+    and the upper bound to `NARROWED_TO / 0.98` of `t_max`, but not below `t_min`.
     """
     share = min(1.0, iteration / (NARROWED_BY * total_iterations))
     end = max(t_min, t_max * NARROWED_TO / 0.98)

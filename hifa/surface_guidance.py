@@ -1,4 +1,4 @@
-"""Guidance of the rendered surface by models that predict normals or disparity from images, and smoothness."""
+"""Losses on rendered surfaces: agreement with predicted normals and disparity, and smoothness."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .rendering.rays import RayOutput
 from .rendering.volume import disparity
 
 
-MODEL_SIZE = 64  # pixels per side; resolution of the models in a view of any size
+MODEL_SIZE = 64  # pixels per side of a model's input image; sets the stride of `ViewNormals`
 MAX_STEP = 0.6  # world units; a larger central difference of the depth is an occlusion edge
 
 
@@ -26,8 +26,8 @@ class WholeView:
     Args:
         camera: Camera of the view.
         rays: Rays of the pixels, row by row.
-        rendered: Output of the rays.
-        size: Height and width n, pixels.
+        rendered: Rendered output of the rays.
+        size: Height and width n of the view, pixels.
     """
 
     camera: Camera
@@ -45,7 +45,7 @@ class WholeView:
 
 
 def whole_views(cameras: Sequence[Camera], rays: Sequence[Rays], rendered: RayOutput, size: int) -> list[WholeView]:
-    """Split the output of the rays of a step into one view for each camera."""
+    """Split the rendered rays of a step into one view for each camera."""
     views, pixels = [], size * size
     for index, (camera, own) in enumerate(zip(cameras, rays, strict=True)):
         part = slice(index * pixels, (index + 1) * pixels)
@@ -54,7 +54,7 @@ def whole_views(cameras: Sequence[Camera], rays: Sequence[Rays], rendered: RayOu
 
 
 def disparity_guidance(view: WholeView, estimate: SurfaceEstimate) -> Tensor:
-    """Compute `losses.disparity_loss` of a view and the disparity predicted from its colors.
+    """Compute `losses.disparity_loss` between the disparity of a view and the disparity predicted from its colors.
 
     Only the depth of rays with an opacity above 1/2 gets a gradient.
     """
@@ -63,10 +63,9 @@ def disparity_guidance(view: WholeView, estimate: SurfaceEstimate) -> Tensor:
 
 
 def normal_guidance(view: WholeView, estimate: SurfaceEstimate) -> Tensor:
-    """Compute `losses.normal_loss` of a view's depth normals and the normals predicted from the prior's estimate.
+    """Compute `losses.normal_loss` between a view's depth normals and the normals predicted from the prior's estimate.
 
-    The opacity of the view only selects pixels and gets no gradient, so that only the other losses shape the
-    silhouette.
+    The opacity of the view only selects pixels and gets no gradient, so that this loss does not change the silhouette.
     """
     depth, opacity = view.square(view.rendered.depth), view.square(view.rendered.opacity.detach())
     normals, valid = depth_normals(depth, opacity, view.square(view.rays.directions), MAX_STEP)
@@ -88,7 +87,7 @@ class ViewNormals:
         normals: `(views * H * H, 3)` unit normals in world axes.
         confidence: `(views * H * H,)` in [0, 1].
         stride: Distance in pixels between the rays whose depths are compared: one pixel of the model's input image.
-            At a smaller distance, the depth differences would be mostly noise.
+            At a smaller distance, most of a depth difference would be noise.
     """
 
     normals: Tensor
@@ -115,7 +114,7 @@ class ViewNormals:
 
         Args:
             batch: Pixels of the corners.
-            rendered: Output of the rays of `batch`.
+            rendered: Rendered output of the rays of `batch`.
         """
         (here, right, below), (first, second, third) = (
             values.chunk(3) for values in (batch.rays.directions * rendered.depth[:, None], rendered.opacity.detach())
@@ -131,7 +130,7 @@ class ViewNormals:
 
 @dataclass(frozen=True)
 class SurfaceModels:
-    """Models that guide the surface of a run; `None` where the settings need no model.
+    """Models for the surface losses of a run; `None` where the settings need no model.
 
     Args:
         disparity: Disparity model for `lambda_disparity`.
