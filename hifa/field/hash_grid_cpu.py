@@ -1,4 +1,4 @@
-"""Hash encoding in compiled loops for a CPU. numba is a pip wheel with its own compiler.
+"""Hash encoding in compiled loops for a CPU. numba is installed from a wheel and needs no C compiler.
 
 The forward pass is parallel over points. The backward pass is parallel over levels, so that each thread owns its part
 of the table. This avoids data races and fixes the order of summation, which makes a run repeatable bit for bit.
@@ -25,7 +25,7 @@ def share_threads() -> None:
 @numba.njit(inline="always", fastmath=True)
 def _locate(coordinate, resolution):
     scaled = min(max(coordinate, np.float32(0.0)), np.float32(1.0)) * np.float32(resolution)
-    cell = max(0, min(np.int64(scaled), resolution - 1))  # NaN gets a valid cell, too
+    cell = max(0, min(np.int64(scaled), resolution - 1))  # clamping gives NaN a valid cell, too
     return cell, scaled - np.float32(cell)
 
 

@@ -23,7 +23,7 @@ def _cell(coordinate, resolution):
 
 @triton.jit
 def _share(n, block: tl.constexpr):
-    """Return the level of a program, the indices of its points, and the mask of indices that exist."""
+    """Return the level of a program, the indices of its points, and the mask of valid indices."""
     index = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     return tl.program_id(1), index, index < n
 
@@ -115,7 +115,7 @@ class EncodeTriton(torch.autograd.Function):
         ctx.save_for_backward(points, resolutions)
         ctx.entries, ctx.table = entries, (table.shape, table.dtype)
         if len(points):
-            with torch.cuda.device_of(points):  # Triton launches on the current device, not on that of the arguments
+            with torch.cuda.device_of(points):  # Triton launches on the current device, not on the points' device
                 _forward[_programs(points, levels)](
                     points, table.detach().contiguous(), resolutions, out, len(points), entries, levels, BLOCK
                 )

@@ -1,4 +1,4 @@
-"""Guidance: the prompts of a denoiser call, and the combination of its outputs into one guided output."""
+"""Guidance: the prompts of a denoiser call, and the function that combines the outputs into one guided output."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -113,8 +113,9 @@ def perp_neg(embeds: Tensor, camera: Camera, scale: float, strength: float) -> G
 def perp_neg_weights(azimuth_deg: float, strength: float = 2.0) -> tuple[float, float]:
     """Return the weights, at most 0, of the two negative prompts of `perp_neg`, as in the public code.
 
-    Between front and side, the weights are for the front and the side prompt. Between side and back, the weights are
-    for the side and the front prompt. A negative prompt has the weight 0 if the camera is at or near its view.
+    Between front and side, the weights belong to the front prompt and the side prompt. Between side and back, the
+    weights belong to the side prompt and the front prompt. The weight is 0 if the camera is at or near the view of the
+    negative prompt.
     """
     r, nearer, _, _ = _neighbours(azimuth_deg)
     if nearer == FRONT:
@@ -126,7 +127,7 @@ def perp_neg_weights(azimuth_deg: float, strength: float = 2.0) -> tuple[float, 
 
 
 def _neighbours(azimuth_deg: float) -> tuple[float, int, int, int | None]:
-    """Return the two views on either side of an azimuth, with the weight of the first view.
+    """Return the views on either side of an azimuth, and the interpolation weight of the first view.
 
     Returns:
         A tuple `(r, first, second, opposite)`. r in [0, 1] is the interpolation weight of the first view. `opposite`
@@ -150,8 +151,7 @@ def guided_output(negative: Tensor, without_view: Tensor, positive: Tensor, scal
 
     The result is o_n + s [(o_0 - o_n) + k (o_v - o_0)], the nested form of Brooks et al. 2023, "InstructPix2Pix",
     equation 3. Up to a factor, o_v - o_0 is the gradient of log p(view | noisy image, prompt). A weight k > 1 sharpens
-    this implicit classifier. Its gradient fades where the image already shows the view. With k = 1 the middle term o_0
-    cancels.
+    this implicit classifier. The gradient fades where the image already shows the view. With k = 1, o_0 cancels.
 
     Args:
         negative, without_view, positive: o_n, o_0 and o_v `(B, C, h, w)`, the model outputs for the negative prompt,

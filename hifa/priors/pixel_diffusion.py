@@ -10,7 +10,7 @@ from .prior import DiffusionPrior
 class PixelDiffusionPrior(DiffusionPrior):
     """Pixel-space prior, where z is the image itself, in [-1, 1].
 
-    A UNet may have six output channels. The second half, the variances, is ignored.
+    If the UNet has six output channels, the last three, which are variances, are ignored.
 
     Args:
         unet, scheduler: diffusers components. If `thresholding` is set in the scheduler configuration, as for IF,

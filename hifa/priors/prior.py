@@ -1,4 +1,4 @@
-"""2D prior: estimate the clean version of a rendered image by a diffusion model (HiFA section 4.1, algorithm 1)."""
+"""Base class of 2D priors, which estimate the clean version of a render (HiFA section 4.1, algorithm 1)."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -46,7 +46,7 @@ class DiffusionPrior(ABC):
     def dtype(self) -> torch.dtype:
         """Return the dtype of the UNet inputs."""
         # `unet.dtype` iterates over all parameters, which takes 1 ms. With diffusers' layerwise casting hooks, only
-        # `unet.dtype` gives the dtype of the computation.
+        # `unet.dtype` returns the dtype of the computation.
         first = self.unet.conv_in
         return self.unet.dtype if hasattr(first, "_diffusers_hook") else first.weight.dtype
 
@@ -63,7 +63,7 @@ class DiffusionPrior(ABC):
     def decode(self, z: Tensor) -> Tensor | None:
         """Return x_hat = D(z_hat): `(B, C, h, w)` -> `(B, 3, H, W)` float32, clipped to [0, 1].
 
-        Return `None` if z is the image itself. A residual in image space would then equal the residual in z.
+        Return `None` if z is the image itself, because the residual in image space is then proportional to that in z.
         """
 
     def limit(self, z_hat: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class DiffusionPrior(ABC):
         return add_noise(z.detach(), noise, float(self.alphas_cumprod[t])), noise
 
     def beside(self, z: Tensor, generator: torch.Generator | None) -> Tensor | None:
-        """Return additional input channels of the UNet for all noisy versions of z, or `None`, the default."""
+        """Return additional UNet input channels, the same for all noisy versions of z. The default is `None`."""
         return None
 
     def conditions(self, guidance: Guidance) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class SDXLPrior(LatentDiffusionPrior):
 
 
 def is_sdxl(unet: UNet2DConditionModel) -> bool:
-    """Return whether a UNet takes a pooled embedding and size conditioning, as that of SDXL does."""
+    """Return whether a UNet takes a pooled embedding and size conditioning, as the UNet of SDXL does."""
     return unet.config.addition_embed_type == "text_time"
 
 
@@ -47,10 +47,9 @@ def pooled_dim(unet: UNet2DConditionModel) -> int:
 
 
 def overflows_in_half(vae: AutoencoderKL | AutoencoderTiny) -> bool:
-    """Return whether an SDXL autoencoder is in float16 although its configuration forbids float16.
+    """Return whether an SDXL autoencoder is in float16 although `force_upcast` is set in its configuration.
 
-    The flag is `force_upcast`. The flag has no meaning for the autoencoders of Stable Diffusion 1 and 2, where
-    `force_upcast` is set by default.
+    `force_upcast` has no meaning for the autoencoders of Stable Diffusion 1 and 2, where the flag is set by default.
     """
     return vae.dtype == torch.float16 and bool(vae.config.force_upcast)
 
@@ -61,7 +60,7 @@ def encode_with_both(
     tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase],
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
-    """Encode texts by both text encoders of SDXL.
+    """Encode texts with both text encoders of SDXL.
 
     The embeddings are the concatenated hidden states before the last layer of both encoders. The pooled embedding is
     that of the second encoder.

@@ -28,8 +28,8 @@ class SuperResolutionPrior(PixelDiffusionPrior):
 
     Args:
         unet, scheduler: As for `PixelDiffusionPrior`.
-        image_noising_scheduler: Scheduler of the noise in the small image. By default `scheduler` is used, which is
-            the same for IF.
+        image_noising_scheduler: Scheduler of the noise in the small image. The default is `scheduler`, which has the
+            same noise levels in IF.
 
     Raises:
         ValueError: If the UNet does not take a small image in addition to z, or the prediction type is unknown.

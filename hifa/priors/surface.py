@@ -1,4 +1,4 @@
-"""Surface estimation from a picture by a frozen model: normals, their confidence, and disparity."""
+"""Frozen models that estimate the surface in a picture: normals, their confidence, and disparity."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -105,7 +105,7 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def confidence_of(kappa: Tensor) -> Tensor:
-    """Return the confidence of normals in [0, 1]: 1 for an expected error of 0, and 0 from an error of `DOUBT` on."""
+    """Return the confidence of normals in [0, 1]: 1 for an expected error of 0, and 0 for `DOUBT` or more."""
     return (1 - expected_angle(kappa) / DOUBT).clamp_min(0)
 
 

@@ -74,8 +74,8 @@ class VariationalState:
 class VariationalScore:
     """Denoiser eps_phi(z_t; y, t, c) of the prior with LoRA layers, conditioned on the camera.
 
-    LoRA layers are attached only during a call. After the call, also after an exception, the UNet has its original
-    modules and keys.
+    LoRA layers are attached to the UNet only during a call. Afterwards, even after an exception, the UNet has its
+    original modules and keys.
 
     Args:
         prior: Prior whose UNet is adapted.
@@ -155,9 +155,9 @@ class VariationalScore:
 def denoising_loss(predicted: Tensor, noise: Tensor, alpha_cumprod: float, prediction: str) -> Tensor:
     """Return the mean squared error of the noise eps_phi, or of the corresponding velocity.
 
-    The velocity is v = alpha_t eps - sigma_t z (Salimans and Ho 2022, "Progressive Distillation", appendix D). Its
-    error is 1 / alpha_t^2 times the error of the noise, because z_t is the same. With zero terminal SNR, alpha_t is 0
-    at the last timestep. There z_t is the noise, so eps_phi is exact for any output of the model and the loss is 0.
+    The velocity is v = alpha_t eps - sigma_t z (Salimans and Ho 2022, "Progressive Distillation", appendix D). For the
+    same z_t, the error of v is 1 / alpha_t^2 times the error of the noise. With zero terminal SNR, alpha_t is 0 at the
+    last timestep. There, z_t is the noise, so eps_phi is exact for any output of the model and the loss is 0.
 
     Args:
         predicted, noise: eps_phi and eps, `(B, C, h, w)`.
@@ -189,7 +189,7 @@ def parameter_shapes(unet: UNet2DConditionModel, rank: int) -> dict[str, tuple[i
 
 
 def saved_layout(found: Layout, rank: int) -> Layout:
-    """Return the expected layout of a saved `VariationalState`, as far as it is known without the UNet.
+    """Return the part of the expected layout of a saved `VariationalState` that is known without the UNet.
 
     `lora_layers` compares the rest with the UNet.
 
@@ -232,9 +232,10 @@ def check_adaptable(unet: UNet2DConditionModel) -> None:
 
 
 def lora_layers(unet: UNet2DConditionModel, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Module]:
-    """Return peft LoRA layers with the given parameters that wrap layers of the UNet, by name of the wrapped layer.
+    """Build peft LoRA layers around layers of the UNet, without attaching them.
 
-    The layers are not attached to the UNet.
+    Returns:
+        LoRA layers with the given parameters, by the name of the wrapped layer.
 
     Raises:
         ValueError: See `VariationalScore`.

@@ -38,7 +38,7 @@ class CameraEmbedding(ModelMixin, ConfigMixin):
         self.linear_2 = nn.Linear(embedding_dim, embedding_dim)
 
     def forward(self, poses: Tensor) -> Tensor:
-        """Embed poses `(B, 16)`, see `cameras.pose_numbers`; returns `(B, embedding_dim)`."""
+        """Embed poses `(B, 16)`, see `cameras.pose_numbers`, to `(B, embedding_dim)`."""
         return self.linear_2(F.silu(self.linear_1(poses)))
 
 
@@ -68,7 +68,7 @@ def self_attentions(unet: nn.Module) -> list[Attention]:
 def across_views(unet: UNet2DConditionModel, embedding: CameraEmbedding, num_views: int) -> Iterator[None]:
     """Make a UNet denoise `num_views` views jointly, with camera poses passed as `class_labels`.
 
-    On exit, also after an exception, the UNet is the original 2D model. Other threads wait until then.
+    On exit, even after an exception, the UNet is the original 2D model again. Other threads wait until exit.
     """
     with _ONE_AT_A_TIME:
         attentions = self_attentions(unet)
@@ -112,7 +112,7 @@ def check_embedding(unet: UNet2DConditionModel, embedding: CameraEmbedding) -> N
 
 @torch.no_grad()
 def fresh_embedding(unet: UNet2DConditionModel) -> CameraEmbedding:
-    """Return a camera embedding that outputs zero, to start a training with. Its second layer is zero."""
+    """Return an initial camera embedding for training. The output is zero, because the second layer is zero."""
     embedding = CameraEmbedding(unet.config.time_embedding_dim or 4 * unet.config.block_out_channels[0])
     nn.init.zeros_(embedding.linear_2.weight)
     nn.init.zeros_(embedding.linear_2.bias)

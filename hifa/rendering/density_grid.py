@@ -13,8 +13,8 @@ class DensityGrid(nn.Module):
     """Density at the cell centers of a regular grid over the cube of the field.
 
     With the grid, the coarse pass costs one table lookup per sample, and rays through empty space need no field
-    evaluation. Between two refreshes (`grid_period` steps) the grid lags behind the field. Old densities decay slowly
-    (`decay`), so that a refresh does not lose a surface.
+    evaluation. Between two refreshes (`grid_period` steps) the grid lags behind the field. A refresh evaluates one
+    point per cell and may miss a thin surface. Old densities therefore decay by a factor instead of vanishing.
 
     Args:
         resolution: Cells per axis.
@@ -42,7 +42,7 @@ class DensityGrid(nn.Module):
         cells = torch.stack([x, y, z], -1).reshape(-1, 3)
         points = ((cells + offset) / self.resolution * 2 - 1) * self.bound
         density = torch.cat([field.density(part) for part in points.split(2**17)])
-        # fmax ignores NaN, which would otherwise stay in the grid forever.
+        # fmax ignores NaN, which would otherwise stay in the grid permanently.
         self.values.copy_(torch.fmax(decay * self.values, density.view_as(self.values)))
 
     @torch.no_grad()
@@ -57,10 +57,12 @@ class DensityGrid(nn.Module):
         return nn.functional.pad(self.values, (1,) * 6)
 
     def filled(self, least: float) -> Tensor:
-        """Mark the cells between the values of `padded` in which the interpolated density may exceed `least`.
+        """Mark the cells in which the interpolated density may exceed `least`.
+
+        Each cell has eight neighboring values of `padded` as its corners.
 
         Returns:
-            `(n + 1, n + 1, n + 1)` bool.
+            `(n + 1, n + 1, n + 1)` bool, where n is `resolution`.
         """
         padded = self.padded()[None, None]
         return nn.functional.max_pool3d(padded, 2, stride=1)[0, 0] > least

@@ -9,8 +9,8 @@ import numba
 import numpy as np
 
 
-# Fast-math flags without the assumption that no number is NaN: a cell index must be valid for every point, including
-# NaN.
+# Fast-math flags without `nnan` and `ninf`, which assume that no value is NaN or infinite. Cell indices must be valid
+# for every point, including NaN.
 SAFE = {"contract", "nsz", "arcp", "reassoc"}
 
 
@@ -71,7 +71,7 @@ RAYS_PER_BLOCK = 256  # rays that share one buffer
 
 @numba.njit(parallel=True, fastmath=SAFE, cache=True, nogil=True)
 def place(origins, directions, near, far, padded, filled, bound, cells, most, least, out, live):
-    """Place the samples of each ray at equal quantiles of the weights of the ray in the grid.
+    """Place the samples of each ray at equally spaced quantiles of the rendering weights that the grid gives.
 
     The samples are those of `importance_samples` with the kernel (1, 1, 1). `importance_samples` needs tables of
     densities and weights in main memory. In this loop, densities and weights stay in the CPU cache.
@@ -80,11 +80,11 @@ def place(origins, directions, near, far, padded, filled, bound, cells, most, le
         origins, directions: `(n, 3)` float32.
         near, far: `(n,)` float32 distances at which each ray enters and leaves the rendered box.
         padded, bound: As for `look_up`.
-        filled: `(n + 1, n + 1, n + 1)` bool: whether any of the eight surrounding values is large enough for a
+        filled: `(n + 1, n + 1, n + 1)` bool: whether any of the eight corner values of a cell is large enough for a
             lookup; see `DensityGrid.filled`.
         cells: Number of equal cells between `near` and `far`. The grid is read at the cell centers.
         most: Upper limit of the optical depth of a cell, float32.
-        least: Optical depth up to which a ray counts as empty, float32.
+        least: Largest optical depth of a ray that counts as empty, float32.
         out: `(n, n_samples)` float32, sorted distances of the live rays. The rows of empty rays are not written.
         live: `(n,)` bool: whether a ray is not empty. Written for every ray.
     """
@@ -114,7 +114,7 @@ def place(origins, directions, near, far, padded, filled, bound, cells, most, le
                     left = math.exp(-passed)
                     weights[j + 1] = through - left
                     through = left
-                    if through < floor:  # the cells behind get only the floor
+                    if through < floor:  # all cells behind this cell get only the floor
                         break
             if not passed > least:
                 continue
@@ -131,7 +131,7 @@ def place(origins, directions, near, far, padded, filled, bound, cells, most, le
                     k += 1
                     wanted = (np.float32(k) + np.float32(0.5)) * step
                 reached += share
-            for rest in range(k, n_samples):  # rounding of the sums may leave some
+            for rest in range(k, n_samples):  # rounding of the sums may leave samples unplaced
                 out[i, rest] = far[i]
 
 

@@ -28,8 +28,8 @@ def backpropagate(
 
     Up to `chunk` rays are rendered in one ordinary pass. For more rays, backpropagation is deferred (Zhang et al.
     2022, "ARF", section 3.4). First, all rays are rendered without a graph. The loss then gives the gradient of every
-    ray. Finally, chunks of rays are rendered again with a graph, and the gradients are propagated to the parameters.
-    The memory is that of one chunk. The gradients are the same.
+    ray. Finally, chunks of rays are rendered again with a graph, which propagates the gradients to the parameters.
+    The peak memory is that of one chunk. The gradients equal those of a single pass.
 
     Args:
         field: The radiance field.
@@ -102,7 +102,7 @@ def render_picture(
 ) -> Picture:
     """Render one view of a field that is still being optimized, without gradients and with regular sampling.
 
-    For a finished field `viewing.Viewer` is faster.
+    For a finished field, `viewing.Viewer` is faster.
 
     Args:
         field: The radiance field.
@@ -119,7 +119,7 @@ def render_picture(
 
 
 def picture_of(seen: RayOutput, rays: Rays, size: int) -> Picture:
-    """Assemble the picture of an image from the output of its rays."""
+    """Reshape the output of all rays of a square image to a `Picture`."""
     square = (size, size)
     return Picture(
         colour=seen.colour.clamp(0, 1).view(*square, 3),

@@ -11,8 +11,8 @@ def depth_normals(
 ) -> tuple[Tensor, Tensor]:
     """Compute normals by central differences of the points `depth * directions`. Differentiable in `depth`.
 
-    A normal is the cross product of the vertical and the horizontal difference, which follow the order of the pixels.
-    For positive depths, normals therefore always point towards the camera.
+    A normal is the cross product of the vertical and the horizontal difference. The differences follow the pixel
+    order, so normals always point towards the camera for positive depths.
 
     Args:
         depth: `(n, n)` distances along the rays, world units.
@@ -67,7 +67,7 @@ def _tangents(depth: Tensor, opaque: Tensor, directions: Tensor) -> Tensor:
     """Return tangents `(n, n, 3)` of the surface along the first axis."""
     pixel = depth[:-1] * (directions[1:] - directions[:-1]).norm(dim=-1)
     step, seen = depth.diff(dim=0), opaque[1:] & opaque[:-1]
-    # Depth change to the next and from the previous pixel, in pixel widths; infinite without a neighbor.
+    # Depth change to the next and from the previous pixel, in pixel widths; infinite without an opaque neighbor.
     slope = torch.where(seen, step.abs() / pixel.clamp_min(1e-9), math.inf)
     ahead = torch.nn.functional.pad(slope, (0, 0, 0, 1), value=math.inf)
     behind = torch.nn.functional.pad(slope, (0, 0, 1, 0), value=math.inf)

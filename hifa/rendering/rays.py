@@ -13,7 +13,7 @@ from .sampling import BOXCAR, box_intersection, cells_around, importance_samples
 from .volume import accumulate, depth_moments, distortion, weights_from_density, z_entropy
 
 
-NEGLIGIBLE_SHARE = 1 / 512  # of full brightness: limit of the loss from samples that are too faint to get a color
+NEGLIGIBLE_SHARE = 1 / 512  # largest brightness that a ray may lose because faint samples get no color; full is 1
 MAX_CELL_OPTICAL_DEPTH = 0.35  # upper limit for a coarse cell read from the density grid: 30 % opaque
 SPENT_OPTICAL_DEPTH = 12.0  # a ray ends at the transmittance e^-12
 
@@ -53,7 +53,7 @@ class RaySampling:
         n_coarse, n_fine: Number of cells of the coarse pass, and number of samples of the fine pass.
         kernel: Smoothing kernel of the coarse weights.
         grid: Density grid that replaces the field in the coarse pass. Only fine samples are then composited.
-        min_opacity: With a grid, rays with a lower opacity in the grid get only the background.
+        min_opacity: With a grid, rays whose opacity in the grid is not above this value get only the background.
         keep_density: Return the density along the rays. The density takes as much memory as the rest of the rendering.
         keep_entropy: Return the entropy of z along the rays.
         keep_distortion: Return the distortion of the rays.
@@ -84,7 +84,8 @@ def render_rays(
         sampling: See `RaySampling`.
         background: `(3,)` flat color. The default is the background network of the field.
         offsets: `(n_rays, 2)` in [0, 1), one value for each pass, see the module `sampling`. By default, sampling is
-            regular. Offsets are an argument and not drawn here, so that a chunk can be rendered again exactly.
+            regular. Offsets are an argument and not drawn here, so that a chunk can be rendered again with
+            the same samples.
     """
     behind = field.background(rays.directions) if background is None else background.expand(len(rays), 3)
     offsets = rays.origins.new_full((len(rays), 2), 0.5) if offsets is None else offsets
@@ -96,7 +97,7 @@ def render_rays(
 
 
 def _both_passes(field, rays, edges, sampling, behind, offset) -> RayOutput:
-    """Composite coarse and fine samples together. Each point is encoded once, then sorted by distance."""
+    """Composite coarse and fine samples together, sorted by distance. Each point is encoded once."""
     z_coarse = 0.5 * (edges[:, 1:] + edges[:, :-1])
     density_coarse, features_coarse = _encode(field, rays, z_coarse)
     weights = weights_from_density(edges, density_coarse.detach())
@@ -180,7 +181,7 @@ def _composite(field, rays, z, density, features, behind, sampling) -> RayOutput
 def _visible(edges: Tensor, density: Tensor) -> Tensor:
     """Return the mask `(n_rays, n)` of the samples before the end of each ray, see `SPENT_OPTICAL_DEPTH`.
 
-    Samples behind the end have no influence on the output. Their gradients would be denormal numbers, with which a CPU
+    Samples behind the end have no influence on the output. Their gradients would be denormal numbers, for which a CPU
     is many times slower.
     """
     depth = torch.cumsum(density * (edges[:, 1:] - edges[:, :-1]), -1)

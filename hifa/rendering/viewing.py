@@ -1,8 +1,8 @@
 """Fast rendering of a finished field without gradients: an exact density grid places the samples.
 
-Training renders with `rays`: samples are random, all samples are evaluated, and the density grid lags behind the
-field. A finished field does not change, so its grid is evaluated once and is up to date. Rays are composited front to
-back and end where they are nearly opaque.
+Training renders with `rays`: samples are random, the field is evaluated at all samples, and the density grid lags
+behind the field. A finished field does not change, so its grid is evaluated once and is up to date. Rays are
+composited front to back and end where they are nearly opaque.
 """
 
 import math
@@ -25,7 +25,7 @@ GRID_RESOLUTION = 64
 MAX_CELL_OPTICAL_DEPTH = 0.35  # 30 % opaque; with a higher limit, cells that a surface only touches hide thin parts
 CLEAR_DENSITY = 0.01  # per world unit: a lower density is invisible even across the whole cube
 MIN_OPACITY = 0.01
-SPENT_OPTICAL_DEPTH = 6.5  # transmittance 1/665, which is invisible in 8-bit pictures
+SPENT_OPTICAL_DEPTH = 6.5  # transmittance 1/665, below one level of an 8-bit picture
 SAMPLES_PER_ROUND = 6
 
 

@@ -21,7 +21,7 @@ def accumulate(weights: Tensor, values: Tensor | None = None) -> Tensor:
 
     Args:
         weights: `(n_rays, n)`.
-        values: `(n_rays, n, d)`. Without values, the sum of the weights is the opacity, with d = 1.
+        values: `(n_rays, n, d)`. By default, the weights are summed, which gives the opacity with d = 1.
 
     Returns:
         `(n_rays, d)`.
