@@ -1,4 +1,4 @@
-"""Export of radiance fields, given as two callables (see `mesh`), to meshes (GLB, OBJ, PLY) and videos."""
+"""Export of radiance fields to meshes (GLB, OBJ, PLY) and videos. A field is given as two callables, see `mesh`."""
 
 from .files import export_mesh, write_glb, write_mesh, write_obj, write_obj_zip, write_ply
 from .mesh import EmptyFieldError, Mesh, extract_mesh

@@ -1,4 +1,4 @@
-"""Faults of a triangle mesh for which viewers, slicers and validators reject the mesh."""
+"""Detection of mesh faults for which viewers, slicers and validators reject a mesh."""
 
 from dataclasses import asdict, dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 from scipy import sparse
 
 
-FOLD_COSINE = -0.99  # cosine between the normals of neighboring triangles: an edge sharper than 8 degrees is a fold
+FOLD_COSINE = -0.99  # cosine between the normals of neighboring triangles; edges sharper than 8 degrees are folds
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class MeshFaults:
         flipped_edges: Edges whose two triangles have opposite winding.
         crowded_vertices: Vertices at which several sheets touch. A two-manifold mesh has no crowded vertices.
         doubled_faces: Triangles with the same three vertices as another triangle.
-        folded_edges: Edges whose two triangles lie on each other, with opposite normals.
+        folded_edges: Edges whose two triangles are folded onto each other, with opposite normals.
         degenerate_faces: Triangles with zero area.
         bad_normals: Vertex normals that are not finite or not of unit length.
     """
@@ -95,7 +95,7 @@ def faulty_vertices(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def folded_vertices(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Return the vertices of edges whose two triangles lie on each other."""
+    """Return the vertices of edges whose two triangles are folded onto each other."""
     edges = _edges(faces, len(vertices))
     folded = edges.first[_folded(vertices, faces, edges)]
     return np.unique(np.concatenate([edges.start[folded], edges.end[folded]]))
@@ -129,7 +129,7 @@ def _edges(faces: np.ndarray, n_vertices: int) -> _Edges:
 
 
 def _folded(vertices: np.ndarray, faces: np.ndarray, edges: _Edges) -> np.ndarray:
-    """Return, for each edge with two triangles, whether the triangles lie on each other."""
+    """Return, for each edge with two triangles, whether the triangles are folded onto each other."""
     normals = _face_normals(vertices.astype(np.float64), faces)
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-300)
     return (normals[edges.first % len(faces)] * normals[edges.second % len(faces)]).sum(1) < FOLD_COSINE

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 
 
-STAY = 1e-3  # weight of the distance to the old vertices, which alone places the new vertex on a flat surface
+STAY = 1e-3  # weight of the squared distance to the old vertices, which fixes the new vertex on flat surfaces
 
 
 @numba.njit(cache=True, nogil=True)
@@ -18,7 +18,7 @@ def collapse(vertices, faces, max_faces, flip, fold, needle):
     """Collapse edges in place, the cheapest edge first. Return the mask of the remaining faces."""
     n, m = vertices.shape[0], faces.shape[0]
     alive = np.ones(m, np.bool_)
-    # Linked lists of the corners of each vertex: two lists are joined in constant time.
+    # The corners of each vertex form a linked list, so that two lists can be joined in constant time.
     head, tail, following = np.full(n, -1, np.int64), np.full(n, -1, np.int64), np.full(3 * m, -1, np.int64)
     quadrics, version = np.zeros((n, 10)), np.zeros(n, np.int64)
     for f in range(m):
@@ -124,7 +124,9 @@ def _normal(a, b, c):
 
 @numba.njit
 def _add_plane(quadric, x, y, z, offset, weight):
-    """Add the squared distance from a plane to a quadric: a symmetric 4 x 4 matrix as its upper triangle, by rows."""
+    """Add the squared distance from a plane to a quadric.
+
+    A quadric is a symmetric 4 x 4 matrix, stored as the rows of its upper triangle."""
     quadric[0] += weight * x * x
     quadric[1] += weight * x * y
     quadric[2] += weight * x * z

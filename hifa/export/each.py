@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 
 class ExportError(ValueError):
-    """Some files could not be written. All other files were written.
+    """Error of an export in which some files could not be written. All other files were written.
 
     Args:
         failures: One line for each failed file, with its name and the reason.
@@ -20,7 +20,7 @@ def export_each(exports: Mapping[str, Callable[[], object]], on_start: Callable[
 
     Args:
         exports: Exports by file name. The names appear in the error message.
-        on_start: Callback that is called with each file name before the export.
+        on_start: Callback that is called with each file name before the file is exported.
 
     Raises:
         ExportError: After the last export, if any export failed.

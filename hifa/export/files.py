@@ -118,7 +118,7 @@ def _write(path: str | os.PathLike, data: bytes) -> Path:
 
 
 def _checked(path: str | os.PathLike) -> Path:
-    """Return `path` if its suffix is supported and its folder is writable, to fail before expensive work."""
+    """Return `path` if the suffix is supported and the folder is writable, to fail before expensive work."""
     path = Path(path)
     supported = [*_TEXTURED_WRITERS, ".ply"]
     if path.suffix.lower() not in supported:
@@ -144,7 +144,7 @@ def _obj(name: str, textured: TexturedMesh) -> bytes:
     lines += [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in vertices.tolist()]
     lines += [f"vn {x:.4f} {y:.4f} {z:.4f}" for x, y, z in normals.tolist()]
     lines += [f"vt {u:.6f} {v:.6f}" for u, v in textured.uv.tolist()]
-    # Corners are position/uv/normal indices from 1. Charts share positions across cuts, so the mesh stays closed.
+    # Corners are position/uv/normal indices from 1. Charts share positions along cuts, so the mesh stays closed.
     corners = np.stack([textured.source[textured.faces], textured.faces], axis=-1) + 1  # (F, 3, 2)
     lines += ["f " + " ".join(f"{v}/{t}/{v}" for v, t in face) for face in corners.tolist()]
     return "\n".join([*lines, ""]).encode()

@@ -37,8 +37,8 @@ def density_grid(density: Density, bound: float, resolution: int, threshold: flo
 
     A coarse grid is evaluated completely, then doubled until it has `resolution` cells per side. After a doubling, new
     points near the surface are evaluated, and all other new points are interpolated. The coarse grid is `resolution`
-    halved down to at most `COARSEST` cells per side. A resolution that cannot be halved as often starts with a finer
-    grid, in the worst case the full grid, which is slower but equally accurate.
+    halved down to at most `COARSEST` cells per side. A resolution that cannot be halved often enough starts with a
+    finer grid, in the worst case the full grid. A finer start is slower but equally accurate.
 
     Args:
         density: Density of the field.

@@ -29,7 +29,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 LICENCES = ("cc-by-4.0", "cc0-1.0", "cc-by-nc-4.0", "cc-by-sa-4.0", "apache-2.0", "openrail", "other")
 REPO_ID = re.compile(r"[\w][\w.-]{0,95}/[\w][\w.-]{0,95}")
 METADATA = "train/metadata.jsonl"
-# Connection errors by class name, because huggingface_hub has changed its HTTP library before.
+# Class names of connection errors. Names do not depend on the HTTP library, which huggingface_hub has changed before.
 UNREACHABLE = {"TransportError", "ConnectionError", "TimeoutException"}
 
 
@@ -139,8 +139,8 @@ def push_folder(
         private: Whether to create the repository as private.
         token: Token with write access.
         endpoint: URL of the Hub. The default is the public Hub.
-        overwrite: Whether a repository with files may be overwritten. A repository without files, such as a failed
-            upload leaves, is always filled.
+        overwrite: Whether a repository with files may be overwritten. A repository without files, for
+            example after a failed upload, is always filled.
 
     Returns:
         URL of the repository.
@@ -186,7 +186,7 @@ def add_mesh_row(
     token: str | None = None,
     endpoint: str | None = None,
 ) -> str:
-    """Append a mesh to a dataset, which `datasets` loads as a `meshfolder`. Create the dataset if it does not exist.
+    """Append a mesh to a dataset in the `meshfolder` layout of `datasets`. Create the dataset if necessary.
 
     No existing mesh or card is replaced: file names of meshes contain a hash of the mesh, and a card is written only
     to a dataset without a card. The commit is based on the revision that was read. If another row is added in the

@@ -37,11 +37,11 @@ NEAR = 0.1  # largest distance of a small part from the body, as a fraction of h
 
 
 class EmptyFieldError(ValueError):
-    """The field has no surface, because its density is either below or above the threshold everywhere."""
+    """Error for a field without a surface: the field is either empty or opaque everywhere."""
 
 
 class MeshWarning(UserWarning):
-    """A mesh has faults, which `Mesh.faults` counts, or more triangles than `max_faces`."""
+    """Warning about a mesh with faults, see `Mesh.faults`, or with more triangles than `max_faces`."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Mesh:
         vertices: `(V, 3)` float32, world units.
         faces: `(F, 3)` int32 vertex indices, counter-clockwise when viewed from outside.
         normals: `(V, 3)` float32 unit outward normals.
-        colours: `(V, 3)` float32 RGB in [0, 1], as renders show the surface.
+        colours: `(V, 3)` float32 RGB in [0, 1], the colors that renders show.
         seen: `(V, 3)` float32, world units: the point at which a ray against the normal has passed half of the
             opacity. Renders take their colors from this depth, a little below the surface of a soft field.
         faults: Faults of the mesh. Evaluates to false for a closed, two-manifold mesh with unit normals and no folds.
@@ -96,7 +96,7 @@ def extract_mesh(
 
     Warns:
         MeshWarning: If the mesh has faults that could not be repaired, see `Mesh.faults`, or has more triangles than
-            `max_faces` because fewer triangles would change the topology.
+            `max_faces` because fewer triangles would change the topology or the shape.
     """
     grid = density_grid(density, bound, resolution, threshold)
     if threshold is None:
@@ -111,7 +111,7 @@ def extract_mesh(
         if len(faces) > max_faces:
             warnings.warn(
                 f"The mesh has {len(faces)} triangles, more than max_faces={max_faces}: fewer would change its "
-                "topology.",
+                "topology or shape.",
                 MeshWarning,
                 stacklevel=2,
             )
@@ -135,7 +135,7 @@ def _surface(
         bad = faulty_vertices(index, faces)
         if not len(bad):
             break
-        # Sheets touch in a point or an edge. Make the corners around the contact solid to merge the sheets.
+        # Sheets touch at a point or an edge. Make the corners around the contact solid to merge the sheets.
         corners = (
             np.floor(index[bad]).astype(np.int64)[:, None] - 1 + np.stack(np.indices((2, 2, 2)), -1).reshape(-1, 3)
         )
@@ -149,7 +149,7 @@ def _surface(
 
 def _check_surface(grid: np.ndarray, level: np.ndarray, threshold: float | None, bound: float) -> None:
     drawn = "where renders of the field are opaque" if threshold is None else f"at {threshold:.3g}"
-    # Even fog is opaque along a long line. A surface dims light to a half within half the side of the cube.
+    # Thin fog is opaque along a long line, too. A surface absorbs half of the light within half the side of the cube.
     fog = threshold is None and grid.max() * bound < math.log(2)
     if level.max() <= 0 or fog:
         raise EmptyFieldError(

@@ -85,8 +85,8 @@ def _directions() -> list[tuple[int, int, int]]:
 
 
 def _box_of_matter(grid: np.ndarray, spacing: float) -> tuple[slice, ...] | None:
-    """Return the part of the grid where lines along all axes are opaque, with a margin; `None` if it is empty."""
-    # Half of the optical depth that the solid needs, because coarse grids are inaccurate.
+    """Return the part of the grid where lines along all axes are opaque, with a margin; `None` if there is none."""
+    # The limit is half of the optical depth that the solid needs, because coarse grids are inaccurate.
     dense = [grid.sum(axis, keepdims=True) * spacing > OPAQUE / 2 for axis in range(3)]
     found = dense[0] & dense[1] & dense[2]
     if not found.any():

@@ -13,7 +13,7 @@ from .opacity import DIMMED
 FLOATER_SHARE = 0.02  # fraction of the largest volume below which separate pieces are dropped
 PART_SHARE = 0.0005  # fraction of the largest volume below which pieces are dropped even next to the body
 REACH = np.arange(-1.5, 2.01, 0.25, dtype=np.float32)  # search range for the surface along the normal, in cells
-HARD = (2.0, 4.0)  # optical depths along `REACH` above which a surface is partly and fully hard
+HARD = (2.0, 4.0)  # optical depths along `REACH` above which a surface is partly hard, and fully hard
 
 
 def level_set(level: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -88,7 +88,7 @@ def on_optical_depth(
     below, above = np.take_along_axis(passed, after - 1, 1), np.take_along_axis(passed, after, 1)
     share = ((target - below) / np.maximum(above - below, 1e-12)).clip(0, 1)
     shift = REACH[after - 1] + share * (REACH[after] - REACH[after - 1])
-    # A surface is hard if it turns from clear to dark within `REACH`.
+    # A surface is hard if the optical depth rises from nearly 0 to a high value within `REACH`.
     hardness = ((passed[:, -1:] - HARD[0]) / (HARD[1] - HARD[0])).clip(0, 1)
     return vertices - (shift.clip(-1, 1) * hardness * spacing) * normals
 

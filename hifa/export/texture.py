@@ -12,7 +12,7 @@ from .unwrap import unwrap
 from .views import seen_colour
 
 
-DETAIL = 1 / 40  # longest edge that resolves the mixing of colors, as a fraction of the object's size
+DETAIL = 1 / 40  # longest edge that resolves the composited colors, as a fraction of the object's size
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def bake_texture(mesh: Mesh, colour: Colour, size: int = 1024) -> TexturedMesh:
     """Unwrap a mesh and bake the colors of the field into a texture.
 
     A texel gets the color at its point of `mesh.seen`, viewed against the normal. Two corrections are computed at the
-    vertices and interpolated, so that the field is evaluated only once per texel. The first correction leads to the
-    mean color over view directions. The second correction leads to the color mixed along rays, as in renders
+    vertices and interpolated, so that the field is evaluated only once per texel. The first correction gives the
+    mean color over view directions. The second correction gives the color composited along rays, as in renders
     (`mesh.colours`). Texels outside all charts repeat the nearest chart, so that filters and mipmaps do not mix in
     other colors at seams.
 
@@ -72,9 +72,10 @@ def bake_texture(mesh: Mesh, colour: Colour, size: int = 1024) -> TexturedMesh:
 
 
 def _detail(mesh: Mesh) -> np.ndarray:
-    """Return the weight `(V, 1)` of the vertex colors that are mixed along rays, which falls with the edge length.
+    """Return the weight `(V, 1)` of the composited vertex colors. The weight falls with the edge length.
 
-    The mixture varies from place to place, so the mixture must not spread over the large triangles of a flat surface.
+    Composited colors vary from vertex to vertex and must not be interpolated over the large triangles of a flat
+    surface.
     """
     ends = np.concatenate([mesh.faces[:, [0, 1]], mesh.faces[:, [1, 2]], mesh.faces[:, [2, 0]]])
     lengths = np.linalg.norm(mesh.vertices[ends[:, 0]] - mesh.vertices[ends[:, 1]], axis=1)

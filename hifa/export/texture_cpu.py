@@ -26,7 +26,7 @@ def rasterize(corners, faces, size):
             continue
         left, right = max(int(min(ax, bx, cx) - 1.0), 0), min(int(max(ax, bx, cx) + 1.0), size - 1)
         top, bottom = max(int(min(ay, by, cy) - 1.0), 0), min(int(max(ay, by, cy) + 1.0), size - 1)
-        # A weight falls by 1 over the triangle's height above an edge. `reach` is the fall over half a texel.
+        # A weight decreases by 1 over a height of the triangle. `reach` is the decrease over half a texel.
         reach_a = 0.5 * np.hypot(cx - bx, cy - by) / abs(area)
         reach_b = 0.5 * np.hypot(ax - cx, ay - cy) / abs(area)
         reach_c = 0.5 * np.hypot(bx - ax, by - ay) / abs(area)

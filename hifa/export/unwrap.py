@@ -14,7 +14,7 @@ import numpy as np
 
 
 MAX_COST = 0.5
-MIN_CHARTS = 80  # approximate; reduces the time for 20,000 triangles from between 2 and 4 s to 0.8 s
+MIN_CHARTS = 80  # approximate; reduces the time for 20,000 triangles from 2 to 4 s to 0.8 s
 PADDING = 2  # texels between charts
 PATIENCE = 600  # timeout, seconds
 
@@ -63,7 +63,7 @@ def main() -> None:
         vertices, faces, normals, size = (given[name] for name in ("vertices", "faces", "normals", "size"))
     charting, packing = xatlas.ChartOptions(), xatlas.PackOptions()
     # With a quarter of the default cost, charts stop growing earlier. Flattening large charts takes most of the time,
-    # so the time falls by half. The use of the texture area stays as good.
+    # so the time falls by half. The texture area is used equally well.
     charting.max_cost = MAX_COST
     packing.resolution, packing.padding = int(size), PADDING
     # The time to flatten a chart grows faster than its area, and a smooth surface would have few, large charts.

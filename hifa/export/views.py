@@ -11,7 +11,7 @@ RINGS = ((15.0, 8, 1.0), (60.0, 4, 0.25), (-40.0, 4, 0.25))
 DISTANCE = 2.5  # distance of the cameras, in units of half the side of the cube
 LEAST_FACING = 0.2  # cosine between normal and view direction below which a camera does not count
 UNSEEN = 0.02  # weight of the view against the normal, the only view of points that no camera sees
-# Sample depths along a ray, in cells beyond the surface: as deep as holes are closed.
+# Sample depths along a ray, in cells behind the surface. The range includes the depth of closed holes.
 DEPTHS = np.concatenate([np.arange(-4, -1), np.arange(-1, 2, 0.5), np.arange(2, 10.5)]).astype(np.float32)
 AHEAD = np.arange(5, 61, 2, dtype=np.float32)  # sample depths in front of the surface, in cells, to find occluders
 
@@ -21,7 +21,7 @@ def pictured_colour(
 ) -> np.ndarray:
     """Return the colors `(V, 3)` float32 of vertices, averaged over the cameras that see each vertex.
 
-    Colors are composited along rays. A soft field mixes the colors of a stretch of the ray, so no single point has the
+    Colors are composited along rays. In a soft field, many samples of a ray contribute, so no single point has the
     color that renders show.
 
     Args:
