@@ -126,7 +126,8 @@ def _normal(a, b, c):
 def _add_plane(quadric, x, y, z, offset, weight):
     """Add the squared distance from a plane to a quadric.
 
-    A quadric is a symmetric 4 x 4 matrix, stored as the rows of its upper triangle."""
+    A quadric is a symmetric 4 x 4 matrix, stored as the rows of its upper triangle.
+    """
     quadric[0] += weight * x * x
     quadric[1] += weight * x * y
     quadric[2] += weight * x * z

@@ -14,7 +14,7 @@ import numpy as np
 
 
 MAX_COST = 0.5
-MIN_CHARTS = 80  # approximate; reduces the time for 20,000 triangles from 2 to 4 s to 0.8 s
+MIN_CHARTS = 80  # approximate; reduces the time for 20,000 triangles from 2-4 s to 0.8 s
 PADDING = 2  # texels between charts
 PATIENCE = 600  # timeout, seconds
 

@@ -78,7 +78,7 @@ def chair(c: Colour, j: Jitter) -> list[Part]:
     return [
         Part(BOX, (0.42, 0.42, 0.08, 0.03), (0, 0, 0), c),
         Part(BOX, (0.07, 0.42, back, 0.03), (-0.36, 0, back), c),
-        # Cushions. Without them the front view would differ from the back view by the edge of the seat only.
+        # Without cushions, the front view would differ from the back view only by the edge of the seat.
         Part(BOX, (0.3, 0.32, 0.06, 0.05), (0.04, 0, 0.1), CREAM),
         Part(BOX, (0.05, 0.3, back * 0.62, 0.04), (-0.29, 0, back * 1.1), CREAM),
         *legs,
@@ -121,7 +121,7 @@ def car(c: Colour, j: Jitter) -> list[Part]:
         Part(BOX, (0.02, 0.22, cabin * 0.55, 0), (0.235, 0, 0.27), GLASS),
         Part(BOX, (0.02, 0.22, cabin * 0.5, 0), (-0.475, 0, 0.27), INK),
         *[Part(BOX, (0.26, 0.02, cabin * 0.5, 0), (-0.12, side * 0.275, 0.27), GLASS) for side in (-1, 1)],
-        # Large headlights, as on a toy car. At 64 pixels, smaller ones would be below one cell of the prior's latents.
+        # Large headlights, as on a toy car. At 64 pixels, smaller headlights would be smaller than a latent pixel.
         *[Part(ELLIPSOID, (0.07, 0.1, 0.09), (0.67, side * 0.2, 0.03), YELLOW) for side in (-1, 1)],
         Part(BOX, (0.02, 0.09, 0.06, 0), (0.7, 0, 0.0), INK),
         Part(BOX, (0.02, 0.2, 0.07, 0.02), (-0.7, 0, 0.0), WHITE),

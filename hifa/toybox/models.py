@@ -55,7 +55,7 @@ def build_text_encoder() -> CLIPTextModel:
 
 
 def build_unet() -> UNet2DConditionModel:
-    """Build the UNet. Cross-attention is at 8x8 and 4x4 only: on a CPU, its cost at 16x16 exceeds its benefit."""
+    """Build the UNet. Cross-attention is at 8x8 and 4x4 only: at 16x16, its cost on a CPU exceeds its benefit."""
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=4,

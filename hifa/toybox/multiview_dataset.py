@@ -2,10 +2,10 @@
 
     python -m hifa.toybox.multiview_dataset --output-dir toybox-multiview-data --scenes 5000
 
-The ring is that of `given_views.ring_cameras` around a field with bound 1, so a reconstruction from these views has
-the scale of the world. In every scene the ring starts at a random azimuth, because a photo need not be frontal. Each
-photo is taken from the azimuth of one view of the ring, and the model counts views from there. Photos are framed as in
-a pipeline call, which hides the camera distance. The model receives only the elevation.
+The ring is `given_views.ring_cameras` for a field with bound 1, so a reconstruction from these views has the scale of
+the world. In every scene the ring starts at a random azimuth, because a photo need not be frontal. Each photo is taken
+from the azimuth of one view of the ring. The model counts this view as view 0. Photos are framed as in a pipeline
+call, which hides the camera distance. The model receives only the elevation.
 """
 
 import argparse
@@ -25,10 +25,10 @@ from .shards import load_shards, make_shards
 
 
 SIZE, CROP_SIZE = 64, 50  # pixels: side of an image, longer side of a framed object (SyncDreamer: 256, 200)
-BOUND = 1.0  # of the field that the ring surrounds
+BOUND = 1.0  # bound of the field that the ring surrounds
 PHOTO_ELEVATION_DEG = (-10.0, 40.0)  # as in SyncDreamer
 PHOTO_RADIUS, PHOTO_FOV_DEG = (2.2, 3.0), 45.0
-PHOTO_PIXELS = 160  # side of a photo before framing, which reduces it to about half
+PHOTO_PIXELS = 160  # side of a photo before framing, which reduces the photo to about half its size
 PHOTOS_PER_SCENE = 8
 COMMAND = "python -m hifa.toybox.multiview_dataset"
 WHITE = (1.0, 1.0, 1.0)
@@ -70,7 +70,7 @@ def look(shape: Shape, camera: Camera, size: int = SIZE, samples: int = 2) -> Pi
 
 
 def take_photo(shape: Shape, azimuth_deg: float, elevation_deg: float, radius: float) -> PIL.Image.Image:
-    """Render a photo as users provide it: RGBA, with the object roughly centered and at any scale.
+    """Render a photo like the photos of users: RGBA, with the object roughly centered and at any scale.
 
     One ray per pixel makes the alpha binary and keeps the background out of the colors. Framing reduces the photo to
     about half its size.

@@ -15,7 +15,7 @@ from .shapes import Shape, bounding_radii, distance
 
 STEPS, NEAR_ENOUGH = 48, 1.5e-3
 TILE = 8  # pixels
-MARGIN = 0.01  # world units, for the points around a surface point that its normal is computed from
+MARGIN = 0.01  # world units; covers the offsets of the finite differences in `_normal`
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _trace(kind, operation, size, centre, rotation, origin, dx, dy, dz, radius):
 
 @numba.njit(fastmath=True, cache=True, nogil=True)
 def _render(kind, operation, size, centre, rotation, colours, reach, pose, focal, pixels, samples, background, radius):
-    """Render tile by tile. Rays of a tile are tested against the parts only that the cone around the tile meets."""
+    """Render tile by tile. Rays are tested only against the parts that may meet the cone around their tile."""
     picture = (
         np.zeros((pixels, pixels, 3), np.float32), np.zeros((pixels, pixels), np.float32),
         np.zeros((pixels, pixels), np.float32), np.zeros((pixels, pixels, 3), np.float32),
@@ -88,11 +88,11 @@ def _render(kind, operation, size, centre, rotation, colours, reach, pose, focal
 
 @numba.njit(fastmath=True, cache=True)
 def _parts_in_cone(centre, reach, pose, u, v, slope):
-    """Indices of the parts whose bounding balls meet a cone from the camera.
+    """Return the indices of the parts whose bounding balls meet a cone from the camera.
 
     Args:
         u, v: Axis of the cone in the image plane at distance 1.
-        slope: Tangent of an angle that is at least half the opening angle.
+        slope: Upper bound of the tangent of half the opening angle.
     """
     x = pose[0, 0] * u + pose[0, 1] * v + pose[0, 2]
     y = pose[1, 0] * u + pose[1, 1] * v + pose[1, 2]
@@ -120,7 +120,7 @@ def _render_tile(parts, view, first_row, rows, first_column, columns, picture):
     for row in range(first_row, first_row + rows):
         for column in range(first_column, first_column + columns):
             for sub in range(samples * samples):
-                # Pixel (0, 0) covers [0, 1) x [0, 1). Its samples lie at the centers of equal cells.
+                # Pixel (0, 0) covers [0, 1) x [0, 1). Samples lie at the centers of equal cells of a pixel.
                 u = (column + (sub % samples + 0.5) / samples - pixels / 2) / focal
                 v = (row + (sub // samples + 0.5) / samples - pixels / 2) / focal
                 norm = 1.0 / np.sqrt(u * u + v * v + 1.0)

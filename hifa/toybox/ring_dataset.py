@@ -1,9 +1,9 @@
-"""Training images of the multi-view prior: rings of eight views around an object, with the poses of their cameras.
+"""Training images of the multi-view prior: rings of eight views around an object, with camera poses.
 
     python -m hifa.toybox.ring_dataset --output-dir toybox-training/rings --scenes 3000
 
-The views of a ring share elevation, distance and background, as the views of a step of multi-view distillation do.
-Every second view makes a group of four, 90 degrees apart.
+The views of a ring share elevation, distance and background, as in a step of multi-view distillation. Every second
+view of a ring forms a group of four views, 90 degrees apart.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from .render import render
 from .shards import load_shards, make_shards
 
 
-VIEWS = 8  # of a ring
+VIEWS = 8  # per ring
 FIRST_SEED = 30_000_000
 RADIUS = (2.4, 2.6)  # world units
 COMMAND = "python -m hifa.toybox.ring_dataset"
@@ -27,7 +27,7 @@ COMMAND = "python -m hifa.toybox.ring_dataset"
 
 @dataclass(frozen=True)
 class Rings:
-    """n rings of eight views.
+    """Training set in memory: n rings of eight views.
 
     Args:
         pixels: `(n, 8, 64, 64, 3)` uint8.
@@ -44,7 +44,7 @@ class Rings:
 
 
 def render_ring(seed: int) -> dict[str, np.ndarray]:
-    """Render the ring of the scene that `seed` draws; returns the fields of `Rings`, without their first axis."""
+    """Render the ring of the scene that `seed` determines; return one row of the fields of `Rings`."""
     rng = np.random.default_rng(seed)
     scene, (azimuth, elevation) = world.sample_scene(rng), sample_camera(rng)
     cameras, background = (
@@ -69,7 +69,7 @@ def load_rings(folder: Path) -> Rings:
     """Load all rings of a folder.
 
     Raises:
-        FileNotFoundError: If there are none.
+        FileNotFoundError: If the folder has no rings.
     """
     arrays = load_shards(folder, COMMAND)
     return Rings(**{name: array.reshape(-1, VIEWS, *array.shape[1:]) for name, array in arrays.items()})

@@ -80,7 +80,7 @@ def pack(parts: list[Part]) -> Shape:
 
 
 def bounding_radii(shape: Shape) -> np.ndarray:
-    """Return the radii `(n,)` of balls around the centers of the parts that contain the parts."""
+    """Return the radii `(n,)` of bounding balls of the parts, around the centers of the parts."""
     a, b, c, _ = shape.size.T.astype(np.float64)
     radii = {
         ELLIPSOID: np.maximum(np.maximum(a, b), c), BOX: np.sqrt(a * a + b * b + c * c), CYLINDER: np.hypot(a, b),

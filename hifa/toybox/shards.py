@@ -1,4 +1,4 @@
-"""Training data in shards: rendered in parallel, one file per 100 scenes, which an interrupted run does not repeat."""
+"""Training data in shards of 100 scenes, rendered in parallel. A repeated command keeps existing shards."""
 
 import os
 from collections.abc import Callable
@@ -21,15 +21,15 @@ def make_shards(
     first_seed: int = 0,
     workers: int | None = None,
 ) -> None:
-    """Render scenes into files of 100. Existing files are kept.
+    """Render scenes into files of 100 scenes each. Existing files are kept.
 
     Args:
-        folder: Created if it does not exist.
+        folder: Output folder. The folder is created if it does not exist.
         scenes: Number of scenes.
-        render: Takes the seed of a scene and returns arrays, the first axis being the views of the scene. It must be
-            a function of a module, because it runs in other processes.
-        first_seed: Seed of the first scene; the others follow.
-        workers: Number of processes; one for each core by default.
+        render: Function from the seed of a scene to arrays by name. The files concatenate the arrays of all scenes
+            along the first axis. `render` must be picklable, because other processes call `render`.
+        first_seed: Seed of the first scene. The following scenes have consecutive seeds.
+        workers: Number of processes. The default is one process per core.
     """
     folder.mkdir(parents=True, exist_ok=True)
     firsts = range(first_seed, first_seed + scenes, SHARD)
@@ -49,18 +49,18 @@ def _write_shard(folder: Path, render: Callable[[int], dict[str, np.ndarray]], e
 
 
 def load_shards(folder: Path, command: str) -> dict[str, np.ndarray]:
-    """Load all files of a folder and join their arrays.
+    """Load all files of a folder and concatenate the arrays along the first axis.
 
     Args:
-        folder: From `make_shards`.
-        command: Creates the files, for the error message.
+        folder: Output folder of `make_shards`.
+        command: Command that creates the files, for the error message.
 
     Raises:
-        FileNotFoundError: If the folder holds no files.
+        FileNotFoundError: If the folder has no files.
     """
     paths = sorted(folder.glob("[0-9]*.npz"))
     if not paths:
-        raise FileNotFoundError(f"No training data in {folder}. Create it: {command}")
+        raise FileNotFoundError(f"No training data in {folder}. Create the data with: {command}")
     parts = []
     for path in paths:
         with np.load(path) as shard:

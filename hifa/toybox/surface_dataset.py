@@ -1,14 +1,15 @@
 """Training images of the surface model: renders with normals and disparity, and estimates of the prior.
 
-    python -m hifa.toybox.surface_dataset --output-dir toybox-training/surface --scenes 8000
+    python -m hifa.toybox.surface_dataset --output-dir toybox-training/surface/train --scenes 6000
 
-There are two kinds of images, because the model reads estimates of the prior in score distillation, not renders:
+There are two kinds of images, because in score distillation the model receives estimates of the prior, not renders:
 
 - Renders on black with a mask. Every batch adds a new background, blur and noise.
 - Estimates. A render on a gray background is encoded, noised to a timestep, denoised in one step with its caption and
   decoded, as in a step of score distillation. At timestep 0 the estimate is a round trip through the autoencoder.
 
-Existing shards are kept, so an interrupted run resumes.
+The command renders only. `train_surface` creates the estimates. Existing shards are kept, so an interrupted run
+resumes.
 """
 
 import argparse
@@ -36,13 +37,13 @@ FIRST_SEED = 20_000_000
 RADIUS, FOV_DEG, ELEVATION_DEG = (2.3, 2.7), (38.0, 50.0), (-15.0, 80.0)
 GRAY = (0.2, 0.7)
 ESTIMATE_BATCH, GUIDANCE_SCALE = 16, 4.0
-ROUND_TRIPS = 0.25  # share of the estimates with a timestep near zero
+ROUND_TRIPS = 0.25  # share of the estimates at timestep 0
 T_MIN, T_MAX = 20, 980
 
 
 @dataclass(frozen=True)
 class Surfaces:
-    """n renders on black with their ground truth.
+    """Training set in memory: n renders on black with their ground truth.
 
     Args:
         color: `(n, 64, 64, 3)` uint8.
@@ -67,7 +68,7 @@ class Surfaces:
 
 
 def disparity_of(depth: np.ndarray, mask: np.ndarray, radius: float) -> np.ndarray:
-    """Return 1 / depth, scaled to 1 at the near end of the ball that contains every scene and to 0 at its far end.
+    """Return 1 / depth, normalized to 1 and 0 at the near and far ends of the ball that contains every scene.
 
     Pixels without an object are 0, too.
 
@@ -126,7 +127,7 @@ class Estimates:
     """Estimates of the prior for the first n renders of a training set.
 
     Args:
-        color: `(n, 64, 64, 3)` uint8, with the encoded background.
+        color: `(n, 64, 64, 3)` uint8, including the gray background.
         timestep: `(n,)` int16; 0 for a round trip through the autoencoder.
     """
 
@@ -141,7 +142,7 @@ def gray_backgrounds(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def draw_timesteps(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Draw timesteps distributed as in square-root annealing (HiFA section 4.1). A share of them is 0."""
+    """Draw timesteps distributed as in square-root annealing (HiFA section 4.1). A share `ROUND_TRIPS` is 0."""
     annealed = np.round(T_MAX - (T_MAX - T_MIN) * np.sqrt(rng.random(count)))
     return np.where(rng.random(count) < ROUND_TRIPS, 0, annealed).astype(np.int16)
 
@@ -181,7 +182,7 @@ def _make_estimates(path: Path, renders: Surfaces, count: int, seed: int) -> Non
         rng = np.random.default_rng([seed, first])
         rows = np.arange(first, min(first + ESTIMATE_BATCH, count))
         x = on_gray(renders, rows, rng)
-        # Early in a run, renders are small and are enlarged to the size of the prior.
+        # Early in a run, renders are small and are upsampled to the size of the prior.
         small = F.interpolate(F.interpolate(x, (32, 32), mode="area"), (SIZE, SIZE), mode="bilinear")
         x = torch.where(torch.from_numpy(rng.random(len(x)) < 0.3)[:, None, None, None], small, x)
         timesteps.append(draw_timesteps(rng, len(x)))
@@ -194,14 +195,14 @@ def _make_estimates(path: Path, renders: Surfaces, count: int, seed: int) -> Non
 
 
 def on_gray(renders: Surfaces, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """Return renders on random grays, `(n, 3, 64, 64)` in [0, 1]."""
+    """Return renders on random gray backgrounds, `(n, 3, 64, 64)` in [0, 1]."""
     mask = renders.mask[rows, ..., None].astype(np.float32) / 255
     pictures = renders.color[rows] / 255 + gray_backgrounds(rng, len(rows))[:, None, None] * (1 - mask)
     return torch.from_numpy(pictures.astype(np.float32)).permute(0, 3, 1, 2)
 
 
 def captions(renders: Surfaces, rows: np.ndarray) -> list[str]:
-    """Return captions of the renders with the words of their views."""
+    """Return captions of the renders that name the views."""
     from .dataset import scene_of
 
     return [world.caption(scene_of(row), view=world.VIEWS[row[4]]) for row in renders.labels[rows]]

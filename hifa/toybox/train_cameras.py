@@ -1,12 +1,14 @@
-"""Train the Toybox prior on views with their cameras, in addition to single views with words.
+"""Fine-tune the Toybox prior on groups of views with camera poses, and on single views with view words.
 
     python -m hifa.toybox.train_cameras --output-dir toybox-training --export hifa/toybox/weights
 
-Starts from the embedded prior. Renders the training data first, into the output folder. Two thirds of the steps are
-multi-view: the caption has no view, and the UNet receives the cameras. One third of the steps has single views and
-captions that name the view, as in `train_diffusion` (MVDream, Shi et al. 2024, section 3.3, trains 30 % of the batches
-as a 2D model). Seeded; resumes from `cameras.safetensors`. The camera embedding is saved next to the UNet, which stays
-a 2D model.
+Training starts from the embedded prior. The command first renders the training data into the output folder. In two
+thirds of the steps, the UNet denoises four views jointly with their camera poses, and captions do not name the view.
+In one third of the steps, the UNet denoises single views, and captions name the view, as in `train_diffusion`.
+MVDream (Shi et al. 2024, section 3.3) trains 30 % of the batches as a 2D model.
+
+Training is seeded and resumes from `cameras.safetensors`. The camera embedding is saved next to the UNet, so that the
+UNet stays a 2D model.
 """
 
 import argparse
@@ -30,37 +32,40 @@ from .train_diffusion import CAPTION_WEIGHT, EMPTY_SHARE, HEADS, caption_for, ca
 from .training import Average, Recipe, batch_rng, optimise
 
 
-VIEWS = 4  # of an object in a batch, 90 degrees apart
-SINGLE_SHARE = 1 / 3  # of the steps
-NOISY_FROM, NOISY_SHARE = 750, 0.4  # timesteps of the noisiest quarter, where the layout is decided
+VIEWS = 4  # views per object in a batch, 90 degrees apart
+SINGLE_SHARE = 1 / 3  # share of steps with single views
+# The noisiest quarter of the timesteps starts at 750 and decides the layout. This share is drawn from the quarter.
+NOISY_FROM, NOISY_SHARE = 750, 0.4
 
 
 def draw_groups(rings: Rings, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw groups of four views, 90 degrees apart.
 
     Returns:
-        Indices of rings `(count,)`, and of their views `(count, 4)`.
+        Indices of rings `(count,)`, and indices of views in each ring `(count, 4)`.
     """
     first = rng.integers(2, size=count)
     return rng.integers(len(rings), size=count), first[:, None] + 2 * np.arange(VIEWS)
 
 
 def draw_timesteps(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Draw timesteps `(count,)`, `NOISY_SHARE` of them from the noisiest quarter and the others from all."""
+    """Draw `(count,)` timesteps: a share `NOISY_SHARE` from the noisiest quarter, the rest from all timesteps."""
     noisy = rng.random(count) < NOISY_SHARE
     return np.where(noisy, rng.integers(NOISY_FROM, 1000, count), rng.integers(0, 1000, count))
 
 
 class Losses:
-    """The losses of a step, as a function of its number alone.
+    """Function from the number of a step to the losses of the step.
+
+    The batch depends only on the seed and the number of the step.
 
     Args:
-        model: `unet`, `text_encoder`, `reader` and `camera_embedding`.
-        latents: `(n, 8, 4, 16, 16)` of the rings.
-        rings: Their poses and labels.
-        tokenizer: Of the text encoder.
-        objects: In a multi-view batch; single views are four times as many.
-        seed: Of all batches.
+        model: Modules `unet`, `text_encoder`, `reader` and `camera_embedding`.
+        latents: `(n, 8, 4, 16, 16)` scaled latents of the rings.
+        rings: Rings, for poses and labels.
+        tokenizer: Tokenizer of the text encoder.
+        objects: Number of objects in a multi-view batch. A batch of single views has `VIEWS` times as many images.
+        seed: Seed of all batches.
     """
 
     def __init__(self, model: nn.ModuleDict, latents: Tensor, rings: Rings, tokenizer, objects: int, seed: int):
@@ -72,7 +77,10 @@ class Losses:
         return self.single_views(rng) if rng.random() < SINGLE_SHARE else self.views_with_cameras(rng)
 
     def views_with_cameras(self, rng: np.random.Generator) -> dict[str, Tensor]:
-        """One caption and one timestep for the four views of an object; their noise is independent."""
+        """Return the losses of a multi-view batch.
+
+        The four views of an object share the caption and the timestep. The noise of each view is independent.
+        """
         chosen, views = draw_groups(self.rings, rng, self.objects)
         captions = [
             "" if rng.random() < EMPTY_SHARE else world.caption(scene_of(self.rings.labels[index, 0]), rng)
@@ -90,7 +98,7 @@ class Losses:
         return {"loss": loss, "views": loss.detach(), "words": torch.tensor(torch.nan)}
 
     def single_views(self, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Views of different objects with captions that name the view."""
+        """Return the losses of a batch of single views, with captions that may name the view."""
         count = self.objects * VIEWS
         chosen, views = rng.integers(len(self.rings), size=count), rng.integers(self.rings.poses.shape[1], size=count)
         labels = self.rings.labels[chosen, views]
@@ -109,7 +117,11 @@ class Losses:
 
 @torch.no_grad()
 def encode_rings(vae: nn.Module, rings: Rings, cache: Path) -> Tensor:
-    """Return scaled latent means `(n, 8, 4, 16, 16)` float16, from `cache` if it exists."""
+    """Return scaled latent means `(n, 8, 4, 16, 16)` float16, cached in the file `cache`.
+
+    Raises:
+        ValueError: If `cache` has another number of rings.
+    """
     if not cache.exists():
         parts = [
             (vae.encode(to_images(torch.from_numpy(views))).latent_dist.mean * vae.config.scaling_factor).half()
@@ -119,7 +131,7 @@ def encode_rings(vae: nn.Module, rings: Rings, cache: Path) -> Tensor:
             np.save(unfinished, torch.stack(parts).numpy())
     latents = torch.from_numpy(np.load(cache))
     if len(latents) != len(rings):
-        raise ValueError(f"{cache} holds {len(latents)} rings and the data set {len(rings)}. Delete the file.")
+        raise ValueError(f"{cache} has {len(latents)} rings, but the data set has {len(rings)}. Remove the file.")
     return latents
 
 
@@ -158,8 +170,8 @@ def main() -> None:
     parser.add_argument("--export", type=Path, default=Path("toybox-training/cameras"))
     parser.add_argument("--scenes", type=int, default=3000)
     parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--objects", type=int, default=8, help="in a multi-view batch, with four views each")
-    parser.add_argument("--peak", type=float, default=6e-4, help="learning rate")
+    parser.add_argument("--objects", type=int, default=8, help="objects in a multi-view batch, with four views each")
+    parser.add_argument("--peak", type=float, default=6e-4, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())
 

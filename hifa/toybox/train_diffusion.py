@@ -28,7 +28,7 @@ from .training import Average, Recipe, batch_rng, optimise
 
 EMPTY_SHARE, NO_VIEW_SHARE = 0.10, 0.15
 CAPTION_WEIGHT, READ_TOKENS = 0.05, 8  # weight of the caption loss; padding tokens used by the caption loss
-NOISY_FROM = 750  # from this timestep on, only the words determine the view
+NOISY_FROM = 750  # from about this timestep on, only the words determine the view
 FACING_WEIGHT = 2.0  # sampling weight of front and back views, for kinds with a front
 HEADS = (len(world.KINDS), len(world.COLOURS), len(world.VIEWS))
 
@@ -61,8 +61,8 @@ def encode_pictures(vae: AutoencoderKL, pictures: Pictures, cache: Path) -> torc
 def drawing_chances(labels: np.ndarray) -> np.ndarray:
     """Return the sampling probability `(n,)` of each image.
 
-    Fronts and backs are drawn more often. A random camera sees a side twice as often as a front or a back, and the
-    view is the smallest of the visual differences that captions describe.
+    Front and back views are drawn more often. With random cameras, side views are twice as frequent as front views or
+    back views. Of the visual differences that captions describe, the difference between views is the smallest.
     """
     has_front = np.array([kind in world.KINDS_WITH_FRONT for kind in world.KINDS])[labels[:, 0]]
     facing = np.isin(labels[:, 4], [world.VIEWS.index("front view"), world.VIEWS.index("back view")])
@@ -76,7 +76,7 @@ def caption_for(labels: np.ndarray, rng: np.random.Generator) -> tuple[str, tupl
     The caption is sometimes empty, for classifier-free guidance, and sometimes lacks the view.
 
     Returns:
-        The caption, and the indices of the kind, color and view that the caption names; -1 for each omitted one.
+        The caption, and the indices of the kind, color and view that the caption names; -1 for an omitted property.
     """
     share = rng.random()
     if share < EMPTY_SHARE:

@@ -5,10 +5,10 @@
 The image encoder replaces CLIP, which SyncDreamer uses pretrained. Two auxiliary networks provide the training signal
 and are discarded afterwards:
 
-- The painter predicts each view at 16x16 pixels from the context that the UNet receives for this view. The painter
-  loss trains the kind of object, its colors, its size and the direction it faces.
-- The namer predicts kinds, colors and the azimuth of the photo from the embedding. The painter loss alone does not
-  train the direction, because blurred views are nearly as good.
+- The painter predicts each view at 16x16 pixels from the context that the UNet receives for this view. With the
+  painter loss, the encoder learns the kind, the colors and the size of an object.
+- The namer predicts kinds, colors and the azimuth of the photo from the embedding. The painter loss alone is not
+  enough to learn the facing direction, because blurred views have nearly the same painter loss.
 
 Training is seeded and resumes from `image_encoder.safetensors`.
 """
@@ -35,8 +35,8 @@ from .training import Recipe, batch_rng, optimise
 
 
 COARSE = 16  # pixels per side of the painted views
-VIEW_SCALE = 8.0  # scale of the weights for the view embedding (4 numbers), next to the photo embedding (128)
-HARMONICS = (1, 2, 4)  # multiples of the azimuth: a table looks the same after half a turn, a cube after a quarter
+VIEW_SCALE = 8.0  # factor of the initial weights of the view embedding: 4 values next to 128 of the photo
+HARMONICS = (1, 2, 4)  # multiples of the azimuth: a table has a symmetry of half a turn, a cube of a quarter turn
 NAMED = (
     len(world.KINDS),
     len(world.COLOURS),
@@ -88,7 +88,7 @@ def coarse_views(scenes: Scenes) -> Tensor:
 
 
 class Batch(NamedTuple):
-    """Photos and the targets to predict from them.
+    """Photos, and the targets to predict from the photos.
 
     Args:
         images: `(B, 3, 64, 64)` in [-1, 1].

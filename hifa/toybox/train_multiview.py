@@ -15,15 +15,15 @@ folder.
 
 The embedded weights were trained in four rounds, each starting from the previous one. In the third round the model
 learned which way an object faces. This round trained the image encoder longer, gave the facing loss more weight, and
-froze the image encoder in stage 3. On one busy core with AMX, the image encoder took 40 minutes, and so did the rest:
+froze the image encoder in stage 3. On one busy core with AMX, stage 2 took 40 minutes and stage 3 another 40 minutes:
 
     python -m hifa.toybox.multiview_dataset --output-dir D --scenes 5000
     python -m hifa.toybox.train_multiview --data D --output-dir T --init-from hifa/toybox/multiview_weights --bf16 \
         --encoder-steps 12000 --steps 3600 --export T/pipeline
 
-The first 8,900 steps of the image encoder used only the first 1,900 of these scenes, because the others were not
-rendered yet. The fourth round used other scenes and took less time on one core: 25 minutes for the image encoder and
-30 minutes for the rest. Its losses were still falling, too:
+The first 8,900 steps of the image encoder used only the first 1,900 of these scenes, because the other scenes were not
+rendered yet. The fourth round used other scenes. On one core, stage 2 took 25 minutes and stage 3 took 30 minutes. At
+the end of both rounds, the losses were still falling:
 
     python -m hifa.toybox.multiview_dataset --output-dir D --scenes 4000 --first-seed 10005000
     python -m hifa.toybox.train_multiview --data D --output-dir T --init-from hifa/toybox/multiview_weights --bf16 \
@@ -52,10 +52,10 @@ from .training import Average, Recipe, batch_rng, optimise
 
 
 PRIOR = Path(__file__).parent / "weights"
-AUTOENCODER_SCENES = 400  # for the autoencoder, which was already trained on the same objects
+AUTOENCODER_SCENES = 400  # few scenes suffice, because the autoencoder was already trained on the same objects
 UNCONDITIONAL_SHARE = 0.05  # share of scenes without conditioning, for classifier-free guidance
 BLIND_SHARE, BLIND_FROM = 0.8, 950  # share of steps without volumes; lowest timestep of these steps
-NOISY_SHARE, NOISY_FROM = 0.6, 800  # share of timesteps from 800 on, where the photo outweighs the noisy views
+NOISY_SHARE, NOISY_FROM = 0.6, 800  # share of timesteps from 800 on, where the photo is the best cue
 
 
 class Batch:
@@ -93,7 +93,7 @@ class Batch:
 
 
 class SceneLatents:
-    """Latent means of a training set, float16. On the first axis, 0 is the plain and 1 the mirrored images.
+    """Latent means of a training set, float16. The first axis is 0 for original and 1 for mirrored images.
 
     Args:
         views: `(2, n, 16, 4, 16, 16)` scaled.
@@ -127,7 +127,7 @@ def encode_scenes(vae: AutoencoderKL, scenes: Scenes, cache: Path) -> SceneLaten
 
 
 def draw_timesteps(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Draw `(count,)` timesteps: most from the noisiest fifth, which is the hardest, the rest from all timesteps."""
+    """Draw `(count,)` timesteps: a share `NOISY_SHARE` from the noisiest fifth, the rest from all timesteps."""
     noisy = rng.random(count) < NOISY_SHARE
     return np.where(noisy, rng.integers(NOISY_FROM, 1000, count), rng.integers(0, 1000, count))
 
@@ -173,7 +173,7 @@ def empty_frustums(config, count: int) -> list[Tensor]:
 
 
 def trained_autoencoder(scenes: Scenes, folder: Path, steps: int, seed: int) -> AutoencoderKL:
-    """Return the prior's autoencoder, fine-tuned on white backgrounds. It was trained on gray ones only."""
+    """Return the prior's autoencoder, trained on gray backgrounds, after fine-tuning on white backgrounds."""
     if not (folder / "vae").is_dir():
         part = [np.concatenate([scenes.views[i], scenes.photos[i]]) for i in range(AUTOENCODER_SCENES)]
         pixels = np.concatenate(part)
@@ -186,7 +186,7 @@ def trained_autoencoder(scenes: Scenes, folder: Path, steps: int, seed: int) -> 
 def trained_image_encoder(
     scenes: Scenes, folder: Path, steps: int, seed: int, init_from: Path | None, bf16: bool
 ) -> tuple[CLIPVisionModelWithProjection, ViewConditioner]:
-    """Return the image encoder and the conditioner. If the folder lacks them, train them together."""
+    """Return the image encoder and the conditioner from the folder. Train both together if the folder lacks them."""
     if not (folder / "conditioner").is_dir():
         seeing = train_image_encoder.train(scenes, folder, steps, seed=seed, init_from=init_from, bf16=bf16)
         train_image_encoder.save(folder, seeing)
@@ -217,7 +217,7 @@ def initial_parts(
             parts[name].load_state_dict(earlier.state_dict())
     parts["image_encoder"].load_state_dict(image_encoder.state_dict())
     parts["conditioner"].load_state_dict(conditioner.state_dict())
-    # Frozen, because with the denoising loss alone the encoder forgets which way the object in a photo faces.
+    # Freeze the image encoder: with the denoising loss alone, the encoder loses the facing direction of objects.
     parts["image_encoder"].requires_grad_(False)
     return parts
 

@@ -2,9 +2,9 @@
 
     python -m hifa.toybox.train_surface --output-dir toybox-training/surface --export hifa/toybox/surface_weights
 
-Renders images and creates estimates of the prior in the output folder, then trains. The training is seeded and resumes
-from `surface.safetensors` in the output folder. The last printed line is a JSON object with errors on scenes that are
-not in the training set. `--evaluate hifa/toybox/surface_weights` prints the line for existing weights.
+The command renders images and creates estimates of the prior in the output folder, then trains. Training is seeded and
+resumes from `surface.safetensors` in the output folder. The last printed line is a JSON object with errors on scenes
+that are not in the training set. `--evaluate hifa/toybox/surface_weights` prints this line for existing weights.
 """
 
 import argparse
@@ -35,8 +35,8 @@ from .surface_dataset import (
 from .training import Recipe, batch_rng, optimise
 
 
-WHITE_SHARE, BLUR, NOISE = 0.3, 1.6, 0.06  # white backgrounds; largest blur (pixels), noise
-DISPARITY_WEIGHT, RELIEF_WEIGHT = 0.2, 10.0  # relief: error without the mean error of the object
+WHITE_SHARE, BLUR, NOISE = 0.3, 1.6, 0.06  # share of white backgrounds; largest blur (pixels); largest noise (std)
+DISPARITY_WEIGHT, RELIEF_WEIGHT = 0.2, 10.0  # relief: error minus the mean error of the object
 ESTIMATES = 0.375  # share of a batch
 TEST_SEED, TEST_SCENES = 24_000_000, 100
 
@@ -93,21 +93,24 @@ def blurred(pictures: Tensor, sigma: Tensor) -> Tensor:
 
 
 def relief_loss(predicted: Tensor, disparity: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean absolute error of the disparity, with more weight on errors around the mean of the object."""
+    """Return the mean absolute error of the disparity, plus a relief term.
+
+    The relief term is the mean absolute deviation of the error from the mean error of the object.
+    """
     error = predicted - disparity
     offset = (mask * error).sum((1, 2), keepdim=True) / mask.sum((1, 2), keepdim=True).clamp(min=1)
     return (error.abs() + RELIEF_WEIGHT * mask * (error - offset).abs()).mean()
 
 
 def surface_losses(model: SurfaceUNet, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    """Return the training loss, its parts, and the mean angle between normals in degrees."""
+    """Return the training loss, the parts of the loss, and the mean angle between normals in degrees."""
     pictures, timesteps, normals, disparity, mask = batch
     seen = read_surface(model, pictures, timesteps)
     inside = mask > 0.5
     cosine = (seen.normals * normals).sum(1).clamp(-1 + 1e-6, 1 - 1e-6)
-    # Pixels without an object have no normal. Every direction has the same error there, so kappa has to be low.
+    # Pixels without an object have no normal. An error of 90 degrees there makes the model learn a low kappa.
     angle = torch.where(inside, torch.acos(cosine), torch.pi / 2)
-    # The likelihood alone neglects uncertain pixels. So the angle has a term of its own; the likelihood trains kappa.
+    # The likelihood alone neglects uncertain pixels. A separate term trains the angle; the likelihood trains kappa.
     nll = angular_von_mises_fisher_loss(angle.detach(), seen.kappa)
     normal = ((nll + angle) * (0.1 + 0.9 * inside)).mean()
     relief = relief_loss(seen.disparity, disparity, mask)
@@ -124,10 +127,10 @@ def evaluate(model: SurfaceUNet, seed: int, scenes: int) -> dict[str, float]:
     """Measure errors on scenes that are not in the training set.
 
     Returns:
-        Mean angle between normals in degrees, over the pixels that objects cover by more than half: of `renders`, of
-        renders `blurred` by one pixel, of `round_trips` through the autoencoder, and of one-step estimates
-        (`t_300` ...). `sure`: the same of `t_700`, weighted by confidence. `disparity`: mean `disparity_loss` of
-        the renders.
+        Errors by name. `renders`, `blurred` (renders blurred by one pixel), `round_trips` (through the autoencoder)
+        and `t_300` to `t_900` (one-step estimates) are mean angles between normals in degrees, over the pixels that
+        objects cover by more than half. `sure` is `t_700` weighted by confidence. `disparity` is the mean
+        `disparity_loss` of the renders.
     """
     from .. import HiFAPipeline
 
@@ -189,13 +192,13 @@ def main() -> None:
     parser.add_argument("--export", type=Path, default=Path("toybox-training/surface/weights"))
     parser.add_argument("--scenes", type=int, default=6000)
     parser.add_argument("--views", type=int, default=4, help="renders of each scene")
-    parser.add_argument("--estimates", type=int, default=12_000, help="estimates of the prior that are trained on")
+    parser.add_argument("--estimates", type=int, default=12_000, help="estimates of the prior in the training set")
     parser.add_argument("--steps", type=int, default=8_000)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--peak", type=float, default=2e-3, help="learning rate")
-    parser.add_argument("--test-scenes", type=int, default=TEST_SCENES, help="scenes that errors are measured on")
+    parser.add_argument("--peak", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--test-scenes", type=int, default=TEST_SCENES, help="scenes of the evaluation")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--evaluate", type=Path, metavar="DIR", help="measure the model in DIR, and train nothing")
+    parser.add_argument("--evaluate", type=Path, metavar="DIR", help="evaluate the model in DIR without training")
     arguments = parser.parse_args()
     if arguments.evaluate is None:
         train(arguments)

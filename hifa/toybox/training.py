@@ -104,14 +104,15 @@ def optimise(
     export: Callable[[Average], None] | None = None,
     export_every: int = 500,
 ) -> Average:
-    """Train a module, starting from its checkpoint if there is one.
+    """Train a module. Training resumes from the checkpoint if the file exists.
 
     Args:
-        module: Trained in place.
-        losses_at: Maps the number of a step to named scalars. The first is minimized, all are printed.
+        module: Module that is trained in place.
+        losses_at: Function from the number of a step to scalars by name. The first scalar is minimized. All scalars
+            are printed.
         recipe: Hyperparameters.
         checkpoint: File to resume from and to save to.
-        export: Called with the average every `export_every` steps and at the end.
+        export: Callback that is called with the average every `export_every` steps and at the end.
         export_every: Steps between calls of `export`.
 
     Returns:
@@ -130,7 +131,7 @@ def optimise(
         optimizer.zero_grad()
         next(iter(losses.values())).backward()
         norm = torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        if is_safe(norm.item()):  # otherwise weights and checkpoint may become NaN
+        if is_safe(norm.item()):  # otherwise the weights and the checkpoint may become NaN
             optimizer.step()
             average.update(module, step)
             skipped = 0

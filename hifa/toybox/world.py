@@ -5,8 +5,8 @@
     image = render.render(scene.shape, pose)         # from a (3, 4) pose: color, mask, depth, normals
     caption(scene, rng, view="front view")           # "a crimson toadstool, front view"
 
-World axes: z up, front along +x (azimuth 0), azimuth counterclockwise seen from above. Every scene is centered at the
-origin and fits in a ball of radius `RADIUS`.
+World axes: z up, front along +x (azimuth 0), azimuth counterclockwise when viewed from above. Every scene is centered
+at the origin and fits in a ball of radius `RADIUS`.
 """
 
 import functools
@@ -69,7 +69,7 @@ def _held_out() -> frozenset[tuple[str, str]]:
 def make_scene(kind: str, colour: str, rng: np.random.Generator | None = None) -> Scene:
     """Make a scene with one object.
 
-    With `rng`, proportions and color vary a little. Without `rng`, they are at the middle of their ranges.
+    With `rng`, proportions and color vary a little. Without `rng`, each value is the middle of the range.
 
     Raises:
         ValueError: If `kind` or `colour` does not exist.
@@ -82,7 +82,7 @@ def make_pair(kind: str, colour: str, on_kind: str, on_colour: str, rng: np.rand
     """Make a scene with a smaller `kind` standing on `on_kind`. Arguments and errors are as for `make_scene`."""
     top = _centred(_object_parts(kind, colour, rng), 0.42)
     bottom = _centred(_object_parts(on_kind, on_colour, rng), 0.62)
-    # The lowest point of the upper object meets the highest point of the lower one, sunk a little so that they touch.
+    # Place the lowest point of the upper object slightly below the highest point of the lower one, so that they touch.
     height = solid_points(bottom)[:, 2].max() - solid_points(top, reach=0.6)[:, 2].min() - 0.03
     # The upper object comes first, so that its cuts do not affect the lower object.
     parts = transform(top, 1.0, np.array([0, 0, height])) + bottom
@@ -106,7 +106,7 @@ def sample_scene(rng: np.random.Generator, pair_share: float = 0.12) -> Scene:
 
 
 def caption(scene: Scene, rng: np.random.Generator | None = None, view: str | None = None) -> str:
-    """Return a caption of the scene, with the view at the end. The words are plain without `rng` and vary with it."""
+    """Return a caption of the scene, with the view at the end. With `rng`, random synonyms and phrases are used."""
     text = _phrase(scene.kind, scene.colour, rng, opening=True)
     if scene.on_kind is not None:
         joint = " on " if rng is None else rng.choice([" on ", " on ", " on top of ", " sitting on ", " standing on "])
@@ -117,7 +117,7 @@ def caption(scene: Scene, rng: np.random.Generator | None = None, view: str | No
 def _phrase(kind: str, colour: str, rng: np.random.Generator | None, opening: bool) -> str:
     if rng is None:
         return _with_article(f"{colour} {kind}", "{a} ")
-    # The plain word half of the time, otherwise any synonym.
+    # Use the plain word half of the time, otherwise any synonym.
     noun = kind if rng.random() < 0.5 else str(rng.choice(KIND_WORDS[kind]))
     hue = colour if rng.random() < 0.5 else str(rng.choice(COLOUR_WORDS[colour]))
     size = str(rng.choice(SIZE_WORDS)) if opening else ""
