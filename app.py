@@ -53,11 +53,11 @@ def build_demo(
         root: Folder of the runs.
         shelf: Cache of the priors. Default: a cache on CUDA if available, on the CPU otherwise.
         load_multiview: Function that loads the multi-view model.
-        gpu: `spaces.GPU` or a decorator factory with the same interface. Its argument `duration` is a function that
-            receives the arguments of the decorated function.
+        gpu: `spaces.GPU` or a decorator factory with the same interface. The argument `duration` of the factory is a
+            function that receives the arguments of the decorated function. Default: leases without a time limit.
         hub: URL of the Hub. Default: the public Hub.
-        view_steps: Default number of denoising steps of the multi-view model. If `None`, read from the config of the
-            embedded model.
+        view_steps: Default number of denoising steps of the multi-view model. If `None`, the number in the config of
+            the embedded model is used.
 
     Returns:
         The page.
@@ -114,7 +114,7 @@ def main() -> None:
 def given_away(root: Path) -> list[str]:
     """Return the folders to list in `allowed_paths`: those outside of the working directory.
 
-    Gradio serves files that a function returns from below the working directory without such a permission.
+    Files below the working directory need no entry: Gradio serves them if a function returns them.
     """
     return [str(place) for place in (root.resolve(), EXAMPLES) if not place.is_relative_to(Path.cwd())]
 

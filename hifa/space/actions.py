@@ -98,7 +98,7 @@ class Actions:
         try:
             with self.shelf.tokenizing:
                 pipe.check_inputs(prompt, negative)
-        except PromptError as error:  # The notice tells the user if the fallback prior rejects the prompt.
+        except PromptError as error:  # The notice says whether the fallback prior is in use.
             raise PromptError(f"{notice} {error}".strip()) from error
         HiFAConfig(**settings)
         request = Request("text", prompt, key, choose_seed(seed, randomise), negative, settings)
@@ -127,7 +127,7 @@ class Actions:
             seed: Seed; unused if `randomise` is set.
             randomise: Draw a random seed.
             settings: Fields of `HiFAConfig` that differ from the defaults.
-            views_only: Generate the views and do not start an optimization.
+            views_only: Only generate the views, without an optimization.
 
         Returns:
             The folder of the run, and a notice for the user, which may be empty.

@@ -125,7 +125,7 @@ class Api:
         """Optimize a 3D object for a prompt, guided by a picture or a sheet of views during a fraction of the run.
 
         Args:
-            prompt: Description of the object in the picture, or of the object to turn it into.
+            prompt: Description of the object in the picture, or of an object to turn the picture into.
             picture: Picture of one object, preferably with a transparent or white background.
             elevation_deg: Elevation of the picture's camera above the horizon, in degrees.
             image_guidance_end: Fraction of the run, up to 1, over which the image losses fade out.

@@ -22,8 +22,8 @@ class GivenUpError(Exception):
 def beside(work: Callable[[threading.Event], T], seconds: float = SECONDS) -> Generator[None, None, T]:
     """Run `work` in a background thread and yield until it ends.
 
-    Closing this generator cancels the call: the generator sets the event that `work` received and returns without
-    waiting. `work` should check the event, see `until_given_up`. Its result is discarded.
+    Closing this generator cancels the call: the generator sets the event that `work` received, and returns without
+    waiting for `work`. `work` should check the event, see `until_given_up`. The result of `work` is then discarded.
 
     Args:
         work: Function to call. Its argument is the event that is set on cancellation.
@@ -56,10 +56,10 @@ def saying(text: str, work: Callable[[threading.Event], T], message: Callable[[s
     Args:
         text: Description of the work.
         work: See `beside`.
-        message: Converts a text to the message to yield.
+        message: Function that converts a text to the message to yield.
 
     Yields:
-        `message(text)`, then `message` of the text with the elapsed time.
+        First `message(text)`, then messages of the text with the elapsed time.
 
     Returns:
         The return value of `work`.
@@ -79,7 +79,7 @@ def saying(text: str, work: Callable[[threading.Event], T], message: Callable[[s
 def halves(seconds: float) -> str:
     """Format a duration in steps of 0.5 s; empty below 0.5 s.
 
-    With steps of 1 s the message could stay the same for more than a second.
+    With steps of 1 s, the message could stay the same for more than a second.
     """
     return f"{int(2 * seconds) / 2:.1f} s" if seconds >= 0.5 else ""
 

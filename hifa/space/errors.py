@@ -15,7 +15,8 @@ logger = logging.getLogger(__name__)
 FOLDER = re.compile(r"(?<![\w:/.])/(?:[^\s/'\"]+/)+")  # absolute paths, but not URLs
 KEPT = "The run is saved"
 # Substring of the title or message of a ZeroGPU error (`spaces` 0.51), and the message for the user. The first match
-# counts: "ZeroGPU quota exceeded" is also the title if no GPU is free or the visitor is not signed in.
+# is used, so the order matters: "ZeroGPU quota exceeded" is also the title if no GPU is free or the visitor is not
+# signed in.
 ZERO_GPU = (
     ("no gpu was available", "No GPU was free within a minute. {kept}. Resume to enter the queue again."),
     ("gpu limit", "This Space gives GPU time to signed-in visitors only. {kept}. Sign in to Hugging Face and Resume."),

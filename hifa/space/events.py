@@ -1,4 +1,4 @@
-"""Chains of Gradio events whose last listener runs after success and after failure."""
+"""Listeners that run after a Gradio event, whether the event succeeded or failed."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from gradio.events import Dependency
 
 
 def afterwards(event: Dependency, function, inputs, outputs, **options: Any) -> list[Dependency]:
-    """Call `function` after `event` succeeded or failed. In Gradio 6, `then` does not fire after an error.
+    """Call `function` after `event` succeeds or fails. In Gradio 6, `then` does not fire after an error.
 
     Args:
         event: Event to wait for.

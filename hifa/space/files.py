@@ -1,8 +1,8 @@
 """Export of the downloadable files of a run: meshes, turntable, asset and checkpoint.
 
 The export can be interrupted after each stage. The record stores the step at which each file was made, so missing and
-stale files are detected and exported later. The three mesh files are in a separate folder, which is entered in the
-record after all three files are written.
+stale files are detected and exported later. The three mesh files are written to a new folder. The record refers to the
+folder only after all three files are complete.
 """
 
 import secrets
@@ -91,7 +91,7 @@ def predicted_megabytes(max_faces: int, texture_size: int) -> float:
 
 
 def plain_name(record: Record) -> str:
-    """Return a file name without suffix: from the prompt, or from the kind of the run if there is no prompt."""
+    """Return a file name without suffix, made from the prompt, or from the kind of the run if the prompt is empty."""
     words = record.request.prompt or record.request.kind
     return file_name(words)
 
@@ -252,7 +252,7 @@ def make_mesh(folder: RunFolder, record: Record, options: MeshOptions) -> Iterat
 
 
 class Asked:
-    """Counter of the points at which functions are evaluated, for a progress bar.
+    """Counter of the points at which wrapped functions are evaluated, for a progress bar.
 
     Args:
         expected: Approximate total number of points.

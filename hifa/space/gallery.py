@@ -1,4 +1,4 @@
-"""Gallery of finished examples, which load without computation. `python -m examples.gallery` generates them.
+"""Gallery of finished examples, which open without computation. `python -m examples.gallery` generates the examples.
 
 Each folder `examples/gallery/<name>/` contains `record.json`, `mesh.glb`, `turntable.mp4`, `previews.json`, and the
 thumbnail `preview.jpg`.
@@ -23,7 +23,7 @@ FILES = {"glb": "mesh.glb", "mp4": "turntable.mp4"}
 
 @dataclass(frozen=True)
 class Example:
-    """Finished example.
+    """A finished example.
 
     Args:
         path: Folder of the example.

@@ -56,7 +56,8 @@ class History:
     """Run histories of all browsers.
 
     Args:
-        store: Store of the runs. Only one server may use the store, because two would overwrite each other's lists.
+        store: Store of the runs. Only one server may use the store, because two servers would overwrite each other's
+            lists.
     """
 
     def __init__(self, store: RunStore):

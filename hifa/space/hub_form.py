@@ -23,7 +23,7 @@ from .store import Record, RunFolder, RunStore
 from .worker import current
 
 
-UPLOAD = {"concurrency_id": "hub", "concurrency_limit": 4}  # own id: a shared id gets the lowest limit
+UPLOAD = {"concurrency_id": "hub", "concurrency_limit": 4}  # own id, because a shared id has the lowest of all limits
 PATIENCE = 2.0  # seconds to wait for the lock of the run
 LOCAL = {"127.0.0.1", "localhost", "::1"}
 PROXIES_SAY = ("x-forwarded-for", "x-forwarded-host", "x-real-ip", "forwarded", "via")

@@ -1,4 +1,4 @@
-"""Image inputs of the two image tabs: upload, matte, framing, and the sixteen views of several seeds or of a sheet."""
+"""Inputs of the two image tabs: picture, matte, framing, and sixteen views, which are generated or uploaded."""
 
 import html
 from pathlib import Path
@@ -15,7 +15,7 @@ from .store import PICTURE, Request, RunFolder, RunStore, UnknownRunError
 
 ONLY_TOYBOX = (
     "<div class='hint'><p>The multi-view model of this app supports Toybox's kinds of objects only. Its views of "
-    "other objects are poor. For those, upload a sheet that another model made.</p></div>"
+    "other objects are poor. For other objects, upload a sheet from another model.</p></div>"
 )
 ONE_STEP = (
     "This model makes its views in one step: the mean of all objects that fit the picture, almost the same for every "
@@ -67,12 +67,12 @@ class ImageInputs:
         )  # fmt: skip
         with gr.Accordion("Sixteen views", open=False, elem_id=f"{name}-views"):
             gr.Markdown(
-                "A multi-view model imagines the object from sixteen sides. Make some, choose the best, or upload a "
-                "sheet; otherwise this happens by itself."
+                "A multi-view model generates views of the object from sixteen sides. Make sheets of views and choose "
+                "the best, or upload a sheet. Otherwise the app makes and chooses sheets when the run starts."
             )
             self.seeds = gr.Slider(
                 1, MAX_SEEDS, 1, step=1, label="How many to choose from", elem_id=f"{name}-seeds",
-                info=ONE_STEP if one_step else "Each has a seed of its own; those that agree best come first.",
+                info=ONE_STEP if one_step else "Each sheet has its own seed. Sheets with consistent views come first.",
             )  # fmt: skip
             self.view_steps = gr.Slider(
                 1, max(100, view_steps), view_steps, step=1, label="Denoising steps of the views",
@@ -80,7 +80,7 @@ class ImageInputs:
             )  # fmt: skip
             self.make = gr.Button("Make views", elem_id=f"{name}-make-views")
             self.gallery = gr.Gallery(
-                label="Views, those that agree best first; the marked ones are used", columns=2, object_fit="contain",
+                label="Sheets of views, best first; the selected sheet is used", columns=2, object_fit="contain",
                 allow_preview=False, interactive=False, elem_id=f"{name}-gallery", visible=False, buttons=[],
             )  # fmt: skip
             self.sheet = PhotoInput(
@@ -191,7 +191,7 @@ class ImageInputs:
         return [self.object_share, self.elevation, self.seeds, self.view_steps, self.photo, *self.views]
 
     def restored(self, folder: RunFolder, request: Request) -> list[Any]:
-        """Return the values of `restorable` for a run: its settings, its cut-out picture and its views."""
+        """Return the values of `restorable` for a run: the settings, the cut-out picture and the views."""
         views = self.show_views(folder.id)
         sheet = folder.path / GIVEN if Sheets(folder.path).given else None
         numbers = request.object_share, request.elevation_deg, max(1, len(request.view_seeds))

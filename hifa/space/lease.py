@@ -34,7 +34,7 @@ from .snapshot import snapshot
 from .store import PICTURE, PREVIEWS, RunFolder
 
 
-PREVIEW_SECONDS = 0.5  # between previews; with one step on top, the interval must stay below 1 s
+PREVIEW_SECONDS = 0.5  # between previews; this time plus one step must stay below 1 s
 SAVE_SECONDS = 5.0  # between checkpoints; longer if saving is slow
 NEWS_SECONDS = 0.5  # after this time without progress, a message with the elapsed time is sent
 TURN_DEG_PER_SECOND = 9.0
@@ -45,7 +45,7 @@ STOPPED, FINISHED, DEADLINE, FAILED = "stopped", "finished", "deadline", "failed
 
 @dataclass(frozen=True)
 class LeaseTask:
-    """Task of a lease. It must stay small, because it is pickled.
+    """Task of a lease. The object must stay small, because it is pickled.
 
     Args:
         folder: Path of the run's folder.
@@ -58,7 +58,7 @@ class LeaseTask:
 
 @dataclass(frozen=True)
 class News:
-    """Progress message of a lease. It must stay small, because it is pickled.
+    """Progress message of a lease. The object must stay small, because it is pickled.
 
     Args:
         text: Current activity, or the note of the run during optimization steps.
@@ -67,7 +67,7 @@ class News:
         steps: See `Record`.
         loss: See `Record`.
         seconds: See `Record`.
-        step_seconds: Mean wall time of the recent steps including previews, in seconds. `None` before it is known.
+        step_seconds: Mean wall time of the recent steps including previews, in seconds. `None` during the first steps.
         previews: See `snapshot`. `None` if there is no new preview.
         end: Reason why the lease ends; empty while it continues.
     """
@@ -117,8 +117,8 @@ class Models:
 
     def __init__(self, shelf: PriorShelf, load_multiview: Callable[[], SyncDreamerPipeline]):
         self.shelf = shelf
-        # Callers share the hooks and timesteps of the model. The lock gives one background thread exclusive access,
-        # also while a canceled thread finishes.
+        # All callers share the hooks and timesteps of the model. The lock gives one background thread at a time
+        # exclusive access. A canceled thread keeps the lock until the thread ends.
         self.making_views, self._loading = threading.Lock(), threading.Lock()
         self._load, self._multiview = load_multiview, None
 
@@ -262,7 +262,7 @@ def _make_sheet(
 ) -> None:
     """Generate one sheet of views and save it to the folder of the run.
 
-    If the call is canceled after the last denoising step, the sheet is saved nevertheless.
+    If the call is canceled after the last denoising step, the sheet is still saved.
 
     Args:
         multiview: The multi-view model.
@@ -275,7 +275,7 @@ def _make_sheet(
         GivenUpError: If the call was canceled before the last step.
     """
     sheets, request, side = Sheets(folder.path), folder.read().request, multiview.image_size
-    if given_up.is_set() or not sheets.missing((seed,)):  # canceled, or completed by a canceled call
+    if given_up.is_set() or not sheets.missing((seed,)):  # a canceled call may have made the sheet
         return
     with PIL.Image.open(folder.path / PICTURE) as picture:
         prepared = prepare_picture(picture, side, max(1, round(side * request.object_share))).image

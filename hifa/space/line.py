@@ -1,6 +1,6 @@
-"""Queue of runs: one run works at a time, in order of arrival.
+"""Queue of runs: one run is executed at a time, in order of arrival.
 
-Gradio's own queue neither reports positions nor lets a waiting run be stopped.
+Gradio's own queue is not sufficient: a handler that waits there can neither report its position nor be stopped.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 
 class Line:
-    """Queue of run ids in order of arrival. The first run works, the other runs wait."""
+    """Queue of run ids in order of arrival. The first run is executed, and the remaining runs wait."""
 
     def __init__(self):
         self._lock, self._ids = threading.Lock(), []
@@ -26,7 +26,7 @@ class Line:
                 self._ids.remove(run_id)
 
     def before(self, run_id: str) -> int:
-        """Return the number of runs ahead in the queue; 0 for the working run and for a run that is not queued."""
+        """Return the number of runs ahead in the queue; 0 for the current run and for a run that is not queued."""
         with self._lock:
             return self._ids.index(run_id) if run_id in self._ids else 0
 

@@ -12,8 +12,8 @@ ARENAS = 2
 def limit_arenas() -> None:
     """Limit glibc to `ARENAS` malloc arenas, which all threads share.
 
-    By default each thread may get its own arena, up to eight per core. An arena retains the memory that a run once
-    needed. With many visitors, memory then grows by 1 GB per minute at first.
+    By default each thread may get its own arena, up to eight arenas per core. An arena retains the memory that a run
+    once needed. With many visitors, memory would initially grow by 1 GB per minute.
 
     Call this function before any thread is started. Without glibc it has no effect.
     """

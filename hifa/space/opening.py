@@ -1,4 +1,4 @@
-"""Restoring of a run that is opened by its URL: fills the result panel and the inputs of the run's tab."""
+"""Restoration of a run that is opened by its URL: the result panel and the inputs of the run's tab."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass

@@ -150,7 +150,7 @@ class Page:
                     [prompt.change, settings.prior.change], self._on_prompt, [prompt, settings.prior], hint,
                     trigger_mode="always_last", queue=False, **QUIET,
                 )  # fmt: skip
-        # `followed`, `extracted` and `made` write to the panel until a run is started or an example is opened.
+        # The streams `followed`, `extracted` and `made` write to the panel until a run starts or an example is opened.
         opening = Opening(self.worker, self.history, panel, self.runs, self.tabs, self._entered())
         opened = [*opening.outputs, self.visitor]
         loaded = demo.load(

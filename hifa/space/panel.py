@@ -127,14 +127,14 @@ class ResultPanel:
                     height=430, interactive=False, elem_id="model",
                 )  # fmt: skip
         self.views = gr.Gallery(
-            label="Sixteen views of each seed; the first is what the object is made of", columns=2, visible=False,
+            label="Sixteen views of each seed; the first sheet is reconstructed", columns=2, visible=False,
             object_fit="contain", allow_preview=False, interactive=False, elem_id="views", buttons=[], height="auto",
         )  # fmt: skip
         with gr.Column(visible=False) as self.results:
             with gr.Row():
                 with gr.Column(min_width=280):
                     self.turntable = gr.Video(
-                        label="Turntable: colour and normals", autoplay=True, loop=True, interactive=False,
+                        label="Turntable: color and normals", autoplay=True, loop=True, interactive=False,
                         elem_id="turntable", buttons=[],
                     )  # fmt: skip
                 with gr.Column(min_width=280):
@@ -233,7 +233,7 @@ class ResultPanel:
 
     @staticmethod
     def load(media: Media, loaded: Media) -> tuple:
-        """Return updates of the files in which the browser differs from `media`.
+        """Return updates for the components whose files in the browser differ from `media`.
 
         Args:
             media: Current files; see `media_of`.

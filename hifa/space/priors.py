@@ -96,7 +96,7 @@ class PriorShelf:
     Args:
         device: Device of the pipelines.
         priors: Priors on offer. The first prior is the fallback.
-        load: Function from `Prior.model` and keyword arguments to a pipeline.
+        load: Function that loads a pipeline. Its arguments are `Prior.model` and keyword arguments.
         forget_failures: Seconds after which a prior that failed to load is tried again.
         normal_model: Hub id or folder of a Marigold normal estimation model, which guides the priors that need a GPU;
             `None` for none. Toybox has its own normal model.
@@ -115,7 +115,8 @@ class PriorShelf:
         self._normal_model = normal_model
         self._failed: dict[str, tuple[float, Exception]] = {}
         self._renew_locks()
-        # A process that is forked during a load would otherwise wait forever for a lock that no thread releases.
+        # In a process that is forked during a load, the thread that holds the lock does not exist. Without new locks,
+        # the process would wait forever.
         os.register_at_fork(after_in_child=self._renew_locks)
 
     def _renew_locks(self) -> None:
@@ -129,7 +130,7 @@ class PriorShelf:
 
     @property
     def default(self) -> Prior:
-        """The first GPU prior not known to fail; without a GPU or such a prior, the fallback."""
+        """The first GPU prior that is not known to fail. Without a GPU or such a prior, the fallback."""
         gpu = [prior for prior in self.priors.values() if prior.needs_gpu and not self._failure(prior.key)]
         return gpu[0] if gpu and self.device.type != "cpu" else self.fallback
 
@@ -167,7 +168,7 @@ class PriorShelf:
             return self._loaded[key]
         with self._loading[key]:
             if key not in self._loaded:
-                # A failing download takes long, so callers that waited for the lock do not repeat it.
+                # A failing download takes long. Callers that waited for the lock therefore do not try again.
                 if (error := self._failure(key)) is not None:
                     raise error
                 try:
@@ -190,7 +191,8 @@ class PriorShelf:
     def preset_in_place(self, asked: str, used: str, name: str) -> str:
         """Return the name of the preset that replaces a preset of another prior.
 
-        Steps and sizes of a preset are tuned for one prior, so the position of the preset decides.
+        Steps and sizes are tuned for each prior, so the replacement is the preset at the same position, or the last
+        preset.
 
         Args:
             asked: Key of the requested prior.

@@ -17,7 +17,7 @@ def knows_few_words(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def unknown_words(text: str) -> list[str]:
-    """Return the words outside of the vocabulary, except for an unfinished last word that starts a known word."""
+    """Return the words outside of the vocabulary, except for an unfinished last word that begins a known word."""
     known = set(all_words())
     words = re.sub(f"{PUNCTUATION}|,", " ", text.lower()).split()
     typing = text[-1:].isalnum() and bool(words)

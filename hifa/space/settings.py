@@ -25,7 +25,8 @@ class RunSettings:
         kind: Kind of the run, as in `Request`. It determines the presets and the step times.
         shelf: Cache of the priors on offer.
         timings: Step times measured on this machine.
-        zero: Whether the app runs on ZeroGPU. If so, the controls state how much of the daily quota a run takes.
+        zero: Whether the app runs on ZeroGPU. If so, presets are limited to a budget of GPU time, and the controls
+            display the daily quotas.
     """
 
     def __init__(self, name: str, kind: str, shelf: PriorShelf, timings: Timings, zero: bool):
@@ -95,8 +96,9 @@ class RunSettings:
     def settings_of(self, prior: str, preset: str, steps: float, guidance: Any, stride: Any) -> dict[str, Any]:
         """Return fields of `HiFAConfig` from the entered values.
 
-        If the fallback replaces the prior, the fields are those of the fallback's preset at the same position. Of the
-        entered values, only a number of steps that differs from the number of the preset is then kept.
+        If the fallback replaces the prior, the fields are those of the fallback's preset at the same position. The
+        entered guidance and stride are then ignored. The entered number of steps is kept only if it differs from the
+        number of the chosen preset.
 
         Raises:
             ValueError: If the number of steps is out of range, a value is not a number, or the preset or prior is
@@ -116,7 +118,7 @@ class RunSettings:
         return gr.Radio(info=self.estimate(prior, preset, steps or preset.steps))
 
     def restored(self, request: Request) -> list[Any]:
-        """Return the values of `inputs` for a stored request. The seed is fixed, to allow an identical run."""
+        """Return the values of `inputs` for a stored request. The seed is fixed, so that the run can be repeated."""
         presets, asked = self.presets(request.prior), request.settings
         steps = asked.get("num_inference_steps")
         own = {"num_inference_steps", *ADVANCED}  # settings with their own controls

@@ -51,7 +51,7 @@ class BusyRunError(ValueError):
 
 @dataclass(frozen=True)
 class Request:
-    """Parameters of a run, sufficient to start the run again.
+    """Parameters of a run. They are sufficient to repeat the run.
 
     Args:
         kind: `"text"`, `"image"` or `"hallucination"`.
@@ -90,10 +90,10 @@ class Record:
         problem: Reason why files are missing, for the user.
         step, steps: Finished steps and total number of steps of the optimization.
         loss: Loss of the last step; `None` before the first step.
-        seconds: Time spent on steps, over all sessions.
+        seconds: Time spent on steps, over all leases, in seconds.
         created, touched: Unix times of the creation and of the last write.
         files: Paths in `files/` by kind: `glb`, `obj`, `ply`, `mp4`, `asset`, `run`.
-        made_at: Step of the run at which each kind of file was made or proved impossible to make.
+        made_at: Step of the run at which each kind of file was made, or could not be made without a surface.
         facts: Metadata of the mesh and the files, for the user.
     """
 
@@ -262,7 +262,7 @@ class RunStore:
     Args:
         root: Folder of the store. A missing folder is created, readable by its owner only.
         max_age: Seconds that a run is kept after its last change.
-        max_bytes: Size limit of all runs together. The runs with the oldest changes are deleted first.
+        max_bytes: Size limit of all runs together, in bytes. The least recently changed runs are deleted first.
     """
 
     def __init__(self, root: Path, max_age: float = 7 * DAY, max_bytes: int = 20 * 10**9):

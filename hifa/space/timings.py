@@ -25,7 +25,7 @@ class Timings:
         self.path = path
 
     def get(self, key: str) -> float | None:
-        """Return the measured seconds per step, or else the guess; `None` without either."""
+        """Return the measured seconds per step. Without a measurement, return the guess, or `None` without a guess."""
         known = self._read()
         return known.get(key, known.get(f"{key} guess"))
 

@@ -14,11 +14,11 @@ REFUSED = "This picture was not uploaded here, or was deleted. Upload it again."
 
 
 def uploaded(path: Any) -> str:
-    """The real path of an uploaded file.
+    """Return the real path of an uploaded file.
 
-    Gradio checks only the paths of payloads that are marked as files, and a picture's payload needs no mark. Paths
-    outside of the upload folder are never accessed: a device could block, and the response time could reveal whether a
-    file exists.
+    Gradio checks only the paths of payloads that are marked as files, and the payload of a picture need not be marked.
+    Paths outside of the upload folder are never accessed: a device could block, and the response time could reveal
+    whether a file exists.
 
     Args:
         path: Path as received from a client; may be of any type.

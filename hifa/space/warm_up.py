@@ -1,4 +1,4 @@
-"""Warm-up of the app: compile loops and import modules before the first visitor would have to wait for them."""
+"""Warm-up of the app: loops are compiled and modules imported, so that the first visitor does not wait for this."""
 
 import contextlib
 import tempfile

@@ -1,4 +1,4 @@
-"""Execution of runs in the server process: leases one after the other, then the export of the files."""
+"""Execution of runs in the server process: consecutive leases, then the export of the files."""
 
 import asyncio
 import contextlib
@@ -237,7 +237,7 @@ class Worker:
 
 
 def current(folder: RunFolder, record: Record, held: bool) -> Record:
-    """Return the corrected record of a run that no one works on.
+    """Return the corrected record of a run that is not in progress.
 
     If the record says that the run is waiting or running, the server was killed during the run.
 
