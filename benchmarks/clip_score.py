@@ -231,7 +231,7 @@ def load_clip(name: str) -> tuple[TensorCLIP, CLIPProcessor]:
 
 
 def score_asset(critic: Critic, asset: HiFAAsset, folder: Path, wanted: dict) -> dict:
-    """Return the cached scores in `folder` if they match `wanted`. Otherwise compute and cache new scores.
+    """Return the cached scores in `folder` if the settings match `wanted`. Otherwise compute and cache new scores.
 
     Args:
         wanted: `clip`, `iqa`, `views` and `size`.
@@ -308,7 +308,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_variant_option(parser)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--preset", choices=("fast", "preview", "paper"), default="paper")
-    parser.add_argument("--prompts", type=Path, default=PROMPTS, metavar="FILE", help="one prompt a line")
+    parser.add_argument("--prompts", type=Path, default=PROMPTS, metavar="FILE", help="one prompt per line")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output-dir", type=Path, default=Path("benchmarks-cache/clip-score"))
     parser.add_argument("--save-every", type=int, default=250, metavar="STEPS")

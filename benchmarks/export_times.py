@@ -3,9 +3,9 @@
     python -m benchmarks.export_times ASSET [--repeats 3]
 
 To compare two source trees, run this file with PYTHONPATH set to each tree in turn. The file uses only functions that
-both trees have. The last line printed is one JSON object with the wall-clock and CPU seconds of the fastest repeat.
-The repeats time all files in one go, as the CLI writes them, and each file alone. Each repeat starts from a fresh
-`HiFAAsset`.
+both trees have. The benchmark times the export of all files together, as by the CLI, and of each file alone. Each
+repeat starts from a fresh `HiFAAsset`. The last line printed is one JSON object with the wall-clock and CPU seconds of
+the fastest repeat.
 """
 
 import argparse

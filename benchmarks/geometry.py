@@ -55,7 +55,7 @@ def true_view(shape: Shape, camera: Camera, background: float = 1.0) -> Picture:
 
 
 def compare(opacity: np.ndarray, normals: np.ndarray, depth: np.ndarray, truth: Picture) -> dict[str, float]:
-    """Compare one view `(H, W)` with the truth."""
+    """Return the measures of one view, `(H, W)` or `(H, W, 3)`, compared with the truth."""
     ours, theirs = opacity > 0.5, truth.mask > 0.5
     both = ours & theirs
     seen = both & (np.abs(normals).sum(-1) > 0)

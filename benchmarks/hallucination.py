@@ -1,14 +1,15 @@
-"""Image-guided hallucination (HiFA appendix A.5) on Toybox: a picture gives the shape, the prompt another color.
+"""Image-guided hallucination (HiFA appendix A.5) on Toybox: shape from a picture, another color from the prompt.
 
     python -m benchmarks.hallucination --figure hallucination.png
 
-Each of eight pictures of different kinds is combined with a prompt for the same kind in another color. A run starts
-with views of the picture, which fade out, and ends with the prompt alone. The judge (`benchmarks.judge`) classifies 8
-views of each asset, as in `benchmarks.text_to_3d`. The last line printed is one JSON object. Shares are shares of
-views:
+Each of eight pictures of different kinds is combined with a prompt for the same kind in another color. At first,
+generated views of the picture guide a run. Their weight fades to zero, and then only the prompt guides the run. The
+judge (`benchmarks.judge`) classifies 8 views of each asset, as in `benchmarks.text_to_3d`. The last line printed is one
+JSON object. Shares are shares of views:
 
-    kind_and_colour    the kind of the picture in the color of the prompt; `kind` and `colour` alone
-    old_colour         still in the color of the picture
+    kind_and_colour    views with the kind of the picture and the color of the prompt; `kind` and `colour` count each
+                       property alone
+    old_colour         views with the color of the picture
     silhouette_iou     mean intersection over union of the silhouettes of the asset and of the pictured object from the
                        same cameras
     seconds            mean wall-clock time of an asset's optimization, without the generation of views
@@ -72,7 +73,7 @@ def photo_of(task: Task) -> PIL.Image.Image:
 
 
 def true_views(task: Task, bound: float, size: int) -> GivenViews:
-    """Render the ring's views of the object itself, to replace hallucinated views."""
+    """Render the true views of the object at the cameras of the ring, to replace the hallucinated views."""
     cameras = ring_cameras(bound)
     seen = [
         render(task.scene.shape, orbit_pose(c.azimuth_deg, c.elevation_deg, c.radius), size, c.fov_deg, WHITE)

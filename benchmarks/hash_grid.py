@@ -2,8 +2,9 @@
 
     python -m benchmarks.hash_grid
 
-Each pass is forward and backward to the table for 131,072 points, after a warm-up. The two paths alternate, so that a
-busy machine slows both alike. The last line printed is one JSON object with one entry per grid size:
+After a warm-up, forward and backward passes (gradient of the table) are timed for 131,072 points. The two paths
+alternate, so that a busy machine slows both alike. The last line printed is one JSON object with one entry per grid
+size:
 
     compiled_ms, torch_ms     median of forward and backward together
     compiled_passes_ms, torch_passes_ms
@@ -80,7 +81,7 @@ def compare(n_points: int, repeats: int, **grid_settings: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=131_072)
-    parser.add_argument("--repeats", type=int, default=10, help="timed passes per path")
+    parser.add_argument("--repeats", type=int, default=10, help="timed forward and backward passes per path")
     arguments = parser.parse_args()
     rows = {name: compare(arguments.points, arguments.repeats, **settings) for name, settings in GRIDS.items()}
     print(json.dumps({"points": arguments.points, "threads": torch.get_num_threads(), **rows}))

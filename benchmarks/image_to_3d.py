@@ -108,7 +108,8 @@ def reconstruct(views: GivenViews, config: HiFAConfig, clock_rendering: bool = F
     """Reconstruct from views with seed 0.
 
     Args:
-        clock_rendering: At every tenth step, also time rendering its rays forward and backward with a minimal loss.
+        clock_rendering: At every tenth step, also time rendering the rays of the step forward and backward with a
+            minimal loss.
 
     Returns:
         The finished run, its seconds, and the seconds of rendering the same number of rays alone; 0 without
@@ -139,7 +140,7 @@ def bare_rendering(run: HiFARun, state: torch.Tensor, surfaces: SurfaceModels = 
     Args:
         run: Run whose field and views are used.
         state: State of the run's generator before a step that does not refresh the density grid.
-        surfaces: For settings with `lambda_image_normal`, which has rays of its own.
+        surfaces: Surface models. With `lambda_image_normal` they need additional rays, which are rendered, too.
     """
     generator = torch.Generator()
     generator.set_state(state)
@@ -274,8 +275,8 @@ def occupancy(surface: np.ndarray, cells: int = CELLS, oversampling: int = 2) ->
     The surface is given by many points. There is one point to test in each cell of a grid over [-0.5, 0.5]^3. With an
     oversampling of 2, the tested point lies a quarter of a cell below the center of the cell on each axis.
 
-    The surface may have small gaps, as that of a scan does. On a finer grid, the cells that the surface passes through
-    form a shell, and the inside of the shell is filled.
+    The surface may have small gaps, such as those of a scan. The method closes them: on a finer grid, the cells that
+    contain points form a shell, and the inside of the shell is filled.
     """
     fine = cells * oversampling
     shell = np.zeros((fine + 2,) * 3, bool)

@@ -2,10 +2,10 @@
 
     python -m benchmarks.judge --output-dir benchmarks-cache
 
-Renders training images of all 288 kind-color combinations. These include the combinations held out from the prior's
-training, because the judge has to classify them. Then trains for a few minutes on two cores and prints one JSON object
-with the accuracy on unseen renders. Finished shards of images are kept, so an interrupted run resumes rendering. The
-training itself starts anew.
+The command renders training images of all 288 kind-color combinations. These include the combinations held out from
+the prior's training, because the judge has to classify them. Then the command trains the judge for a few minutes on
+two cores and prints one JSON object with the accuracy on unseen renders. Finished shards of images are kept, so an
+interrupted command resumes the rendering. The training itself starts again from step 0.
 
 The judge in `benchmarks/judge_weights/` was made this way. All other benchmarks use this judge unless `--judge` names
 another folder, so that figures of different days are comparable.
@@ -221,7 +221,9 @@ class Judge(nn.Module):
 
 
 def view_loss(logits: torch.Tensor, kind: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
-    """Return the mean over the batch of -log p(view). Kinds without a front only distinguish overhead from the rest.
+    """Return the mean over the batch of -log p(view).
+
+    For kinds without a front, the loss distinguishes only the overhead view from all other views.
 
     Args:
         logits: `(B, 4)`.
@@ -294,9 +296,9 @@ def kernel_inception_distance(a: torch.Tensor, b: torch.Tensor) -> float:
 
     For sets of the same distribution the value is about 0, and can be negative.
 
-    Binkowski et al. 2018 ("Demystifying MMD GANs"), eq. 4, with the cubic kernel k(x, y) = (x.y / d + 1)^3 of their
-    kernel inception distance. The features are the judge's instead of Inception's, so values are comparable only with
-    each other.
+    The formula is eq. 4 of Binkowski et al. 2018 ("Demystifying MMD GANs"), with the cubic kernel
+    k(x, y) = (x.y / d + 1)^3 of the kernel inception distance. The features are the judge's instead of Inception's, so
+    values are comparable only with each other.
 
     Args:
         a, b: `(n, d)` and `(m, d)` features.

@@ -1,8 +1,8 @@
-"""Load test of the app: many clients, and a server that is killed. Checks for lost or mixed-up runs and memory growth.
+"""Load test of the app: many clients, and a server that is killed. Counts lost and mixed-up runs, measures memory.
 
     python -m benchmarks.load [--minutes 5] [--clients 8] [--kills 2]
 
-Each client starts runs on Toybox with prompts of its own. Every fourth client uses a picture of its own instead.
+Each client starts Toybox runs with its own prompts. Every fourth client uses its own picture instead.
 Clients stop, leave and resume their runs at random. The server is killed (SIGKILL) at equal intervals and restarted.
 At the end, every run that a client has started must exist with the prompt, the picture and the seed of this client.
 Its step must not be lower than the last saved step that was observed. All files of the run must exist. Missing files
@@ -14,15 +14,15 @@ The last line printed is one JSON object:
                  runs that exist at the end; runs that were requested with a picture
     made_late    runs with files that had to be made at the end, because the client left or the server was killed
     fileless     runs with files that could not be made even then
-    lost, mixed  runs that are missing, or at an earlier step than a saved one; runs that hold the request of another
-                 client
-    actions      counts of what clients did, and of errors (the server is unavailable for a while after a kill)
+    lost, mixed  runs that are missing or at a step before the last saved step; runs with the request of another client
+    actions      counts of the actions of all clients, and of errors (the server is unavailable for a while after a
+                 kill)
     memory_mb    resident memory every 30 seconds, one list per server process
     memory_mb_a_minute
                  growth of the memory per minute for each server process, without the first minute, in which models are
                  loaded. With --kills 0 and a longer run, this shows whether memory stays flat
 
-The exit code is 1 if a run was lost, mixed up, or is without files.
+The exit code is 1 if a run is lost, mixed up or without files, or if there are no runs.
 """
 
 import argparse
@@ -54,12 +54,12 @@ from .app_server import Server
 
 
 WATCH = 2.0  # seconds between readings of the memory
-SAVED_EVERY = 6.0  # seconds between saves, with a margin; a kill may lose as much
+SAVED_EVERY = 6.0  # seconds between saves, with a margin; a kill may lose the steps of this time
 
 
 @dataclass
 class Told:
-    """State of a run as its client knows it."""
+    """State of a run as reported to its client."""
 
     asked: tuple[str, int]  # prompt and seed
     step: int = 0
@@ -139,7 +139,7 @@ def follow(
     asked: tuple[str, int],
     patience: float,
 ) -> tuple[str | None, bool]:
-    """Process the stream of a call until the call ends or `patience` is over.
+    """Process the stream of a call until the call ends or the deadline `patience` has passed.
 
     gradio_client does not report that a server was killed, so this function checks the server itself.
 

@@ -2,8 +2,9 @@
 
     python -m benchmarks.main_job
 
-Runs `python -m hifa "a red mushroom" --output-dir TMP` unchanged and checks the promised files. Then times a first
-preview in this process, with everything loaded and compiled. The last line printed is one JSON object:
+The benchmark runs `python -m hifa "a red mushroom" --output-dir TMP` and checks the promised files. Then the benchmark
+times a first preview in its own process, with all modules loaded and all loops compiled. The last line printed is one
+JSON object:
 
     seconds                   wall-clock time of the process, start-up and exports included
     first_preview_seconds     from the start of the process until `preview.png` exists

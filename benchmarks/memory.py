@@ -3,10 +3,11 @@
     python -m benchmarks.memory
     python -m benchmarks.memory --model stable-diffusion-v1-5/stable-diffusion-v1-5 --half      # on a CUDA machine
 
-A fresh process loads a tiny prior (real classes, random weights) or the given model, and reads its memory. Then it
-starts a run with the `paper` preset and takes two steps. The second step includes the state of Adam. On a GPU, memory
-is what torch has allocated. Elsewhere, memory is resident memory (Linux only, /proc). `benchmarks.memory_arithmetic`
-computes the expected values. The last line printed is one JSON object; memory in MB of 10^6 bytes:
+A fresh process loads a tiny prior (real classes, random weights) or the given model, and reads its own memory. Then
+the process starts a run with the `paper` preset and takes two steps. The second step includes the state of Adam. On a
+GPU, memory is the memory that torch has allocated. Elsewhere, memory is resident memory (Linux only, /proc).
+`benchmarks.memory_arithmetic` computes the expected values. The last line printed is one JSON object; memory in MB of
+10^6 bytes:
 
     baseline_mb     after the models are loaded
     peak_mb         maximum of the steps on a GPU; elsewhere, maximum since the start of the process
@@ -93,7 +94,7 @@ def tiny_pipeline(image_size: int):
 def measure(
     size: int, prior_size: int, steps: int, model: str | None = None, half: bool = False, device: str = "cpu"
 ) -> dict:
-    """Take the steps in this process, which should have done nothing before.
+    """Measure the memory of the steps in this process, which must be fresh.
 
     Args:
         size: Pixels per side of the render.

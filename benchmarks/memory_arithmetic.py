@@ -84,10 +84,10 @@ class FusedAttention(TorchFunctionMode):
 
 
 def guidance_bytes(prior: DiffusionPrior, config: HiFAConfig, text_dim: int, device: str = "meta") -> tuple[int, int]:
-    """Return the bytes of the encoder's graph, and the peak, of equation 4 and its gradient for the image.
+    """Return the bytes of the encoder's graph, and the peak of equation 4 and its gradient with respect to the image.
 
     Args:
-        prior: On the device `device`.
+        prior: Prior on the device `device`.
         config: Settings of the run.
         text_dim: Width of the text encoder.
     """

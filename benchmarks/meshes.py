@@ -12,7 +12,7 @@ renders of the field. The output is one JSON object with a list `assets` and the
                               variable HIFA_GLTF_VALIDATOR); null without `--validator`
     iou, iou_min              mean and minimum over the sides of the IoU of the silhouettes; the field's silhouette is
                               an opacity above 0.5
-    color_difference          mean absolute difference, of 255, where both silhouettes are
+    color_difference          mean absolute difference inside of both silhouettes, on a scale of 255
     faces, charts, megabytes  of the GLB
     seconds                   of each stage, and in total
 """
@@ -79,7 +79,7 @@ def likeness(glb: Path, asset: HiFAAsset, save: Path | None = None) -> dict[str,
 
 
 def well_formed(glb: Path, validator: str | None) -> dict:
-    """Check a GLB as read by an independent library."""
+    """Return the checks of a GLB, as read by an independent library."""
     mesh = trimesh.load(glb, process=False, force="mesh")
     faults = find_faults(mesh.vertices, mesh.faces, mesh.vertex_normals)
     return {
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--faces", type=int, default=20_000)
     parser.add_argument("--texture", type=int, default=1024, help="texels per side")
     parser.add_argument("--validator", default=os.environ.get(VARIABLE), help="folder of the package gltf-validator")
-    parser.add_argument("--save", type=Path, help="folder for pictures of field (above) and mesh (below)")
+    parser.add_argument("--save", type=Path, help="folder for pictures of the field (above) and the mesh (below)")
     arguments = parser.parse_args()
     if arguments.save is not None:
         arguments.save.mkdir(parents=True, exist_ok=True)

@@ -12,8 +12,8 @@ alternate, so that a busy machine slows both alike. The last line printed is one
                               sums over the run
     unet_seconds, encoder_seconds, decoder_seconds
                               terms of the bare sum; the encoder includes its backward pass
-    ratio_by_quarter          the ratio in each quarter of the run, in which renders grow and haze clears
-    unet_calls                in all steps together
+    ratio_by_quarter          the ratio in each quarter of the run; during the run, renders grow and haze clears
+    unet_calls                number of UNet calls in all steps together
 """
 
 import argparse

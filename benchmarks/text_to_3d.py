@@ -14,10 +14,10 @@ JSON object:
     kid_prior                 the same from the prior's 2D samples of the same captions
     kid_prior_own_cameras     as `kid_prior`, but to world renders from any camera that shows the view of the caption,
                               as in training; for the other distances the elevation is 15 degrees
-    kid_world                 the same from other world renders: the value of a perfect prior. The value is below 0,
-                              because sets with the same captions are more alike than independent sets
+    kid_world                 as `kid`, but from other world renders: the value of a perfect prior. The value is below
+                              0, because sets with the same captions are more alike than independent sets
     kid_ratio                 (kid - kid_world) / (kid_prior - kid_world): distance of the assets to the world,
-                              relative to that of the prior's samples, where `kid_world` counts as zero
+                              relative to the distance of the prior's samples, where `kid_world` counts as zero
     diverged                  number of assets that are empty or opaque everywhere
     same_kind                 share of assets with the same predicted kind in all views
     front_and_back            share of assets with a front that show a front at azimuth 0 and a back at azimuth 180
@@ -185,7 +185,7 @@ def share(values: list[float]) -> float | None:
 
 
 def view_shares(rows: list[dict]) -> dict:
-    """Return the shares of views, and of assets by majority, that show what the prompt says."""
+    """Return the shares of views, and of assets by majority, with the kind and color of the prompt."""
     names = {"kind": "kind_right", "colour": "colour_right", "kind_and_colour": "both_right"}
     return {
         "assets": len(rows),
@@ -195,7 +195,7 @@ def view_shares(rows: list[dict]) -> dict:
 
 
 def summarise(rows: list[dict]) -> dict:
-    """Return the figures that need no second set of images. The top of this file describes the keys."""
+    """Return the figures other than the kernel inception distances. The top of this file describes the keys."""
     return {
         "trained": view_shares([row for row in rows if row["trained"]]),
         "never_trained": view_shares([row for row in rows if not row["trained"]]),

@@ -5,7 +5,7 @@
 The last line printed is one JSON object:
 
     autoencoder_psnr_db   encode -> mean -> decode of unseen renders, including pairs; pixels in [0, 1]
-    trained, held_out     shares of samples that show what their caption says, for trained and for held-out kind-color
+    trained, held_out     shares of samples that match their caption, for trained and for held-out kind-color
                           combinations; `benchmarks.judge` describes how views count
     trained_renders, held_out_renders
                           the same shares for renders of the same captions: the values of a perfect prior
@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--prior", type=Path, default=packaged, help="folder of a Stable Diffusion pipeline")
     parser.add_argument("--judge", type=Path, default=JUDGE, help="folder of another judge")
     parser.add_argument(
-        "--samples", type=int, default=480, help="of trained combinations; about as many held-out ones"
+        "--samples", type=int, default=480, help="samples of trained combinations, and about as many of held-out ones"
     )
     parser.add_argument("--renders", type=int, default=256, help="unseen renders for the autoencoder")
     parser.add_argument("--steps", type=int, default=25, help="DDIM steps")

@@ -10,12 +10,13 @@ printed is one JSON object. PSNR in dB is that of the mean squared error over th
     model           of the generated views; `first` is view 0 alone, at the azimuth of the photo, and `back` is view 8
                     alone
     held_out        the same for kind-color combinations that are held out from training
-    input_repeated  baseline: the photo for all views, at the true size of the object, which the model does not receive
+    input_repeated  baseline: the photo for all views, at the true size of the object (the model does not receive this
+                    size)
     input_as_framed the same with the photo as framed for the model
     mean_of_kind    baseline: the mean of training views of the correct kind (for a pair, of both kinds), at random
                     azimuths
     mean_of_kind_turned
-                    the same with all training objects turned like the true one, which no baseline could know
+                    the same with all training objects turned like the true object, which uses the true azimuth
     margin          of the model over the better of `input_repeated` and `mean_of_kind`
     object          PSNR of the model and of `input_repeated` over pixels of the object alone
     silhouette_iou  of assets made of such photos by `HiFAPipeline`, against the true mask, at cameras off the ring
@@ -118,7 +119,12 @@ def repeated_input(trial: Trial) -> np.ndarray:
 
 
 def mean_of_kind(trial: Trial, rng: np.random.Generator, turned: bool) -> np.ndarray:
-    """Return the mean over training scenes of the kind, at the same azimuth (`turned`) or at random azimuths.
+    """Return the mean view over training scenes of the kind of a trial.
+
+    Args:
+        trial: The trial.
+        rng: Source of the random scenes and azimuths.
+        turned: Whether the scenes have the azimuth of the trial instead of random azimuths.
 
     Returns:
         `(16, 64, 64, 3)` if `turned`, otherwise `(1, 64, 64, 3)`.

@@ -1,4 +1,4 @@
-"""Effect of more denoising steps and more seeds on the embedded multi-view model, which was made for one step.
+"""Effect of more denoising steps and more seeds on the embedded multi-view model, which uses one step by default.
 
     python -m benchmarks.view_steps
 

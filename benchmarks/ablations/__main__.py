@@ -4,8 +4,8 @@
 
 The runs go through `hifa.batch`, so an interrupted benchmark resumes. Measures are cached next to the assets. The
 benchmark writes `benchmarks/RESULTS.md`, with the remarks of `benchmarks/ablations/remarks.md`, and its figures in
-`benchmarks/results/`. The last line printed is one JSON object. Its first entry is `seconds`, the time of a run of
-some variants, measured side by side. The other entries are the means of all measures for each variant.
+`benchmarks/results/`. The last line printed is one JSON object. The first entry, `seconds`, holds the time of one run
+of some variants, measured side by side. The other entries are the means of all measures for each variant.
 `benchmarks/ablations/measures.py` describes the measures, except `late` (share of correct views at the end, minus the
 share at 60 % of the run) and `diversity` of the seeds.
 
@@ -68,10 +68,10 @@ def command(jobs: Path, output_dir: Path, prior: Path, processes: int) -> list[s
 
 
 def check_made_of(output_dir: Path, prior: Path) -> None:
-    """Check that existing runs in the folder are of the same weights and code.
+    """Check that existing runs in the folder were made with the same weights and code.
 
     Raises:
-        ValueError: If they are not.
+        ValueError: If the weights or the code differ.
     """
     sources = [path for path in Path(hifa.__file__).parent.rglob("*.py") if "space" not in path.parts]
     made_of = sorted([*sources, *prior.rglob("*.safetensors")])
@@ -85,10 +85,10 @@ def check_made_of(output_dir: Path, prior: Path) -> None:
 
 
 def make_assets(rows: list[dict], arguments: argparse.Namespace) -> list[Path]:
-    """Bring all runs to their end. Return the folders, in the order of `rows`.
+    """Run all jobs to their end. Return the folders, in the order of `rows`.
 
     Raises:
-        CalledProcessError: If a run failed. `hifa.batch` prints which.
+        CalledProcessError: If a run failed. `hifa.batch` prints the failed run.
     """
     jobs = arguments.output_dir / "jobs.jsonl"
     jobs.write_text("\n".join(map(json.dumps, rows)))
@@ -206,8 +206,10 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="number of processes that share the runs")
     parser.add_argument("--prompts", type=int, default=settings.PROMPTS, help="number of prompts, for a trial")
     parser.add_argument("--seeds", type=int, default=settings.SEEDS)
-    parser.add_argument("--variants", nargs="+", help="run only these variants, and the claims that need no others")
-    parser.add_argument("--steps", type=int, default=settings.STEPS, help="steps of HiFA, which determine the others'")
+    parser.add_argument("--variants", nargs="+", help="run only these variants, and report only the claims about them")
+    parser.add_argument(
+        "--steps", type=int, default=settings.STEPS, help="steps of HiFA; the steps of other variants follow from these"
+    )
     print(json.dumps(run(parser.parse_args())))
 
 

@@ -9,7 +9,7 @@ MEASURES = {
     "same_kind": "one kind from all sides",
     "consistent": "consistent",
     "diverged": "diverged",
-    "colour_error": "colour error",
+    "colour_error": "color error",
     "sharpness": "sharpness",
     "roughness": "off the world's sharpness",
     "z_variance": "z-variance x 1000",
@@ -19,10 +19,10 @@ MEASURES = {
 }
 # Explanations for the page, in Markdown.
 MEANINGS = (
-    "- **views right**: share of views in which the judge sees the prompt's kind and colour; **one kind from all "
+    "- **views right**: share of views in which the judge sees the prompt's kind and color; **one kind from all "
     "sides** and **consistent**: share of assets, the second with fronts and backs that look like such",
     "- **diverged**: share of assets that are empty or opaque everywhere",
-    "- **colour error**: distance in RGB of the mean colour from that of world renders of the prompt",
+    "- **color error**: distance in RGB of the mean color from that of world renders of the prompt",
     "- **sharpness**: mean absolute Laplacian of the luminance inside the outline, as the binary logarithm of that of "
     "world renders: 0 is the world's, above it is noise or detail that does not belong there, below it is blur; "
     "**off the world's sharpness**: its distance from 0",
@@ -84,7 +84,7 @@ def claims_about(names: Container[str]) -> list[Claim]:
 CLAIMS = (
     Claim(
         "spaces",
-        "Latent and image space together beat either alone; image space alone shifts colours",
+        "Latent and image space together beat either alone; image space alone shifts colors",
         "5",
         ("hifa", "latent", "image", "image-equal"),
         ("right", "colour_error", "sharpness", "roughness", "diverged"),
@@ -156,7 +156,7 @@ CLAIMS = (
     ),
     Claim(
         "kernel",
-        "Kernel smoothing of the coarse weights during optimisation",
+        "Kernel smoothing of the coarse weights during optimization",
         "3",
         ("hifa", "no-kernel"),
         ("right", "sharpness", "roughness", "z_variance", "semi_opaque"),

@@ -27,7 +27,7 @@ FRAMES, TURN_DEG, START_DEG, SIZE = 8, 0.5, 30.0, 48
 def slow_turntable(
     field: RadianceField, base: Camera, samples: int, kernel: tuple[float, ...]
 ) -> tuple[Tensor, Tensor]:
-    """Render frames half a degree apart, with both sampling passes on the field itself.
+    """Render frames half a degree apart, with both sampling passes on the field, without a density grid.
 
     Returns:
         Color `(frames, H, W, 3)` on middle gray, opacity `(frames, H, W)`.
@@ -42,7 +42,7 @@ def slow_turntable(
 
 
 def temporal_flicker(frames: Tensor, mask: Tensor) -> float:
-    """Return the mean absolute second difference over time, in [0, 1] units. Uniform motion has none.
+    """Return the mean absolute second difference over time, for colors in [0, 1]. Linear change gives 0.
 
     Args:
         frames: `(frames, H, W, 3)`.

@@ -1,4 +1,4 @@
-"""The page of results: tables with intervals, expectations of the paper and findings, remarks, figures."""
+"""The page of results: tables with intervals, the paper's expectations with verdicts, remarks, and figures."""
 
 from pathlib import Path
 
@@ -121,7 +121,7 @@ def page(
     Args:
         table: The measures.
         flicker: Flicker of the assets by variant.
-        times: Seconds of a run by variant, measured in turns with the others.
+        times: Seconds of a run by variant; see `times.side_by_side`.
         labels: Labels of the variants.
         settings: Lines about how the figures were made.
         remarks: Remarks by name of a claim, or `summary`.
@@ -144,7 +144,7 @@ def page(
         if claim.name == "kernel":
             for name, tables in flicker.items():
                 lines += [f"Flicker of a slow turntable above that of {REFERENCE_SAMPLES} samples, in thousandths,"
-                          f" of assets optimised as {labels[name]}:", "", *flicker_table(tables), "",
+                          f" of assets optimized as {labels[name]}:", "", *flicker_table(tables), "",
                           "The paper expects:", "", *flicker_verdicts(tables), ""]  # fmt: skip
         if claim.name == "denoising":
             first = times[claim.variants[0]]

@@ -16,13 +16,13 @@ from ..text_to_3d import Prompt, choose_prompts
 STEPS, PROMPTS, SEEDS = 128, 12, 2
 SEVERAL = {"denoising_stride": 0.25}  # the paper's r
 VSD_GUIDANCE = 7.5  # as in ProlificDreamer
-VSD_SHARE = 0.75  # of HiFA's steps; less than half, for equal evaluations, learns hardly anything
+VSD_SHARE = 0.75  # of HiFA's steps; the share for equal evaluations, less than half, is too short for VSD
 # Weights of the losses that replace the z-variance loss. Monotonicity and z-entropy have the public code's weights.
 # The distortion loss has no published weight for this use. The weight here leaves a z-variance near HiFA's (see
 # `strength`).
 DISTORTION, MONOTONIC, ZENTROPY = 1.0, 1.0, 1e-2
-# Weight of the image space alone. With the weight that it has next to the latent space, its mean gradient at the image
-# over a run is a 71st of the latent one's (see `strength`), and the regularizers dominate.
+# Weight of the image term alone. With the weight that the image term has next to the latent term, its mean gradient at
+# the image over a run is 1/71 of the latent term's (see `strength`), and the regularizers dominate.
 IMAGE_ALONE = 71 * HiFAConfig.fast().lambda_rgb
 
 
@@ -44,7 +44,7 @@ class Variant:
 HIFA = "hifa"
 # Turns off the preset's other losses against haze, to measure the z-variance loss alone.
 UNHELPED = {"lambda_entropy": 0.0, "lambda_opacity": 0.0}
-# All timesteps, where the annealing should matter most. The preset ends at t = 200.
+# With all timesteps, the annealing should matter most. The preset ends at t = 200.
 DEEP = {"t_min": 0.02}
 
 
@@ -125,7 +125,7 @@ def jobs(compared: list[Variant], steps: int, prompts: list[Prompt], seeds: int)
 
 
 def prompts(count: int = PROMPTS) -> list[Prompt]:
-    """Return the first of the 24 prompts of `benchmarks.text_to_3d`. Every other prompt is held out from training."""
+    """Return the first `count` prompts of `benchmarks.text_to_3d`. Every second prompt is held out from training."""
     return choose_prompts()[:count]
 
 
