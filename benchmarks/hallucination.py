@@ -4,8 +4,8 @@
 
 Each of eight pictures of different kinds is combined with a prompt for the same kind in another color. At first,
 generated views of the picture guide a run. Their weight fades to zero, and then only the prompt guides the run. The
-judge (`benchmarks.judge`) classifies 8 views of each asset, as in `benchmarks.text_to_3d`. The last line printed is one
-JSON object. Shares are shares of views:
+judge (`benchmarks.judge`) classifies 8 views of each asset, as in `benchmarks.text_to_3d`. The last line printed is
+one JSON object. Shares are shares of views:
 
     kind_and_colour    views with the kind of the picture and the color of the prompt; `kind` and `colour` count each
                        property alone

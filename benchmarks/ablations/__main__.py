@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=settings.SEEDS)
     parser.add_argument("--variants", nargs="+", help="run only these variants, and report only the claims about them")
     parser.add_argument(
-        "--steps", type=int, default=settings.STEPS, help="steps of HiFA; the steps of other variants follow from these"
+        "--steps", type=int, default=settings.STEPS, help="steps of HiFA; the steps of other variants follow"
     )
     print(json.dumps(run(parser.parse_args())))
 
