@@ -393,7 +393,7 @@ def test_a_ball_is_found_from_its_views(pipe, analytic_field):
     config = HiFAConfig.reconstruction(
         num_inference_steps=150, grid_lr=3e-2, network_lr=1e-2, lr_end=0.3, given_rays=1024,
         n_coarse=32, n_fine=16, density_grid=24, levels=4,
-        finest_resolution=32, log2_entries=13, hidden_dim=32,
+        finest_resolution=32, log2_entries=13, hidden_dim=32, lambda_image_normal=0.0,
     )  # fmt: skip
     run = finish(pipe, pipe.start(None, views=views, config=config, seed=0))
     errors = [((picture(run.radiance_field, c)[0] - picture(truth, c)[0]) ** 2).mean() for c in cameras[1::4]]

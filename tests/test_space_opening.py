@@ -44,7 +44,8 @@ def test_what_was_entered_for_a_run_comes_back(tmp_path, store, monkeypatch):
     with gr.Blocks():
         settings = RunSettings("text", "text", shelf, Timings(tmp_path / "t.json"), False)
         tab = Tab(settings, gr.Textbox(label="Prompt"))
-    asked = {**PRIORS[1].presets[2].settings, "num_inference_steps": 10_000, "denoising_stride": 0.5}
+    paper = next(prior for prior in PRIORS if prior.key == "sd15").presets[2]
+    asked = {**paper.settings, "num_inference_steps": 10_000, "denoising_stride": 0.5}
     folder = store.create(Request("text", "a red mushroom", "sd15", 77, "blue", asked))
     back = values(tab.outputs, tab.restored(folder, folder.read().request))
     assert back == {

@@ -164,7 +164,7 @@ def test_views_that_a_model_made_are_reconstructed_as_such(tmp_path, tiny_prior)
     Sheets(folder.path).give(sheet([image.convert("RGB") for image in shades()]))
     list(lease.begin(lease.Models(shelf, tiny_pipeline), shelf.get("toybox"), folder, math.inf))
     config = HiFARun.load(folder.run).config
-    assert config == HiFAConfig.hallucinated(num_inference_steps=1, finest_resolution=32)
+    assert config == HiFAConfig.hallucinated(num_inference_steps=1, finest_resolution=32, lambda_image_normal=0.0)
 
 
 def test_a_prompt_that_cannot_be_read_beside_views_is_told_as_the_pipeline_does(tmp_path, tiny_prior):
