@@ -45,9 +45,9 @@ from .prompts import PromptError, check_embeds, check_prompt, check_reads, max_t
 from .surface_guidance import SurfaceModels, ViewNormals
 
 
-# Settings that a loaded normal model adds to the preset of a published prior. The weight is 100 times that of the
-# embedded prior. With 400 times, the ratio to the distillation gradient would be the same, because w(t) and the latents
-# are larger. The weight was never tuned on a GPU.
+# Settings that a loaded normal model adds to the preset of a published prior. The weight is 400 times that of the
+# embedded prior, because w(t) and the latents are larger: the ratio to the distillation gradient stays the same. The
+# weight was never tuned on a GPU.
 PUBLISHED_NORMALS = {"lambda_normal": 800.0, "normal_period": 4}
 TOYBOX = Path(__file__).parent / "toybox" / "weights"
 CHECKPOINTS = (".ckpt", ".pt", ".safetensors")

@@ -272,7 +272,7 @@ class HiFAConfig:
             growth_end=0.6, n_coarse=48, n_fine=16, density_grid=48, grid_period=16, rays_per_chunk=2**13,
             camera_radius=(2.4, 2.6), camera_fov_deg=(40.0, 40.0), camera_elevation_deg=(-10.0, 75.0),
             random_background=1.0, background_range=(0.2, 0.7), lambda_entropy=0.5, lambda_opacity=0.045,
-            lambda_normal=8.0, lambda_curvature=0.15,
+            lambda_normal=2.0, lambda_curvature=0.15,
             levels=8, base_resolution=8, finest_resolution=64, log2_entries=15, hidden_dim=32, view_bands=1,
             blob_density=5.0, blob_radius=0.35,
         )  # fmt: skip
