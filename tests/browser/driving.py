@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Error, Locator, Page, expect
 
 from hifa.multiview import sheet
 
@@ -28,7 +28,13 @@ def visit(browser: Browser, url: str, width: int = 1280, height: int = 900, **op
 
 
 def open_page(page: Page, url: str) -> None:
-    page.goto(url)
+    try:
+        page.goto(url)
+    except Error as error:
+        # A page whose server comes back reloads itself, which may be at the same moment.
+        if "interrupted by another navigation" not in str(error):
+            raise
+        page.wait_for_load_state()
     wait_for(page)
 
 
