@@ -144,7 +144,7 @@ def optimise(
         done = step + 1
         if done % REPORT_EVERY == 0 or done == recipe.steps:
             save_checkpoint(checkpoint, done, module, average, optimizer)
-            means = zip(losses, np.mean(seen[-REPORT_EVERY:], axis=0), strict=True)
+            means = zip(losses, np.nanmean(seen[-REPORT_EVERY:], axis=0), strict=True)
             shown = ", ".join(f"{name} {mean:.4f}" for name, mean in means)
             print(f"step {done}: {shown}, {(time.time() - clock) / (done - start):.2f} s a step", flush=True)
         if export is not None and (done % export_every == 0 or done == recipe.steps):
