@@ -13,22 +13,22 @@ from typing import Any
 import gradio as gr
 import torch
 
+from hifa.cli.options import load_multiview
 from hifa.multiview import SyncDreamerPipeline
 from hifa.multiview.pipeline_syncdreamer import TOYBOX as TOYBOX_MULTIVIEW
-from hifa.options import load_multiview
-from hifa.space.actions import Actions
-from hifa.space.inputs import MAX_UPLOAD
-from hifa.space.lease import Models, make_lease, seconds_asked
-from hifa.space.memory import limit_arenas
-from hifa.space.page import build_page
-from hifa.space.panel import CSS
-from hifa.space.priors import PriorShelf
-from hifa.space.served import serve_from
-from hifa.space.store import RunStore
-from hifa.space.timings import Timings
-from hifa.space.warm_up import warm_up
-from hifa.space.worker import Worker
-from hifa.space.zero import zero_gpu
+from hifa.space.deploy.warm_up import warm_up
+from hifa.space.jobs.gpu_lease import Models, make_lease, seconds_asked
+from hifa.space.jobs.memory import limit_arenas
+from hifa.space.jobs.models import PriorShelf
+from hifa.space.jobs.run_store import RunStore
+from hifa.space.jobs.step_times import Timings
+from hifa.space.jobs.upload_cache import serve_from
+from hifa.space.jobs.worker import Worker
+from hifa.space.jobs.zero_gpu import zero_gpu
+from hifa.space.ui.page import build_page
+from hifa.space.ui.requests import Actions
+from hifa.space.ui.result_panel import CSS
+from hifa.space.ui.validation import MAX_UPLOAD
 
 
 RUNS = Path("outputs/space")

@@ -44,11 +44,11 @@ from transformers import CLIPModel, CLIPProcessor
 
 from hifa import HiFAAsset, HiFAConfig, HiFAPipeline, HiFARun
 from hifa.cameras import orbit
-from hifa.optimisation import DivergedError
-from hifa.options import add_variant_option, embed_first, load_pipeline
+from hifa.cli.options import add_variant_option, embed_first, load_pipeline
+from hifa.optimization.step import DivergedError
 from hifa.prompts import check_prompt
-from hifa.saved import is_saved_in
-from hifa.state import write_text_atomically
+from hifa.storage.checkpoint import write_text_atomically
+from hifa.storage.run_folder import is_saved_in
 
 from .text_to_3d import EMPTY, OPAQUE
 

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from hifa import HiFAAsset
-from hifa.options import export_asset
+from hifa.cli.options import export_asset
 
 
 def exports(folder: Path) -> dict:

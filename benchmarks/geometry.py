@@ -28,7 +28,7 @@ from PIL import Image, ImageDraw, ImageFont
 from hifa import HiFAAsset, HiFAPipeline
 from hifa.cameras import Camera, camera_to_world
 from hifa.export import normal_to_rgb
-from hifa.given_views import GivenViews
+from hifa.multiview.given_views import GivenViews
 from hifa.toybox import world
 from hifa.toybox.render import Picture, render
 from hifa.toybox.shapes import Shape

@@ -26,10 +26,10 @@ import torch
 from PIL import ImageDraw, ImageFont
 
 from hifa import HiFAAsset, HiFAConfig, HiFAPipeline
-from hifa.given_views import GivenViews, ring_cameras
+from hifa.multiview.given_views import GivenViews, ring_cameras
 from hifa.toybox import world
-from hifa.toybox.dataset import CAMERA_RADIUS, FOV_DEG, SIZE
 from hifa.toybox.render import orbit_pose, render
+from hifa.toybox.training.dataset import CAMERA_RADIUS, FOV_DEG, SIZE
 
 from .judge import COLOURS, JUDGE, KINDS, Verdict, load_judge
 from .text_to_3d import AZIMUTHS, ELEVATION, render_views, share

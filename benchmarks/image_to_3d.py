@@ -40,13 +40,13 @@ from skimage.metrics import structural_similarity
 
 from hifa import HiFAAsset, HiFAConfig, HiFAPipeline, HiFARun
 from hifa.cameras import camera_to_world
-from hifa.given_views import RING_EXTENT, GivenViews, read_views, ring_cameras
 from hifa.multiview import ViewRing
 from hifa.multiview.cameras import world_to_camera
-from hifa.optimisation import optimisation_step
-from hifa.reconstruction import draw_corners, draw_pixels
+from hifa.multiview.given_views import RING_EXTENT, GivenViews, read_views, ring_cameras
+from hifa.optimization.reconstruction import draw_corners, draw_pixels
+from hifa.optimization.step import optimisation_step
+from hifa.optimization.surface_guidance import SurfaceModels
 from hifa.rendering.image import backpropagate
-from hifa.surface_guidance import SurfaceModels
 
 
 CHICKEN = Path(__file__).parents[1] / "examples" / "chicken"

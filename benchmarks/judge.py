@@ -27,12 +27,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hifa.atomic import atomically
-from hifa.state import read, write_atomically
+from hifa.storage.checkpoint import read, write_atomically
+from hifa.storage.files import atomically
 from hifa.toybox import world
-from hifa.toybox.dataset import CAMERA_RADIUS, FOV_DEG, SIZE, Pictures, load_dataset, sample_background, sample_camera
 from hifa.toybox.render import orbit_pose, render
-from hifa.toybox.training import batch_rng, learning_rate
+from hifa.toybox.training.dataset import (
+    CAMERA_RADIUS,
+    FOV_DEG,
+    SIZE,
+    Pictures,
+    load_dataset,
+    sample_background,
+    sample_camera,
+)
+from hifa.toybox.training.loop import batch_rng, learning_rate
 
 
 KINDS, COLOURS, VIEWS = tuple(world.KINDS), tuple(world.COLOURS), world.VIEWS

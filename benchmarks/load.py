@@ -40,14 +40,14 @@ import gradio_client
 import numpy as np
 from PIL import Image
 
-from hifa.saved import read_facts
-from hifa.space.files import missing
-from hifa.space.image_inputs import sample_pictures
-from hifa.space.inputs import read_photo
-from hifa.space.lease import LeaseTask, News
-from hifa.space.store import PICTURE, RunFolder, RunStore
-from hifa.space.timings import Timings
-from hifa.space.worker import Worker, current
+from hifa.space.jobs.exports import missing
+from hifa.space.jobs.gpu_lease import LeaseTask, News
+from hifa.space.jobs.run_store import PICTURE, RunFolder, RunStore
+from hifa.space.jobs.step_times import Timings
+from hifa.space.jobs.worker import Worker, current
+from hifa.space.ui.image_inputs import sample_pictures
+from hifa.space.ui.validation import read_photo
+from hifa.storage.run_folder import read_facts
 from hifa.toybox.vocabulary import COLOURS, KIND_WORDS
 
 from .app_server import Server

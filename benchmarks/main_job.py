@@ -85,7 +85,7 @@ def main() -> int:
         result = run_command(command(folder, arguments.prior, arguments.steps), folder / "preview.png")
         result["missing"] = missing_files(folder)
         if (folder / "run").exists():
-            from hifa.saved import read_facts
+            from hifa.storage.run_folder import read_facts
 
             facts = read_facts(folder / "run")
             result |= {"steps": facts["step"], "optimisation_seconds": round(facts["seconds"], 1)}

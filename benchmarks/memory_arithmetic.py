@@ -35,8 +35,8 @@ from hifa import HiFAConfig
 from hifa.cameras import VIEWS, Camera, camera_to_world, image_rays
 from hifa.field import RadianceField
 from hifa.losses import sds_plus_loss
-from hifa.priors.guidance import classifier_free
 from hifa.priors.prior import DiffusionPrior
+from hifa.priors.prompt_guidance import classifier_free
 from hifa.rendering.rays import RayOutput, RaySampling, render_rays
 
 from .published_models import build_pipeline

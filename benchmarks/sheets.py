@@ -21,8 +21,8 @@ import numpy as np
 import PIL.Image
 
 from hifa import HiFAConfig
-from hifa.given_views import GivenViews, read_views, ring_cameras
 from hifa.multiview import ViewRing
+from hifa.multiview.given_views import GivenViews, read_views, ring_cameras
 
 from .image_to_3d import as_array, reconstruct, render, scores
 

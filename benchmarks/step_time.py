@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from hifa import TOYBOX, HiFAPipeline
-from hifa.optimisation import optimisation_step
+from hifa.optimization.step import optimisation_step
 from hifa.priors.latent_diffusion import LatentDiffusionPrior
 
 

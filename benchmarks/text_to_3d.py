@@ -41,8 +41,8 @@ from torch import Tensor
 
 from hifa import TOYBOX, HiFAAsset, HiFAPipeline
 from hifa.toybox import world
-from hifa.toybox.dataset import CAMERA_RADIUS, FOV_DEG, SIZE, sample_background
 from hifa.toybox.render import orbit_pose, render
+from hifa.toybox.training.dataset import CAMERA_RADIUS, FOV_DEG, SIZE, sample_background
 
 from .judge import COLOURS, JUDGE, KINDS, VIEWS, Judge, Verdict, kernel_inception_distance, labels_of, load_judge
 from .toybox import features_of, load_pipeline, render_labels, sample

@@ -28,8 +28,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw, ImageFont
 
-from hifa.toybox import dataset, world
-from hifa.toybox.train_autoencoder import psnr
+from hifa.toybox import world
+from hifa.toybox.training.autoencoder import psnr
+from hifa.toybox.training import dataset
 
 from .judge import (
     COLOURS,
@@ -109,7 +110,7 @@ def load_pipeline(folder: Path) -> StableDiffusionPipeline:
     """
     if not (folder / "model_index.json").exists():
         raise FileNotFoundError(
-            f"No diffusers pipeline in {folder}. Train one with: python -m hifa.toybox.train_diffusion"
+            f"No diffusers pipeline in {folder}. Train one with: python -m hifa.toybox.training.diffusion"
         )
     pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)

@@ -42,7 +42,7 @@ from hifa import HiFAAsset, HiFAConfig, HiFAPipeline
 from hifa.cameras import Camera
 from hifa.multiview import SyncDreamerPipeline
 from hifa.toybox import world
-from hifa.toybox.multiview_dataset import framed, look, ring_from, sample_photo_camera, take_photo
+from hifa.toybox.training.multiview_dataset import framed, look, ring_from, sample_photo_camera, take_photo
 
 
 # Seeds that are not used in training. Training starts at 10,000,000, that of the surface model at 20,000,000.

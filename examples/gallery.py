@@ -15,10 +15,10 @@ import PIL.Image
 
 from hifa import HiFAPipeline
 from hifa.export import bake_texture, write_glb
-from hifa.initial import PREVIEW_GRAY
-from hifa.run import HiFARun
-from hifa.space.priors import RECONSTRUCTION_PRESETS, TOYBOX_PRESETS
-from hifa.space.snapshot import snapshot
+from hifa.optimization.initialization import PREVIEW_GRAY
+from hifa.optimization.run import HiFARun
+from hifa.space.jobs.models import RECONSTRUCTION_PRESETS, TOYBOX_PRESETS
+from hifa.space.jobs.previews import snapshot
 
 from .photos import ELEVATION_DEG
 from .photos import FOLDER as PHOTOS

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from .cameras import Camera
     from .components import TOYBOX
     from .config import HiFAConfig
+    from .optimization.run import HiFARun
     from .pipeline_hifa import HiFAPipeline, HiFAPipelineOutput
-    from .run import HiFARun
 
 
 __all__ = ["TOYBOX", "Camera", "HiFAAsset", "HiFAConfig", "HiFAPipeline", "HiFAPipelineOutput", "HiFARun"]
@@ -25,7 +25,7 @@ _MODULES = {
     "HiFAConfig": "config",
     "HiFAPipeline": "pipeline_hifa",
     "HiFAPipelineOutput": "pipeline_hifa",
-    "HiFARun": "run",
+    "HiFARun": "optimization.run",
 }
 
 

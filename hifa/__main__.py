@@ -15,11 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .busy import share_cpu
-from .compile_ahead import compile_ahead
-from .interrupt import Interrupted
-from .names import file_name
-from .options import (
+from .cli.options import (
     MODEL_HELP,
     RANGES,
     add_export_options,
@@ -32,16 +28,19 @@ from .options import (
     load_pipeline,
     preset_config,
 )
+from .cli.startup import compile_ahead, share_cpu
+from .optimization.interrupt import Interrupted
 from .prompts import check_toybox_prompt
-from .saved import check_may_save, find_saved, is_saved_in, read_facts
+from .storage.files import file_name
+from .storage.run_folder import check_may_save, find_saved, is_saved_in, read_facts
 
 
 if TYPE_CHECKING:  # slow imports: invalid arguments are rejected first
     import PIL.Image
 
+    from .optimization.run import HiFARun
     from .pictures import PreparedPicture
     from .pipeline_hifa import HiFAPipeline
-    from .run import HiFARun
 
 
 PRESETS = ("fast", "preview", "paper", "official", "mvdream", "reconstruction", "hallucinated")
@@ -266,7 +265,7 @@ def begin(arguments: argparse.Namespace) -> "tuple[HiFAPipeline, HiFARun]":
         show_beginning(arguments)
     # These imports load the rest of diffusers, which takes seconds.
     from . import TOYBOX, HiFARun
-    from .hallucination import Photo
+    from .multiview.hallucination import Photo
 
     run = None if arguments.resume is None else HiFARun.load(run_folder(arguments), device)
     model = arguments.model or (TOYBOX if run is None or run.prior is None else run.prior)
@@ -335,7 +334,7 @@ def show_beginning(arguments: argparse.Namespace) -> None:
     """
     from .asset import save_image
     from .config import HiFAConfig
-    from .initial import first_preview
+    from .optimization.initialization import first_preview
 
     folder = output_folder(arguments)
     folder.mkdir(parents=True, exist_ok=True)

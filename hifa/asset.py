@@ -15,10 +15,10 @@ from torch import Tensor
 
 from .cameras import Camera, orbit
 from .field import RadianceField
-from .layout import check_layout, module_layout, read_layout
 from .rendering.image import Picture
 from .rendering.viewing import Viewer
-from .state import NotFiniteError, check_finite, write_text_atomically
+from .storage.checkpoint import NotFiniteError, check_finite, write_text_atomically
+from .storage.layout import check_layout, module_layout, read_layout
 
 
 if TYPE_CHECKING:

@@ -30,9 +30,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from . import TOYBOX, HiFAConfig, HiFAPipeline, HiFARun
-from .names import file_name
-from .optimisation import HiFAStep
-from .options import (
+from .cli.options import (
     MODEL_HELP,
     RANGES,
     add_export_options,
@@ -45,9 +43,11 @@ from .options import (
     load_pipeline,
     preset_config,
 )
+from .optimization.step import HiFAStep
 from .prompts import check_prompt
-from .saved import is_saved_in, read_facts
-from .state import write_text_atomically
+from .storage.checkpoint import write_text_atomically
+from .storage.files import file_name
+from .storage.run_folder import is_saved_in, read_facts
 
 
 PRESETS = ("fast", "preview", "paper", "official", "mvdream")

@@ -26,11 +26,12 @@ from transformers import (
 
 from .cameras import VIEWS
 from .config import HiFAConfig
-from .given_views import GivenViews
 from .multiview import SyncDreamerPipeline
 from .multiview.checkpoint import find_checkpoint
+from .multiview.given_views import GivenViews
 from .multiview.mvdream import MVDREAM, MVDREAM_TOKENIZER, read_mvdream
 from .multiview.pipeline_syncdreamer import TOYBOX as TOYBOX_MULTIVIEW
+from .optimization.surface_guidance import SurfaceModels, ViewNormals
 from .priors.disparity import DisparityPrior
 from .priors.latent_diffusion import LatentDiffusionPrior
 from .priors.multiview_diffusion import MultiviewDiffusionPrior
@@ -42,7 +43,6 @@ from .priors.super_resolution import SuperResolutionPrior, enlarges
 from .priors.surface import EmbeddedSurfacePrior, SurfacePrior, load_embedded
 from .priors.view_attention import CameraEmbedding
 from .prompts import PromptError, check_embeds, check_prompt, check_reads, max_tokens
-from .surface_guidance import SurfaceModels, ViewNormals
 
 
 # Settings that a loaded normal model adds to the preset of a published prior. The weight is 400 times that of the

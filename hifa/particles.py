@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .optimisation import HiFAStep
-from .run import HiFARun
+from .optimization.run import HiFARun
+from .optimization.step import HiFAStep
 
 
 if TYPE_CHECKING:

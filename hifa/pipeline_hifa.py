@@ -14,13 +14,13 @@ from torch import Tensor
 from .asset import HiFAAsset
 from .config import HiFAConfig
 from .multiview import SyncDreamerPipeline
-from .names import file_name
-from .optimisation import HiFAStep
+from .optimization.loop import HiFARunner, check_save_every
+from .optimization.run import HiFARun
+from .optimization.step import HiFAStep
 from .pictures import PreparedPicture
 from .prompts import check_prompt
-from .run import HiFARun
-from .runner import HiFARunner, check_save_every
-from .saved import check_may_save
+from .storage.files import file_name
+from .storage.run_folder import check_may_save
 
 
 OUTPUT_TYPES = ("pil", "np", "pt")

@@ -150,7 +150,7 @@ def released(monkeypatch) -> list[list[bool]]:
 @pytest.fixture
 def light_files(monkeypatch):
     """The app makes small files of its runs."""
-    from hifa.space import files
+    from hifa.space.jobs import exports as files
 
     for name in ("MESH", "STOPPED_MESH"):
         monkeypatch.setattr(files, name, files.MeshOptions(32, 1000, 64))

@@ -20,12 +20,13 @@ import app
 from hifa import HiFAConfig, HiFAPipeline, HiFARun
 from hifa.field.hash_grid import HashGrid, encode_torch
 from hifa.rendering.density_grid import DensityGrid
-from hifa.space import files, lease
-from hifa.space.lease import Models, make_lease, seconds_asked
-from hifa.space.priors import Preset, Prior, PriorShelf
-from hifa.space.store import Request, RunStore
-from hifa.space.timings import Timings
-from hifa.space.worker import Worker
+from hifa.space.jobs import exports as files
+from hifa.space.jobs import gpu_lease as lease
+from hifa.space.jobs.gpu_lease import Models, make_lease, seconds_asked
+from hifa.space.jobs.models import Preset, Prior, PriorShelf
+from hifa.space.jobs.run_store import Request, RunStore
+from hifa.space.jobs.step_times import Timings
+from hifa.space.jobs.worker import Worker
 
 from .syncdreamer_models import tiny_pipeline
 

@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler
 from benchmarks.ablations import __main__ as ablations
 from benchmarks.ablations import claims, figures, flicker, kept, measures, report, statistics, strength, variants
 from benchmarks.judge import Judge, vocabulary
-from hifa.state import write_atomically
+from hifa.storage.checkpoint import write_atomically
 from hifa.toybox.models import build_scheduler
 
 

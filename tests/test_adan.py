@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from hifa.adan import Adan
-from hifa.state import load_optimizer_tensors, optimizer_tensors, read, write_atomically
+from hifa.optimization.adan import Adan
+from hifa.storage.checkpoint import load_optimizer_tensors, optimizer_tensors, read, write_atomically
 
 
 def gradients(count: int, size: int = 5) -> torch.Tensor:

@@ -13,7 +13,7 @@ from PIL import Image
 from starlette.requests import Request
 
 from hifa import HiFARun
-from hifa.space.hub_form import own_token
+from hifa.space.ui.hub_form import own_token
 
 from .space_setup import PATIENCE, TOO_MANY, AppServer
 

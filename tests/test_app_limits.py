@@ -6,8 +6,8 @@ import pytest
 from gradio.queueing import Queue
 from gradio_client.utils import QueueError
 
-from hifa.space.inputs import MAX_UPLOAD
-from hifa.space.page import QUEUE_SIZE
+from hifa.space.ui.page import QUEUE_SIZE
+from hifa.space.ui.validation import MAX_UPLOAD
 
 from .space_setup import PATIENCE, AppServer
 

@@ -11,8 +11,8 @@ from gradio.components import Component
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from hifa.space.inputs import PhotoInput
-from hifa.space.uploads import REFUSED, uploaded
+from hifa.space.ui.uploads import REFUSED, uploaded
+from hifa.space.ui.validation import PhotoInput
 
 from .space_setup import AppServer
 

@@ -16,7 +16,7 @@ from accelerate import PartialState
 
 from hifa import HiFAAsset, HiFAConfig, HiFAPipeline, HiFARun
 from hifa.batch import DONE, FAILED, Job, build_parser, main, read_jobs, work
-from hifa.saved import is_saved_in
+from hifa.storage.run_folder import is_saved_in
 
 
 STEPS = 10

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import hash_grid, judge, main_job, memory, step_time, text_to_3d
-from hifa.state import write_atomically
+from hifa.storage.checkpoint import write_atomically
 from hifa.toybox import world
 from hifa.toybox.models import save_prior
 

@@ -16,11 +16,11 @@ import trimesh
 
 from hifa import HiFAAsset, HiFAPipeline, HiFARun
 from hifa.__main__ import begin, build_parser, main
-from hifa.busy import share_cpu
+from hifa.cli.startup import share_cpu
 from hifa.export.each import ExportError
 from hifa.multiview.input_image import prepare_image
 from hifa.pictures import prepare_picture
-from hifa.saved import read_facts
+from hifa.storage.run_folder import read_facts
 
 from .syncdreamer_models import tiny_pipeline
 from .test_given_views import disc, shades
@@ -89,7 +89,7 @@ def test_a_photo_at_the_border_is_told_and_prepared_once(cli, multiview, tmp_pat
 
 
 def test_a_sheet_guides_a_prompt_for_a_while(cli, tmp_path):
-    from hifa.given_views import read_views
+    from hifa.multiview.given_views import read_views
 
     read_views(shades(), 1.0).sheet().save(sheet := tmp_path / "sheet.png")
     out = tmp_path / "out"
@@ -254,7 +254,7 @@ def test_threads_wait_asleep_on_a_busy_machine(tmp_path, monkeypatch, loadavg, g
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "loadavg").write_text(loadavg)
-    monkeypatch.setattr("hifa.busy.LOADAVG", tmp_path / "loadavg")
+    monkeypatch.setattr("hifa.cli.startup.LOADAVG", tmp_path / "loadavg")
     share_cpu()
     assert os.environ.get("GOMP_SPINCOUNT") == set_to
 

@@ -9,7 +9,8 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
 from benchmarks import clip_score
-from hifa import HiFAAsset, HiFAConfig, HiFARun, runner
+from hifa import HiFAAsset, HiFAConfig, HiFARun
+from hifa.optimization import loop as runner
 from hifa.toybox.models import MAX_TOKENS, build_tokenizer
 
 

@@ -9,9 +9,9 @@ from transformers import DPTForDepthEstimation
 
 from hifa import HiFAPipeline
 from hifa.cameras import Camera, camera_to_world, image_rays
+from hifa.optimization.surface_guidance import WholeView, disparity_guidance
 from hifa.priors.disparity import DisparityPrior
 from hifa.rendering.rays import RayOutput
-from hifa.surface_guidance import WholeView, disparity_guidance
 
 from .test_pipeline import TINY, generator
 from .test_run import finish, state

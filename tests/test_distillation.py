@@ -6,7 +6,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 
 from hifa import HiFAPipeline
 from hifa.cameras import Camera
-from hifa.distillation import Views, distillation_loss, distillation_target, residual_weight
+from hifa.priors.distillation import Views, distillation_loss, distillation_target, residual_weight
 from hifa.priors.pixel_diffusion import PixelDiffusionPrior
 
 from .test_pipeline import TINY, generator

@@ -12,10 +12,10 @@ from hifa import HiFAPipeline, HiFARun
 from hifa.asset import AssetError
 from hifa.field import RadianceField
 from hifa.guard import LARGEST_NORM, gradient_norm, is_safe
-from hifa.optimisation import ATTEMPTS, DivergedError
+from hifa.optimization.step import ATTEMPTS, DivergedError
 from hifa.rendering.density_grid import DensityGrid
-from hifa.saved import FILE, RunError, read_facts
-from hifa.state import optimizer_tensors
+from hifa.storage.checkpoint import optimizer_tensors
+from hifa.storage.run_folder import FILE, RunError, read_facts
 
 from .test_pipeline import TINY, generator
 

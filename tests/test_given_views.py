@@ -8,13 +8,13 @@ import PIL.Image
 import pytest
 import torch
 
-from hifa import given_views
 from hifa.cameras import camera_to_world, image_rays
-from hifa.given_views import RING_EXTENT, GivenViews, read_views, ring_cameras
-from hifa.multiview import ViewRing, sheet
+from hifa.multiview import ViewRing, given_views, sheet
+from hifa.multiview.given_views import RING_EXTENT, GivenViews, read_views, ring_cameras
 from hifa.rendering.image import render_picture
 from hifa.rendering.rays import RaySampling
-from hifa.toybox import multiview_dataset, world
+from hifa.toybox import world
+from hifa.toybox.training import multiview_dataset
 
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from hifa.losses import monotonicity_loss, sds_plus_loss, z_variance_loss
 from hifa.priors.denoising import add_noise, denoise
-from hifa.priors.guidance import perp_neg_weights
+from hifa.priors.prompt_guidance import perp_neg_weights
 from hifa.rendering.sampling import importance_samples
 from hifa.rendering.volume import depth_moments
 from hifa.schedule import annealed_timestep

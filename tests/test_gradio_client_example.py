@@ -5,7 +5,7 @@ import sys
 
 import trimesh
 
-from hifa.space.push import ROOT
+from hifa.space.deploy.push import ROOT
 
 from .space_setup import PATIENCE, AppServer
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hifa.cameras import VIEWS, Camera
-from hifa.priors.guidance import classifier_free, perp_neg, perp_neg_weights, perpendicular
+from hifa.priors.prompt_guidance import classifier_free, perp_neg, perp_neg_weights, perpendicular
 
 
 def randn(seed: int, shape: tuple[int, ...] = (1, 4, 8, 8)) -> torch.Tensor:

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from hifa.compile_ahead import compile_ahead, is_compiled
+from hifa.cli.startup import compile_ahead, is_compiled
 from hifa.field import hash_grid
 from hifa.field.hash_grid import HashGrid, encode_torch, implementation, level_resolutions
 

@@ -6,8 +6,9 @@ import torch
 import trimesh
 
 from benchmarks import image_to_3d
-from hifa import HiFAConfig, reconstruction
-from hifa.given_views import read_views
+from hifa import HiFAConfig
+from hifa.multiview.given_views import read_views
+from hifa.optimization import reconstruction
 from hifa.rendering.image import backpropagate
 
 from .test_given_views import shades

@@ -6,7 +6,7 @@ import torch
 
 from benchmarks import judge as J
 from hifa.toybox import world
-from hifa.toybox.dataset import Pictures
+from hifa.toybox.training.dataset import Pictures
 
 
 def test_kid_by_hand_in_one_dimension():

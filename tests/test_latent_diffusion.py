@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from hifa.losses import sds_plus_loss
 from hifa.priors.denoising import add_noise, denoise, denoising_timesteps, to_epsilon
-from hifa.priors.guidance import classifier_free, guided_output, rescale_guidance
 from hifa.priors.latent_diffusion import LatentDiffusionPrior
+from hifa.priors.prompt_guidance import classifier_free, guided_output, rescale_guidance
 
 
 SCHEDULE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)

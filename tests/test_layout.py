@@ -6,17 +6,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import hifa.run
+import hifa.optimization.run
 from hifa import HiFAAsset, HiFAPipeline, HiFARun
-from hifa.adan import Adan
 from hifa.asset import AssetError
-from hifa.layout import LayoutError, Spec, check_layout, layout_of, read_layout
 from hifa.multiview.checkpoint import read_tensors
 from hifa.multiview.conversion import Source, _take
-from hifa.saved import FILE, RunError, read_facts
-from hifa.state import load_optimizer_tensors, optimizer_tensors
-from hifa.toybox import training
-from hifa.toybox.training import Average, Recipe, load_checkpoint, optimise, save_checkpoint
+from hifa.optimization.adan import Adan
+from hifa.storage.checkpoint import load_optimizer_tensors, optimizer_tensors
+from hifa.storage.layout import LayoutError, Spec, check_layout, layout_of, read_layout
+from hifa.storage.run_folder import FILE, RunError, read_facts
+from hifa.toybox.training import loop as training
+from hifa.toybox.training.loop import Average, Recipe, load_checkpoint, optimise, save_checkpoint
 
 from .test_pipeline import TINY, generator
 
@@ -128,7 +128,7 @@ def test_a_large_field_without_its_weights_is_refused_by_the_header(saved, tmp_p
     """It took gigabytes before it was refused."""
     large = read_facts(saved / "hifa")["config"] | {"levels": 32, "log2_entries": 24}
     folder = rewritten(saved / "hifa", tmp_path / "run", lambda tensors: None, config=large)
-    monkeypatch.setattr(hifa.run, "read", lambda _: pytest.fail("its tensors were read"))
+    monkeypatch.setattr(hifa.optimization.run, "read", lambda _: pytest.fail("its tensors were read"))
     with pytest.raises(RunError, match="density_net.0.weight must be .8, 64."):
         HiFARun.load(folder)
 

@@ -11,7 +11,6 @@ import torch
 import trimesh
 
 from benchmarks.mesh_render import render_mesh
-from hifa.atomic import atomically
 from hifa.export import EmptyFieldError, bake_texture, export_mesh, extract_mesh, write_mesh, write_ply
 from hifa.export.check import find_faults
 from hifa.export.decimate import decimated
@@ -20,6 +19,7 @@ from hifa.export.mesh import MeshWarning
 from hifa.export.surface import vertex_normals
 from hifa.export.unwrap import unwrap
 from hifa.export.views import seen_colour
+from hifa.storage.files import atomically
 from hifa.toybox import shapes, world
 from hifa.toybox.render import orbit_pose, render
 

@@ -10,18 +10,18 @@ import torch
 
 from hifa import HiFAConfig, HiFAPipeline, HiFARun
 from hifa.cameras import Camera, Rays, camera_to_world, image_rays, ring
-from hifa.initial import front_camera
 from hifa.losses import sds_plus_loss
 from hifa.multiview.mvdream import build_models, build_scheduler
-from hifa.optimisation import draw_camera, surface_terms
+from hifa.optimization.initialization import front_camera
+from hifa.optimization.step import draw_camera, surface_terms
+from hifa.optimization.surface_guidance import SurfaceModels, whole_views
 from hifa.priors.denoising import to_sample
-from hifa.priors.guidance import by_cameras, classifier_free
 from hifa.priors.multiview_diffusion import MultiviewDiffusionPrior, rescaled_noise
+from hifa.priors.prompt_guidance import by_cameras, classifier_free
 from hifa.priors.surface import SurfaceEstimate, SurfacePrior
 from hifa.priors.view_attention import across_views
 from hifa.rendering.rays import render_rays
 from hifa.schedule import narrowing_bounds
-from hifa.surface_guidance import SurfaceModels, whole_views
 
 from .mvdream_models import GOLDEN, TINY, rnd
 from .test_mvdream import small_config

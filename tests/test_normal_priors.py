@@ -8,9 +8,9 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from hifa import HiFAConfig, HiFAPipeline
 from hifa.cameras import Camera, camera_to_world
+from hifa.optimization.surface_guidance import normal_guidance
 from hifa.priors.normals import MarigoldNormalPrior
 from hifa.priors.surface import load_embedded
-from hifa.surface_guidance import normal_guidance
 from hifa.toybox import world
 from hifa.toybox.models import build_tokenizer
 from hifa.toybox.render import render

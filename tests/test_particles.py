@@ -5,7 +5,7 @@ import torch
 
 from hifa import HiFARun
 from hifa.particles import advance_particles
-from hifa.priors.variational import VariationalScore
+from hifa.priors.vsd import VariationalScore
 
 from .test_pipeline import TINY
 from .test_variational import VSD, v_pipe  # noqa: F401

@@ -11,7 +11,7 @@ from benchmarks import hallucination, sheets
 from benchmarks.image_to_3d import render
 from benchmarks.judge import COLOURS, KINDS, Verdict
 from hifa import HiFAAsset, HiFAConfig, HiFAPipeline
-from hifa.given_views import read_views, ring_cameras
+from hifa.multiview.given_views import read_views, ring_cameras
 from hifa.toybox import world
 
 from .test_given_views import shades

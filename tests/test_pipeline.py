@@ -11,9 +11,9 @@ from diffusers import StableDiffusionPipeline
 
 from hifa import HiFAConfig, HiFAPipeline, HiFARun
 from hifa.cameras import VIEWS
-from hifa.interrupt import Interrupted
-from hifa.optimisation import draw_camera
-from hifa.saved import RunError, is_saved_in
+from hifa.optimization.interrupt import Interrupted
+from hifa.optimization.step import draw_camera
+from hifa.storage.run_folder import RunError, is_saved_in
 
 
 TINY = HiFAConfig.fast(
@@ -205,7 +205,7 @@ def test_ctrl_c_waits_for_the_step_and_the_second_one_does_not(pipe, interruptib
         press(None)
         raise AssertionError("went on after the second Ctrl-C")
 
-    monkeypatch.setattr("hifa.runner.optimisation_step", press_twice)
+    monkeypatch.setattr("hifa.optimization.loop.optimisation_step", press_twice)
     with pytest.raises(KeyboardInterrupt) as caught:
         pipe.run_to_end(run, tmp_path)
     assert caught.type is KeyboardInterrupt and HiFARun.load(tmp_path).step == 1

@@ -7,8 +7,8 @@ from transformers import T5Config, T5EncoderModel
 
 from hifa import HiFAConfig, HiFAPipeline, HiFARun
 from hifa.cameras import VIEWS
-from hifa.priors.guidance import classifier_free
 from hifa.priors.pixel_diffusion import PixelDiffusionPrior, dynamic_threshold
+from hifa.priors.prompt_guidance import classifier_free
 from hifa.toybox.models import build_tokenizer
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from hifa import TOYBOX
 from hifa.prompts import PromptError, check_prompt, check_toybox_prompt
-from hifa.space.prompt_help import unknown_words
+from hifa.space.ui.prompt_help import unknown_words
 from hifa.toybox.models import build_tokenizer
 
 

@@ -25,7 +25,7 @@ from transformers import CLIPTextModel
 from benchmarks.published_models import NAMES, build_part, build_pipeline, read_parts
 from hifa.cameras import VIEWS
 from hifa.losses import sds_plus_loss
-from hifa.priors.guidance import classifier_free
+from hifa.priors.prompt_guidance import classifier_free
 from hifa.priors.sdxl import is_sdxl, pooled_dim
 
 from .test_sdxl import text_config

@@ -17,7 +17,7 @@ import pytest
 
 from hifa import HiFAAsset, HiFAConfig, HiFAPipeline, HiFARun
 from hifa.multiview import SyncDreamerPipeline
-from hifa.space.warm_up import drawn_ball
+from hifa.space.deploy.warm_up import drawn_ball
 
 from .syncdreamer_models import tiny_pipeline
 from .test_pipeline import TINY

@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from hifa import HiFAConfig, HiFAPipeline, HiFARun
-from hifa.given_views import RING_EXTENT, read_views, ring_cameras
-from hifa.hallucination import EMBEDDED_NOTE, Photo
 from hifa.multiview import SyncDreamerPipeline, best_of_seeds
 from hifa.multiview.architecture import build_scheduler, build_volume
+from hifa.multiview.given_views import RING_EXTENT, read_views, ring_cameras
+from hifa.multiview.hallucination import EMBEDDED_NOTE, Photo
 from hifa.multiview.input_image import prepare_image
 from hifa.multiview.selection import ELEVATIONS_DEG
-from hifa.optimisation import draw_camera, optimisation_step
+from hifa.optimization.step import draw_camera, optimisation_step
 from hifa.pictures import PreparedPicture
 from hifa.rendering.image import render_picture
 from hifa.rendering.rays import RaySampling
-from hifa.saved import FILE, RunError
+from hifa.storage.run_folder import FILE, RunError
 
 from .syncdreamer_models import TINY as TINY_MODEL
 from .syncdreamer_models import tiny_models, tiny_pipeline
@@ -141,7 +141,7 @@ def test_continuing_a_loaded_run_equals_not_stopping(pipe, tmp_path, prompt, con
 
 
 def test_a_saved_run_without_its_embeddings_is_refused(pipe, tmp_path):
-    from hifa.state import read, write_atomically
+    from hifa.storage.checkpoint import read, write_atomically
 
     start(pipe).save(tmp_path)
     tensors, facts = read(tmp_path / FILE)
@@ -179,7 +179,7 @@ def test_total_variation_adds_its_term_and_fades_with_the_views(pipe):
 
 @pytest.mark.parametrize("size", [16, 32])
 def test_total_variation_weighs_the_same_whatever_the_size_of_the_views(pipe, monkeypatch, size):
-    monkeypatch.setattr("hifa.reconstruction.total_variation_loss", lambda x, mask: 0 * x.sum() + 1)
+    monkeypatch.setattr("hifa.optimization.reconstruction.total_variation_loss", lambda x, mask: 0 * x.sum() + 1)
     run = start(pipe, views=[disc(size=size)] * 16, config=replace(TINY, lambda_tv=4.0))
     assert run.views.size == size
     assert next(pipe.advance(run)).losses["given_tv"] == pytest.approx(4.0 * size / 128)

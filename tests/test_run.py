@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from hifa import HiFAPipeline, HiFARun
-from hifa.optimisation import DivergedError
-from hifa.saved import FILE, RunError, read_facts
+from hifa.optimization.step import DivergedError
+from hifa.storage.run_folder import FILE, RunError, read_facts
 from tests.test_pipeline import TINY, generator
 
 

@@ -7,8 +7,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from hifa import HiFAConfig, HiFAPipeline, HiFARun
 from hifa.cameras import VIEWS, Camera
-from hifa.distillation import guidance_for
-from hifa.priors.guidance import classifier_free
+from hifa.priors.distillation import guidance_for
+from hifa.priors.prompt_guidance import classifier_free
 from hifa.priors.sdxl import SDXLPrior
 from hifa.toybox.models import MAX_TOKENS, build_tokenizer
 

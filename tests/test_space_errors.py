@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from hifa import HiFARun
-from hifa.saved import RunError
-from hifa.space import lease
-from hifa.space.actions import Actions
-from hifa.space.errors import explain
-from hifa.space.store import RunStore
+from hifa.space.jobs import gpu_lease as lease
+from hifa.space.jobs.errors import explain
+from hifa.space.jobs.run_store import RunStore
+from hifa.space.ui.requests import Actions
+from hifa.storage.run_folder import RunError
 
 from .space_setup import (
     LearningPipeline,

@@ -3,11 +3,11 @@
 import gradio as gr
 import pytest
 
-from hifa.space.priors import PRIORS, PriorShelf
-from hifa.space.quota import BUDGETS, DAYS, gpu_seconds, left_for_last, quota_text
-from hifa.space.settings import RunSettings
-from hifa.space.timings import Timings, work_key
-from hifa.space.warm_up import warm_up
+from hifa.space.deploy.warm_up import warm_up
+from hifa.space.jobs.models import PRIORS, PriorShelf
+from hifa.space.jobs.quota import BUDGETS, DAYS, gpu_seconds, left_for_last, quota_text
+from hifa.space.jobs.step_times import Timings, work_key
+from hifa.space.ui.run_settings import RunSettings
 
 from .space_setup import tiny_shelf
 

@@ -12,13 +12,13 @@ import torch
 import trimesh
 
 from benchmarks.load import Told, Visitor, check, make_late
-from hifa.space import lease
-from hifa.space.files import KINDS, MeshOptions
-from hifa.space.image_inputs import sample_pictures
-from hifa.space.inputs import read_photo
-from hifa.space.shown import Shown
-from hifa.space.store import PICTURE, RunFolder
-from hifa.space.worker import Worker
+from hifa.space.jobs import gpu_lease as lease
+from hifa.space.jobs.exports import KINDS, MeshOptions
+from hifa.space.jobs.run_store import PICTURE, RunFolder
+from hifa.space.jobs.status import Shown
+from hifa.space.jobs.worker import Worker
+from hifa.space.ui.image_inputs import sample_pictures
+from hifa.space.ui.validation import read_photo
 
 from .space_setup import BallPipeline, make_worker, request, small, tiny_shelf
 

@@ -4,7 +4,7 @@ import gradio as gr
 import pytest
 
 from hifa import HiFAAsset
-from hifa.space.hub_form import HubForm
+from hifa.space.ui.hub_form import HubForm
 
 from .hub_server import hub_server
 from .space_setup import BallPipeline, make_worker, request, tiny_shelf

@@ -7,12 +7,12 @@ import gradio as gr
 import pytest
 
 from hifa import HiFARun
-from hifa.space import lease
-from hifa.space.errors import explain
-from hifa.space.lease import LONGEST_LEASE, RESERVE, lease_seconds
-from hifa.space.store import RunStore
-from hifa.space.timings import Timings
-from hifa.space.worker import Worker
+from hifa.space.jobs import gpu_lease as lease
+from hifa.space.jobs.errors import explain
+from hifa.space.jobs.gpu_lease import LONGEST_LEASE, RESERVE, lease_seconds
+from hifa.space.jobs.run_store import RunStore
+from hifa.space.jobs.step_times import Timings
+from hifa.space.jobs.worker import Worker
 
 from .space_setup import (
     LearningPipeline,

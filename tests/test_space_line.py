@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from hifa.space import lease
-from hifa.space.line import Line
+from hifa.space.jobs import gpu_lease as lease
+from hifa.space.jobs.queue import Line
 
 from .space_setup import BallPipeline, LearningPipeline, make_worker, request, tiny_shelf
 

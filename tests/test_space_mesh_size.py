@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from hifa.space.files import predicted_megabytes
-from hifa.space.gallery import FILES, examples
+from hifa.space.jobs.exports import predicted_megabytes
+from hifa.space.ui.gallery import FILES, examples
 
 
 # Faces, texels per side and bytes of GLBs of "an orange car" and "a gray teddy bear", optimised with Toybox.

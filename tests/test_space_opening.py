@@ -4,14 +4,14 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from hifa.space.actions import Actions, Guided
-from hifa.space.image_inputs import ImageInputs
-from hifa.space.opening import Tab
-from hifa.space.priors import PRIORS, PriorShelf
-from hifa.space.settings import RunSettings
-from hifa.space.sheets import Sheets, contact_picture
-from hifa.space.store import Request, RunStore
-from hifa.space.timings import Timings
+from hifa.space.jobs.models import PRIORS, PriorShelf
+from hifa.space.jobs.run_store import Request, RunStore
+from hifa.space.jobs.step_times import Timings
+from hifa.space.jobs.view_sheets import Sheets, contact_picture
+from hifa.space.ui.image_inputs import ImageInputs
+from hifa.space.ui.requests import Actions, Guided
+from hifa.space.ui.restore import Tab
+from hifa.space.ui.run_settings import RunSettings
 
 from .space_setup import tiny_shelf
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import app
-from hifa.space.actions import Actions
-from hifa.space.priors import PRIORS, Preset, PriorShelf
-from hifa.space.settings import RunSettings, about
-from hifa.space.store import RunStore
-from hifa.space.timings import Timings
+from hifa.space.jobs.models import PRIORS, Preset, PriorShelf
+from hifa.space.jobs.run_store import RunStore
+from hifa.space.jobs.step_times import Timings
+from hifa.space.ui.requests import Actions
+from hifa.space.ui.run_settings import RunSettings, about
 
 from .space_setup import BallPipeline, tiny_pipeline, tiny_shelf
 

@@ -10,8 +10,8 @@ import yaml
 from huggingface_hub import SpaceHardware
 
 from hifa.space.__main__ import main
-from hifa.space.priors import PRIORS
-from hifa.space.push import ROOT, pictures_of, push_space, space_files
+from hifa.space.deploy.push import ROOT, pictures_of, push_space, space_files
+from hifa.space.jobs.models import PRIORS
 
 from .hub_server import hub_server
 

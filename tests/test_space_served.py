@@ -12,8 +12,8 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 import app
-from hifa.space.served import VARIABLE, Served, folder_for, serve_from
-from hifa.space.store import Request, RunStore
+from hifa.space.jobs.run_store import Request, RunStore
+from hifa.space.jobs.upload_cache import VARIABLE, Served, folder_for, serve_from
 
 from .space_setup import free_port, tiny_pipeline, tiny_shelf
 

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from hifa.space.history import History
-from hifa.space.store import BusyRunError, Record, Request, RunFolder, RunStore, UnknownRunError
+from hifa.space.jobs.run_store import BusyRunError, Record, Request, RunFolder, RunStore, UnknownRunError
+from hifa.space.ui.history import History
 
 
 REQUEST = Request("image", "a red mushroom", "toybox", 3, "blue", {"num_inference_steps": 5}, view_seeds=(3, 4))
@@ -126,7 +126,7 @@ def test_a_damaged_list_and_a_full_disk_keep_nobody_from_a_run(store, content, m
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("hifa.space.history.write_text_atomically", full)
+    monkeypatch.setattr("hifa.space.ui.history.write_text_atomically", full)
     assert history.remember(visitor, "b") == visitor
 
 

@@ -12,12 +12,12 @@ from PIL import Image
 import app
 from hifa import HiFAConfig, HiFAPipeline, HiFARun
 from hifa.multiview import sheet
-from hifa.run import FILE
-from hifa.space import lease
-from hifa.space.actions import Actions, Guided
-from hifa.space.sheets import Sheets
-from hifa.space.store import Request, RunStore
-from hifa.state import read
+from hifa.optimization.run import FILE
+from hifa.space.jobs import gpu_lease as lease
+from hifa.space.jobs.run_store import Request, RunStore
+from hifa.space.jobs.view_sheets import Sheets
+from hifa.space.ui.requests import Actions, Guided
+from hifa.storage.checkpoint import read
 
 from .space_setup import (
     LearningPipeline,

@@ -10,9 +10,10 @@ import torch
 
 from hifa import HiFARun
 from hifa.export import EmptyFieldError
-from hifa.optimisation import ATTEMPTS
-from hifa.space import files, lease
-from hifa.space.panel import facts_html
+from hifa.optimization.step import ATTEMPTS
+from hifa.space.jobs import exports as files
+from hifa.space.jobs import gpu_lease as lease
+from hifa.space.ui.result_panel import facts_html
 
 from .space_setup import (
     STEPS,

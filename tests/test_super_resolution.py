@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMScheduler, IFSuperResolutionPipeline, UNet2DConditionModel
 
 from hifa import HiFAConfig, HiFAPipeline, HiFARun
-from hifa.priors.guidance import classifier_free
+from hifa.priors.prompt_guidance import classifier_free
 from hifa.priors.super_resolution import NOISE_LEVEL, SuperResolutionPrior
 
 from .test_pixel_diffusion import SMALL, build_if

@@ -8,11 +8,11 @@ import torch
 
 from hifa import HiFAPipeline
 from hifa.cameras import Camera, camera_to_world, image_rays
-from hifa.given_views import GivenViews
 from hifa.losses import angular_von_mises_fisher_loss, curvature_loss, expected_angle, normal_loss
+from hifa.multiview.given_views import GivenViews
+from hifa.optimization.surface_guidance import ViewNormals, WholeView, curvature, normal_guidance
 from hifa.priors.surface import SurfaceEstimate, SurfacePrior
 from hifa.rendering.rays import RayOutput
-from hifa.surface_guidance import ViewNormals, WholeView, curvature, normal_guidance
 
 from .test_pipeline import TINY, generator
 from .test_run import finish, state

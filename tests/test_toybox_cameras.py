@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 
 from hifa import HiFAPipeline
 from hifa.cameras import Camera, camera_to_world, pose_numbers
-from hifa.toybox import ring_dataset, train_cameras, world
-from hifa.toybox.dataset import scene_of
-from hifa.toybox.shards import load_shards, make_shards
+from hifa.toybox import world
+from hifa.toybox.training import cameras, ring_dataset
+from hifa.toybox.training.dataset import scene_of
+from hifa.toybox.training.shards import load_shards, make_shards
 
 
 SEED = 55
@@ -65,7 +66,7 @@ def test_no_data_is_told(tmp_path):
 
 def test_groups_are_90_degrees_apart(rings):
     loaded = ring_dataset.load_rings(rings)
-    chosen, views = train_cameras.draw_groups(loaded, np.random.default_rng(0), 50)
+    chosen, views = cameras.draw_groups(loaded, np.random.default_rng(0), 50)
     assert chosen.shape == (50,) and set(views[:, 0]) == {0, 1}
     azimuths = np.degrees(np.arctan2(loaded.poses[..., 7], loaded.poses[..., 3]))[chosen[:, None], views]
     np.testing.assert_allclose(np.diff(azimuths, axis=1) % 360, 90, atol=1e-2)
@@ -75,7 +76,7 @@ def train_in(folder: Path, rings: Path, *steps: int) -> dict[str, torch.Tensor]:
     folder.mkdir()
     (folder / "rings").symlink_to(rings)
     for last in steps:
-        train_cameras.train(
+        cameras.train(
             argparse.Namespace(
                 output_dir=folder, export=folder / "prior", scenes=3, steps=last, objects=1, peak=1e-3, seed=1
             )
@@ -84,7 +85,7 @@ def train_in(folder: Path, rings: Path, *steps: int) -> dict[str, torch.Tensor]:
 
 
 def test_an_interrupted_training_ends_as_one_in_a_go(rings, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_cameras, "FIRST_SEED", SEED)
+    monkeypatch.setattr(cameras, "FIRST_SEED", SEED)
     straight = train_in(tmp_path / "straight", rings, 4)
     resumed = train_in(tmp_path / "resumed", rings, 2, 4)
     assert straight.keys() == resumed.keys()

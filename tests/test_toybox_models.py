@@ -9,7 +9,7 @@ from hifa import TOYBOX
 from hifa.cameras import VIEWS
 from hifa.toybox import vocabulary
 from hifa.toybox.models import MAX_TOKENS, build_text_encoder, build_tokenizer, build_unet, save_prior
-from hifa.toybox.train_autoencoder import build_autoencoder
+from hifa.toybox.training.autoencoder import build_autoencoder
 
 
 MEGABYTE = 1_000_000

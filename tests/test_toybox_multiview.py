@@ -14,17 +14,18 @@ from safetensors.torch import load_file
 from benchmarks import toybox_multiview as benchmark
 from benchmarks import view_steps
 from hifa.cameras import Camera
-from hifa.given_views import RING_EXTENT, ring_cameras
 from hifa.multiview import SyncDreamerPipeline, ViewRing
 from hifa.multiview.architecture import build_unet, build_volume
+from hifa.multiview.given_views import RING_EXTENT, ring_cameras
 from hifa.multiview.projection import project
-from hifa.toybox import multiview_dataset, train_image_encoder, train_multiview, world
-from hifa.toybox.multiview_models import ARCHITECTURE, start_from_prior
+from hifa.toybox import world
 from hifa.toybox.shapes import signed_distance
-from hifa.toybox.train_autoencoder import build_autoencoder
+from hifa.toybox.training import image_encoder, multiview, multiview_dataset
+from hifa.toybox.training.autoencoder import build_autoencoder
+from hifa.toybox.training.multiview_models import ARCHITECTURE, start_from_prior
 
 
-WEIGHTS = Path(train_multiview.__file__).parent / "multiview_weights"
+WEIGHTS = Path(multiview.__file__).parent / "multiview_weights"
 MEGABYTE = 10**6
 
 
@@ -92,8 +93,8 @@ def test_batches_start_at_the_view_of_the_photo(scenes):
     mirror = torch.tensor([0, 100]).view(2, 1, 1, 1, 1, 1)
     views = mirror + torch.arange(3 * 16).view(3, 16, 1, 1, 1).expand(-1, -1, 4, 16, 16)
     photos = mirror + torch.arange(6).view(3, 2, 1, 1, 1).expand(-1, -1, 4, 16, 16)
-    latents = train_multiview.SceneLatents(views, photos)
-    batch = train_multiview.Batch(scenes, latents, ViewRing(), np.random.default_rng(0), (40, 3))
+    latents = multiview.SceneLatents(views, photos)
+    batch = multiview.Batch(scenes, latents, ViewRing(), np.random.default_rng(0), (40, 3))
     ids, picture = batch.latents[:, :, 0, 0, 0].long(), batch.picture[:, 0, 0, 0].long()
     mirrored = ids[:, :1] >= 100
     assert torch.equal(mirrored[:, 0], picture >= 100) and 10 < mirrored.sum() < 30
@@ -109,9 +110,9 @@ def test_batches_start_at_the_view_of_the_photo(scenes):
 
 
 def test_a_mirrored_photo_shows_the_ring_the_other_way(scenes):
-    coarse = train_image_encoder.coarse_views(scenes)
-    images, _, views, *_ = train_image_encoder.draw_batch(scenes, coarse, np.random.default_rng(0), 30)
-    originals = train_image_encoder.to_images(torch.from_numpy(scenes.photos.reshape(-1, 64, 64, 3)))
+    coarse = image_encoder.coarse_views(scenes)
+    images, _, views, *_ = image_encoder.draw_batch(scenes, coarse, np.random.default_rng(0), 30)
+    originals = image_encoder.to_images(torch.from_numpy(scenes.photos.reshape(-1, 64, 64, 3)))
     seen = set()
     for image, ring in zip(images, views, strict=True):
         plain = (originals - image).abs().amax((1, 2, 3)) == 0
@@ -130,18 +131,18 @@ def test_what_a_photo_is_told_to_show(scenes):
     azimuth = np.radians(scenes.azimuth_deg[1] + 22.5 * scenes.first_view[1, 0])
     expected = [np.sin(azimuth), np.sin(2 * azimuth), np.sin(4 * azimuth)]
     expected += [np.cos(azimuth), np.cos(2 * azimuth), np.cos(4 * azimuth)]
-    plain, mirrored = train_image_encoder.facing(scenes, draw)
+    plain, mirrored = image_encoder.facing(scenes, draw)
     assert plain.tolist() == pytest.approx(expected, abs=1e-5)
     assert mirrored.tolist() == pytest.approx([*(-x for x in expected[:3]), *expected[3:]], abs=1e-5)
-    names = train_image_encoder.names_of(replace(scenes, labels=np.array([[0, 0, 0, 0], [5, 3, -1, -1]])), draw)
+    names = image_encoder.names_of(replace(scenes, labels=np.array([[0, 0, 0, 0], [5, 3, -1, -1]])), draw)
     assert names.tolist() == [[5, 3, 24, 12]] * 2, "a single object stands on nothing"
 
 
 def test_a_model_starts_from_an_earlier_one(tmp_path):
     embedded = SyncDreamerPipeline.from_pretrained()
     embedded.save_pretrained(tmp_path)
-    seeing = train_image_encoder.build_model()
-    parts = train_multiview.initial_parts(seeing["image_encoder"], seeing["conditioner"], 0, tmp_path)
+    seeing = image_encoder.build_model()
+    parts = multiview.initial_parts(seeing["image_encoder"], seeing["conditioner"], 0, tmp_path)
     for name in ("unet", "volume", "depth_attention"):
         for key, value in getattr(embedded, name).state_dict().items():
             assert torch.equal(parts[name].state_dict()[key], value.float()), f"{name}.{key}"
@@ -150,7 +151,7 @@ def test_a_model_starts_from_an_earlier_one(tmp_path):
 
 
 def test_the_unet_starts_as_the_prior_whatever_the_photo():
-    prior = UNet2DConditionModel.from_pretrained(train_multiview.PRIOR / "unet", dtype=torch.float32).eval()
+    prior = UNet2DConditionModel.from_pretrained(multiview.PRIOR / "unet", dtype=torch.float32).eval()
     unet = build_unet(ARCHITECTURE).eval()
     start_from_prior(unet, prior)
     generator = torch.Generator().manual_seed(0)
@@ -169,14 +170,14 @@ def training_folder(folder: Path, scenes: multiview_dataset.Scenes) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         build_autoencoder().save_pretrained(folder / "vae")
-        train_image_encoder.save(folder, train_image_encoder.build_model())
+        image_encoder.save(folder, image_encoder.build_model())
     return folder
 
 
 def train_to(folder: Path, *steps: int) -> dict[str, torch.Tensor]:
     """The checkpoint after a run to each of `steps` in turn; warm-up makes their learning rates the same."""
     for last in steps:
-        train_multiview.train(
+        multiview.train(
             argparse.Namespace(
                 data=folder / "data", output_dir=folder, export=folder / "pipeline", export_every=1000, steps=last,
                 autoencoder_steps=1, encoder_steps=1, init_from=None, bf16=False, scenes=2, views=2, peak=1e-3,
@@ -198,31 +199,31 @@ def test_an_interrupted_training_ends_as_one_in_a_go(scenes, tmp_path):
 
 
 def test_an_interrupted_image_encoder_ends_as_one_in_a_go(scenes, tmp_path):
-    straight = train_image_encoder.train(scenes, tmp_path / "a", steps=3, batch=2)
-    train_image_encoder.train(scenes, tmp_path / "b", steps=2, batch=2)
-    resumed = train_image_encoder.train(scenes, tmp_path / "b", steps=3, batch=2)
+    straight = image_encoder.train(scenes, tmp_path / "a", steps=3, batch=2)
+    image_encoder.train(scenes, tmp_path / "b", steps=2, batch=2)
+    resumed = image_encoder.train(scenes, tmp_path / "b", steps=3, batch=2)
     torch.testing.assert_close(resumed.state_dict(), straight.state_dict(), rtol=1e-4, atol=1e-6)
 
 
 def test_an_image_encoder_can_begin_with_an_earlier_one(scenes, tmp_path):
-    earlier = train_image_encoder.build_model()
-    train_image_encoder.save(tmp_path, earlier)
-    later = train_image_encoder.train(scenes, tmp_path / "later", steps=1, batch=2, peak=0.0, init_from=tmp_path)
+    earlier = image_encoder.build_model()
+    image_encoder.save(tmp_path, earlier)
+    later = image_encoder.train(scenes, tmp_path / "later", steps=1, batch=2, peak=0.0, init_from=tmp_path)
     for name in ("image_encoder", "conditioner"):
         torch.testing.assert_close(later[name].state_dict(), earlier[name].state_dict())
 
 
 def test_losses_in_bfloat16_are_those_in_float32(scenes):
-    model, coarse = train_image_encoder.build_model(), train_image_encoder.coarse_views(scenes)
-    batch = train_image_encoder.draw_batch(scenes, coarse, np.random.default_rng(0), 4)
-    full, half = train_image_encoder.losses(model, batch), train_image_encoder.losses(model, batch, bf16=True)
+    model, coarse = image_encoder.build_model(), image_encoder.coarse_views(scenes)
+    batch = image_encoder.draw_batch(scenes, coarse, np.random.default_rng(0), 4)
+    full, half = image_encoder.losses(model, batch), image_encoder.losses(model, batch, bf16=True)
     assert full["loss"] != half["loss"]
     for name, value in full.items():
         assert half[name].item() == pytest.approx(value.item(), rel=0.02), name
 
 
 def test_patches_know_where_they_are():
-    waves = train_image_encoder.waves(8, 192)
+    waves = image_encoder.waves(8, 192)
     assert waves.shape == (64, 192) and waves.square().mean() == pytest.approx(0.5, abs=0.05)
     alike = torch.nn.functional.normalize(waves, dim=1) @ torch.nn.functional.normalize(waves, dim=1).T
     alike.fill_diagonal_(0)
@@ -235,17 +236,17 @@ def test_a_blind_step_sees_the_volumes_of_the_unconditional_case():
     volume = build_volume(ARCHITECTURE)
     views, t_embed, v_embed = torch.tensor([[3, 4]]), torch.zeros(1, 128), torch.zeros(1, 16, 4)
     full = volume.frustums(torch.zeros(1, 16, 16, 16, 16), t_embed, v_embed, views)
-    empty = train_multiview.empty_frustums(volume.config, 2)
+    empty = multiview.empty_frustums(volume.config, 2)
     assert [level.shape for level in empty] == [level.shape for level in full]
     assert not any(level.any() for level in empty)
 
 
 def test_latents_of_other_scenes_are_refused(scenes, tmp_path):
     vae = build_autoencoder()
-    train_multiview.encode_scenes(vae, scenes, tmp_path / "latents.npz")
+    multiview.encode_scenes(vae, scenes, tmp_path / "latents.npz")
     fewer = multiview_dataset.Scenes(**{n: getattr(scenes, n)[:2] for n in multiview_dataset.Scenes.__annotations__})
     with pytest.raises(ValueError, match="holds 3 scenes, expected 2. Remove"):
-        train_multiview.encode_scenes(vae, fewer, tmp_path / "latents.npz")
+        multiview.encode_scenes(vae, fewer, tmp_path / "latents.npz")
 
 
 def test_without_scenes_it_says_how_to_make_them(tmp_path):

@@ -13,8 +13,9 @@ from hifa.cameras import Camera
 from hifa.losses import disparity_loss
 from hifa.priors.surface import load_embedded
 from hifa.priors.surface_unet import SurfaceUNet
-from hifa.toybox import surface_dataset, train_surface, world
-from hifa.toybox.multiview_dataset import look
+from hifa.toybox import world
+from hifa.toybox.training import surface, surface_dataset
+from hifa.toybox.training.multiview_dataset import look
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def test_normals_of_renders_are_unit_and_face_the_camera(renders):
 
 
 def test_batches_have_the_true_mask_new_backgrounds_and_mirrored_normals(renders):
-    batch = train_surface.draw_batch(renders, None, np.random.default_rng(0), 64)
+    batch = surface.draw_batch(renders, None, np.random.default_rng(0), 64)
     pictures, timesteps, normals, disparity, mask = batch
     assert pictures.shape == (64, 3, 64, 64) and 0 <= pictures.min() and pictures.max() <= 1
     assert (timesteps == 0).all() and disparity.shape == mask.shape == (64, 64, 64)
@@ -57,7 +58,7 @@ def test_batches_have_the_true_mask_new_backgrounds_and_mirrored_normals(renders
 
 def test_blur_keeps_the_mean_and_zero_is_none():
     picture = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    blurred = train_surface.blurred(picture, torch.tensor([0.0, 1.5]))
+    blurred = surface.blurred(picture, torch.tensor([0.0, 1.5]))
     torch.testing.assert_close(blurred[0], picture[0])
     assert blurred[1].std() < 0.4 * picture[1].std() and blurred[1].mean().item() == pytest.approx(0.5, abs=0.02)
 
@@ -76,7 +77,7 @@ def test_estimates_are_round_trips_at_zero_and_follow_the_caption_later(renders)
 def test_an_interrupted_training_ends_as_one_in_a_go(tmp_path):
     def train_to(folder: Path, *steps: int) -> dict[str, torch.Tensor]:
         for last in steps:
-            train_surface.train(
+            surface.train(
                 argparse.Namespace(
                     output_dir=folder,
                     export=folder / "model",

@@ -11,10 +11,10 @@ from peft import LoraConfig
 
 from hifa import HiFAPipeline, HiFARun
 from hifa.cameras import Camera, camera_to_world
-from hifa.distillation import Views, distillation_loss, distillation_target
-from hifa.priors.guidance import Guidance
-from hifa.priors.variational import VariationalScore, VariationalState, denoising_loss
-from hifa.run import RunError
+from hifa.optimization.run import RunError
+from hifa.priors.distillation import Views, distillation_loss, distillation_target
+from hifa.priors.prompt_guidance import Guidance
+from hifa.priors.vsd import VariationalScore, VariationalState, denoising_loss
 
 from .test_distillation import score_by_diffusers, view
 from .test_pipeline import TINY, generator

@@ -11,8 +11,8 @@ from torch import Tensor
 from hifa import HiFAAsset
 from hifa.rendering.image import Picture
 from hifa.toybox import world
-from hifa.toybox.dataset import CAMERA_RADIUS, FOV_DEG, SIZE, sample_background
 from hifa.toybox.render import orbit_pose, render
+from hifa.toybox.training.dataset import CAMERA_RADIUS, FOV_DEG, SIZE, sample_background
 
 from ..judge import Judge
 from ..text_to_3d import AZIMUTHS, ELEVATION, Prompt, Views, asset_row

@@ -18,7 +18,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from hifa import HiFAAsset, HiFAConfig, HiFAPipeline, distillation
+from hifa import HiFAAsset, HiFAConfig, HiFAPipeline
+from hifa.priors import distillation
 
 from ..text_to_3d import AZIMUTHS, ELEVATION, SIZE
 from .variants import STEPS, hifa_config, replace

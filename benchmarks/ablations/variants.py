@@ -6,8 +6,8 @@ from typing import Any
 from diffusers import DDIMScheduler
 
 from hifa import HiFAConfig
-from hifa.distillation import residual_weight
 from hifa.priors.denoising import denoising_timesteps
+from hifa.priors.distillation import residual_weight
 from hifa.schedule import annealed_timestep
 
 from ..text_to_3d import Prompt, choose_prompts

@@ -15,7 +15,7 @@ from PIL import Image
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
-from ..atomic import atomically
+from ..storage.files import atomically
 from .grid import Colour, Density
 from .mesh import Mesh, extract_mesh
 from .texture import TexturedMesh, bake_texture

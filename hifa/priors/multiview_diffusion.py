@@ -9,8 +9,8 @@ from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DCondi
 from torch import Tensor
 
 from .denoising import to_epsilon, to_sample
-from .guidance import Guidance, rescale_guidance
 from .latent_diffusion import LatentDiffusionPrior
+from .prompt_guidance import Guidance, rescale_guidance
 from .view_attention import CameraEmbedding, across_views, as_2d_model, check_embedding
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .denoising import PREDICTION_TYPES, add_noise, denoise, to_epsilon
-from .guidance import Guidance
+from .prompt_guidance import Guidance
 
 
 class DiffusionPrior(ABC):

@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..prompts import max_tokens
-from .guidance import Guidance
 from .latent_diffusion import LatentDiffusionPrior
+from .prompt_guidance import Guidance
 
 
 SIZES = 6  # values of the size conditioning: original height and width, crop offsets, target height and width

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .denoising import add_noise
-from .guidance import Guidance
 from .pixel_diffusion import PixelDiffusionPrior
+from .prompt_guidance import Guidance
 
 
 SCALE, IMAGE_SIZE = 4, 256

@@ -6,7 +6,7 @@ Without `--yes` the command is a dry run.
 import argparse
 import sys
 
-from .push import ROOT, push_space, space_files
+from .deploy.push import ROOT, push_space, space_files
 
 
 def build_parser() -> argparse.ArgumentParser:

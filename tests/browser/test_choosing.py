@@ -10,10 +10,10 @@ import trimesh
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from hifa.space import files
-from hifa.space.gallery import Example, examples
-from hifa.space.panel import size_hint
-from hifa.space.sheets import GIVEN, MADE, Sheets
+from hifa.space.jobs import exports as files
+from hifa.space.jobs.view_sheets import GIVEN, MADE, Sheets
+from hifa.space.ui.gallery import Example, examples
+from hifa.space.ui.result_panel import size_hint
 
 from ..space_setup import PATIENCE
 from .driving import CHICKEN, downloaded, open_page, progress, run_id, set_slider, set_steps, start_text

@@ -5,9 +5,9 @@ import time
 
 from playwright.sync_api import expect
 
-from hifa.saved import read_facts
-from hifa.space import files
-from hifa.space.panel import DOWNLOADS
+from hifa.space.jobs import exports as files
+from hifa.space.ui.result_panel import DOWNLOADS
+from hifa.storage.run_folder import read_facts
 
 from ..space_setup import PATIENCE, TOO_MANY, AppServer, LeasedGPU, free_port, grids_as_on_a_gpu
 from .driving import canvas_pixels, downloaded, open_page, progress, run_id, serving, start_text, visit, wait_for

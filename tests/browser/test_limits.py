@@ -3,7 +3,7 @@
 from gradio.queueing import Queue
 from playwright.sync_api import expect
 
-from hifa.space.page import QUEUE_SIZE
+from hifa.space.ui.page import QUEUE_SIZE
 
 from .driving import CHICKEN, progress, run_id, start_text
 

@@ -9,8 +9,8 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from hifa.export import export_mesh
-from hifa.space.panel import DOWNLOADS
-from hifa.space.store import FINISHED, Request
+from hifa.space.jobs.run_store import FINISHED, Request
+from hifa.space.ui.result_panel import DOWNLOADS
 
 from .driving import canvas_pixels, no_sideways_scrolling, visit
 

@@ -7,7 +7,7 @@ import trimesh
 from PIL import Image
 from playwright.sync_api import expect
 
-from hifa.run import HiFARun
+from hifa.optimization.run import HiFARun
 
 from .driving import (
     CHICKEN,

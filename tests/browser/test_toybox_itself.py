@@ -9,9 +9,9 @@ import trimesh
 from playwright.sync_api import expect
 
 from benchmarks.app_server import Server
-from hifa.space.image_inputs import sample_pictures
+from hifa.space.ui.image_inputs import sample_pictures
 from hifa.toybox import world
-from hifa.toybox.multiview_dataset import take_photo
+from hifa.toybox.training.multiview_dataset import take_photo
 
 from ..space_setup import PATIENCE
 from .driving import downloaded, progress, set_steps, visit
