@@ -19,7 +19,7 @@ from hifa.multiview.pipeline_syncdreamer import TOYBOX as TOYBOX_MULTIVIEW
 from hifa.space.deploy.warm_up import warm_up
 from hifa.space.jobs.gpu_lease import Models, make_lease, seconds_asked
 from hifa.space.jobs.memory import limit_arenas
-from hifa.space.jobs.models import PriorShelf
+from hifa.space.jobs.models import ModelCache
 from hifa.space.jobs.run_store import RunStore
 from hifa.space.jobs.step_times import Timings
 from hifa.space.jobs.upload_cache import serve_from
@@ -41,7 +41,7 @@ THREADS = 64  # each queued or running run occupies a thread, and clicks need fr
 
 def build_demo(
     root: Path = RUNS,
-    shelf: PriorShelf | None = None,
+    model_cache: ModelCache | None = None,
     load_multiview: Callable[[], SyncDreamerPipeline] = SyncDreamerPipeline.from_pretrained,
     gpu: Callable[..., Callable] | None = None,
     hub: str | None = None,
@@ -51,7 +51,7 @@ def build_demo(
 
     Args:
         root: Folder of the runs.
-        shelf: Cache of the priors. Default: a cache on CUDA if available, on the CPU otherwise.
+        model_cache: Cache of the priors. Default: a cache on CUDA if available, on the CPU otherwise.
         load_multiview: Function that loads the multi-view model.
         gpu: `spaces.GPU` or a decorator factory with the same interface. The argument `duration` of the factory is a
             function that receives the arguments of the decorated function. Default: leases without a time limit.
@@ -62,18 +62,18 @@ def build_demo(
     Returns:
         The page.
     """
-    shelf = shelf or PriorShelf("cuda" if torch.cuda.is_available() else "cpu")
-    models = Models(shelf, load_multiview)
+    model_cache = model_cache or ModelCache("cuda" if torch.cuda.is_available() else "cpu")
+    models = Models(model_cache, load_multiview)
     lease = make_lease(models)
     if gpu is not None:
         models.multiview()  # Loaded before the fork, so that each forked lease does not load the model again.
         lease = gpu(duration=seconds_asked)(lease)
     store = RunStore(root)
-    alone = gpu is None and shelf.device.type == "cpu"
+    alone = gpu is None and model_cache.device.type == "cpu"
     worker = Worker(store, lease, gpu is not None, Timings(store.root / "timings.json"), export_in_turn=alone)
     # Only the model's config is read. The model itself is loaded for the first picture.
     view_steps = view_steps or SyncDreamerPipeline.load_config(TOYBOX_MULTIVIEW)["num_inference_steps"]
-    return build_page(worker, Actions(store, shelf, view_steps), gpu is not None, hub)
+    return build_page(worker, Actions(store, model_cache, view_steps), gpu is not None, hub)
 
 
 def launch(demo: gr.Blocks, **options: Any):
@@ -103,11 +103,15 @@ def main() -> None:
     root = Path(os.environ.get("HIFA_RUNS", RUNS))
     serve_from(root)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    shelf = PriorShelf(device, normal_model=os.environ.get("HIFA_NORMALS") or None)
-    shelf.get_or_fall_back(shelf.default.key)  # before ZeroGPU packs the tensors that are on the GPU
-    if shelf.device.type == "cpu":  # also on ZeroGPU, which has no GPU at this point
-        warm_up(shelf.fallback, shelf.get(shelf.fallback.key), Timings(RunStore(root).root / "timings.json"))
-    demo = build_demo(root, shelf, gpu=GPU, **multiview_options(shelf.device))
+    model_cache = ModelCache(device, normal_model=os.environ.get("HIFA_NORMALS") or None)
+    model_cache.get_or_fall_back(model_cache.default.key)  # before ZeroGPU packs the tensors that are on the GPU
+    if model_cache.device.type == "cpu":  # also on ZeroGPU, which has no GPU at this point
+        warm_up(
+            model_cache.fallback,
+            model_cache.get(model_cache.fallback.key),
+            Timings(RunStore(root).root / "timings.json"),
+        )
+    demo = build_demo(root, model_cache, gpu=GPU, **multiview_options(model_cache.device))
     launch(demo, allowed_paths=given_away(root))
 
 

@@ -76,7 +76,7 @@ def first_preview(page: Page, steps: int = STEPS) -> float:
     prepare(page, "a red mushroom", steps)
     clock = time.perf_counter()
     page.get_by_role("button", name="Generate").click()
-    page.locator("#preview img.colour").wait_for()
+    page.locator("#preview img.color").wait_for()
     return time.perf_counter() - clock
 
 

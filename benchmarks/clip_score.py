@@ -170,8 +170,8 @@ def render_views(asset: HiFAAsset, count: int, size: int) -> Views:
     base = asset.camera()
     cameras = orbit(count, elevation_deg=ELEVATION, radius=base.radius, fov_deg=base.fov_deg)
     seen = [asset.render(camera, size) for camera in cameras]
-    colours = torch.stack([view.colour for view in seen]).nan_to_num().permute(0, 3, 1, 2)
-    return Views((255 * colours).round().byte(), float(torch.stack([view.opacity for view in seen]).mean()))
+    colors = torch.stack([view.color for view in seen]).nan_to_num().permute(0, 3, 1, 2)
+    return Views((255 * colors).round().byte(), float(torch.stack([view.opacity for view in seen]).mean()))
 
 
 # Scores
@@ -252,7 +252,7 @@ def score_asset(critic: Critic, asset: HiFAAsset, folder: Path, wanted: dict) ->
     return row
 
 
-def summarise(rows: list[dict]) -> dict:
+def summarize(rows: list[dict]) -> dict:
     """Return the figures described at the top of this file."""
     scores = [row["clip_score"] for row in rows]
     converged = [row["clip_score"] for row in rows if not row["diverged"]]
@@ -296,7 +296,7 @@ def run(arguments: argparse.Namespace) -> dict:
         rows.append({**made, **scored, "diverged": made["diverged"] or scored["diverged"]})
         took = time.perf_counter() - start
         print(f"{number + 1} of {len(prompts)}: {prompt}: {rows[-1]['clip_score']:.2f}, {took:.0f} s", flush=True)
-    result = {**summarise(rows), "model": arguments.model, "preset": arguments.preset, **way}
+    result = {**summarize(rows), "model": arguments.model, "preset": arguments.preset, **way}
     write_text_atomically(arguments.output_dir / "results.json", json.dumps({**result, "rows": rows}, indent=1))
     return result
 

@@ -86,10 +86,10 @@ def measure_ceiling(prompts: list[Prompt]) -> dict[str, float]:
     """Measure objects of the world with random proportions instead of assets."""
     rows = []
     for number, prompt in enumerate(prompts):
-        truth = world.make_scene(prompt.kind, prompt.colour).shape
+        truth = world.make_scene(prompt.kind, prompt.color).shape
         for index in range(CEILING_OBJECTS):
             rng = np.random.default_rng([CEILING_SEED, number, index])
-            other = world.make_scene(prompt.kind, prompt.colour, rng).shape
+            other = world.make_scene(prompt.kind, prompt.color, rng).shape
             views = [(true_view(other, camera), true_view(truth, camera)) for camera in CAMERAS]
             rows += [compare(ours.mask, ours.normals, ours.depth, theirs) for ours, theirs in views]
     return means(rows)
@@ -103,7 +103,7 @@ def true_views(shape: Shape, count: int = 32) -> GivenViews:
         for index, z in enumerate(height)
     )
     pictures = [true_view(shape, camera) for camera in cameras]
-    color = np.stack([(picture.colour * 255).round() for picture in pictures]).astype(np.uint8)
+    color = np.stack([(picture.color * 255).round() for picture in pictures]).astype(np.uint8)
     mask = np.stack([(picture.mask * 255).round() for picture in pictures]).astype(np.uint8)
     return GivenViews(torch.from_numpy(color), torch.from_numpy(mask), cameras)
 
@@ -131,7 +131,7 @@ def normals_sheet(assets: list[HiFAAsset], titles: list[str], side: int = 112) -
         for column, camera in enumerate(views):
             picture = asset.render(camera, side)
             normals = normal_to_rgb(picture.normals.cpu().numpy(), picture.opacity.cpu().numpy())
-            for row, pixels in enumerate((picture.colour.cpu().numpy(), normals)):
+            for row, pixels in enumerate((picture.color.cpu().numpy(), normals)):
                 tile = Image.fromarray((pixels.clip(0, 1) * 255).round().astype(np.uint8))
                 sheet.paste(tile, (text + column * side, (2 * index + row) * side))
     return sheet
@@ -151,7 +151,7 @@ def run(arguments: argparse.Namespace) -> dict:
     for prompt in prompts:
         folder = arguments.output_dir / prompt.text.replace(" ", "-")
         assets.append(make_asset(pipe, prior, prompt, folder, **settings))
-        rows.append(measure_asset(assets[-1], world.make_scene(prompt.kind, prompt.colour).shape))
+        rows.append(measure_asset(assets[-1], world.make_scene(prompt.kind, prompt.color).shape))
         print(f"{prompt.text}: {rows[-1]}", flush=True)
     if arguments.figure is not None:
         titles = [
@@ -159,7 +159,7 @@ def run(arguments: argparse.Namespace) -> dict:
             for prompt, row in zip(prompts, rows, strict=True)
         ]
         normals_sheet(assets, titles).save(arguments.figure)
-    seconds = float(np.mean([asset.facts["seconds"] for asset in assets]))
+    seconds = float(np.mean([asset.metadata["seconds"] for asset in assets]))
     return {**means(rows), "seconds": round(seconds, 1), "assets": len(rows)}
 
 

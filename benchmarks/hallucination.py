@@ -7,9 +7,9 @@ generated views of the picture guide a run. Their weight fades to zero, and then
 judge (`benchmarks.judge`) classifies 8 views of each asset, as in `benchmarks.text_to_3d`. The last line printed is
 one JSON object. Shares are shares of views:
 
-    kind_and_colour    views with the kind of the picture and the color of the prompt; `kind` and `colour` count each
+    kind_and_color    views with the kind of the picture and the color of the prompt; `kind` and `color` count each
                        property alone
-    old_colour         views with the color of the picture
+    old_color         views with the color of the picture
     silhouette_iou     mean intersection over union of the silhouettes of the asset and of the pictured object from the
                        same cameras
     seconds            mean wall-clock time of an asset's optimization, without the generation of views
@@ -31,7 +31,7 @@ from hifa.toybox import world
 from hifa.toybox.render import orbit_pose, render
 from hifa.toybox.training.dataset import CAMERA_RADIUS, FOV_DEG, SIZE
 
-from .judge import COLOURS, JUDGE, KINDS, Verdict, load_judge
+from .judge import COLORS, JUDGE, KINDS, Verdict, load_judge
 from .text_to_3d import AZIMUTHS, ELEVATION, render_views, share
 
 
@@ -42,10 +42,10 @@ WHITE = (1.0, 1.0, 1.0)
 
 
 class Task(NamedTuple):
-    """A picture of a `kind` in `colour`, and the wanted color."""
+    """A picture of a `kind` in `color`, and the wanted color."""
 
     kind: str
-    colour: str
+    color: str
     wanted: str
     scene: world.Scene
 
@@ -57,10 +57,10 @@ class Task(NamedTuple):
 def choose_tasks(count: int = COUNT, seed: int = 0) -> list[Task]:
     """Choose tasks with different kinds and different wanted colors."""
     rng = np.random.default_rng([SCENE_SEED, seed])
-    kinds, wanted = rng.permutation(KINDS)[:count], rng.permutation(COLOURS)[:count]
+    kinds, wanted = rng.permutation(KINDS)[:count], rng.permutation(COLORS)[:count]
     tasks = []
     for kind, new in zip(map(str, kinds), map(str, wanted), strict=True):
-        old = str(rng.choice([colour for colour in COLOURS if colour != new]))
+        old = str(rng.choice([color for color in COLORS if color != new]))
         tasks.append(Task(kind, old, new, world.make_scene(kind, old, rng)))
     return tasks
 
@@ -68,8 +68,8 @@ def choose_tasks(count: int = COUNT, seed: int = 0) -> list[Task]:
 def photo_of(task: Task) -> PIL.Image.Image:
     """Render the input picture: the object from its front, on white."""
     pose = orbit_pose(0, PHOTO_ELEVATION, CAMERA_RADIUS)
-    colour = render(task.scene.shape, pose, PHOTO_PIXELS, FOV_DEG, WHITE).colour
-    return PIL.Image.fromarray((colour * 255).round().astype(np.uint8))
+    color = render(task.scene.shape, pose, PHOTO_PIXELS, FOV_DEG, WHITE).color
+    return PIL.Image.fromarray((color * 255).round().astype(np.uint8))
 
 
 def true_views(task: Task, bound: float, size: int) -> GivenViews:
@@ -79,11 +79,11 @@ def true_views(task: Task, bound: float, size: int) -> GivenViews:
         render(task.scene.shape, orbit_pose(c.azimuth_deg, c.elevation_deg, c.radius), size, c.fov_deg, WHITE)
         for c in cameras
     ]
-    colour, mask = (
+    color, mask = (
         torch.from_numpy((np.stack([getattr(view, name) for view in seen]) * 255).round().astype(np.uint8))
-        for name in ("colour", "mask")
+        for name in ("color", "mask")
     )
-    return GivenViews(colour, mask, cameras)
+    return GivenViews(color, mask, cameras)
 
 
 def make_asset(pipe: HiFAPipeline, task: Task, config: HiFAConfig, true: bool) -> tuple[HiFAAsset, GivenViews]:
@@ -110,16 +110,16 @@ def silhouette_iou(asset: HiFAAsset, task: Task) -> float:
 
 def task_row(task: Task, verdict: Verdict, iou: float, seconds: float) -> dict:
     """Return all results of one asset, given the judge's verdict on its views."""
-    kinds, colours = [KINDS[i] for i in verdict.kind.tolist()], [COLOURS[i] for i in verdict.colour.tolist()]
+    kinds, colors = [KINDS[i] for i in verdict.kind.tolist()], [COLORS[i] for i in verdict.color.tolist()]
     return {
-        "picture": f"{task.colour} {task.kind}",
+        "picture": f"{task.color} {task.kind}",
         "prompt": task.prompt,
         "kinds": kinds,
-        "colours": colours,
+        "colors": colors,
         "kind": share([kind == task.kind for kind in kinds]),
-        "colour": share([colour == task.wanted for colour in colours]),
-        "kind_and_colour": share([pair == (task.kind, task.wanted) for pair in zip(kinds, colours, strict=True)]),
-        "old_colour": share([colour == task.colour for colour in colours]),
+        "color": share([color == task.wanted for color in colors]),
+        "kind_and_color": share([pair == (task.kind, task.wanted) for pair in zip(kinds, colors, strict=True)]),
+        "old_color": share([color == task.color for color in colors]),
         "silhouette_iou": round(iou, 4),
         "seconds": round(seconds, 1),
     }
@@ -131,7 +131,7 @@ def contact_sheet(rows: list[dict], strips: list[np.ndarray], side: int) -> PIL.
     sheet = PIL.Image.new("RGB", (text + strips[0].shape[1], len(rows) * side), "white")
     draw, bold, plain = ImageDraw.Draw(sheet), ImageFont.load_default(14), ImageFont.load_default(12)
     for index, (row, strip) in enumerate(zip(rows, strips, strict=True)):
-        y, right = index * side, row["kind_and_colour"]
+        y, right = index * side, row["kind_and_color"]
         draw.text((8, y + 10), row["picture"], "gray", plain)
         draw.text((8, y + 30), row["prompt"], "black", bold)
         words = f"{round(right * len(AZIMUTHS))} of {len(AZIMUTHS)} views right"
@@ -142,8 +142,8 @@ def contact_sheet(rows: list[dict], strips: list[np.ndarray], side: int) -> PIL.
 
 def strip_of(asset: HiFAAsset, views: GivenViews, side: int) -> np.ndarray:
     """Return the first given view and 8 views of the asset: `(side, 9 side, 3)` uint8."""
-    first = PIL.Image.fromarray(views.colour[0].numpy()).resize((side, side))
-    seen = [asset.render(asset.camera(azimuth, ELEVATION), side).colour.numpy() for azimuth in AZIMUTHS]
+    first = PIL.Image.fromarray(views.color[0].numpy()).resize((side, side))
+    seen = [asset.render(asset.camera(azimuth, ELEVATION), side).color.numpy() for azimuth in AZIMUTHS]
     return np.concatenate([np.asarray(first), *((view * 255).round().astype(np.uint8) for view in seen)], 1)
 
 
@@ -157,13 +157,13 @@ def run(arguments: argparse.Namespace) -> dict:
     for number, task in enumerate(tasks):
         asset, views = make_asset(pipe, task, config, arguments.true_views)
         verdict = judge.verdict(render_views(asset, number).pictures)
-        rows.append(task_row(task, verdict, silhouette_iou(asset, task), asset.facts["seconds"]))
+        rows.append(task_row(task, verdict, silhouette_iou(asset, task), asset.metadata["seconds"]))
         strips.append(strip_of(asset, views, arguments.side))
         print(f"{number + 1} of {len(tasks)}: {json.dumps(rows[-1])}", flush=True)
         if arguments.figure is not None:  # after each task, so that an interrupted benchmark leaves a figure
             arguments.figure.parent.mkdir(parents=True, exist_ok=True)
             contact_sheet(rows, strips, arguments.side).save(arguments.figure)
-    names = ("kind_and_colour", "kind", "colour", "old_colour", "silhouette_iou", "seconds")
+    names = ("kind_and_color", "kind", "color", "old_color", "silhouette_iou", "seconds")
     return {"assets": len(rows), **{name: share([row[name] for row in rows]) for name in names}}
 
 

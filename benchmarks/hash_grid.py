@@ -26,8 +26,8 @@ from hifa.field.hash_grid import HashGrid, encode_torch
 
 
 GRIDS = {
-    "fast": {"levels": 8, "base_resolution": 8, "finest_resolution": 64, "log2_entries": 15},
-    "large": {"levels": 8, "base_resolution": 16, "finest_resolution": 512, "log2_entries": 19},
+    "fast": {"levels": 8, "base_resolution": 8, "max_resolution": 64, "log2_hashmap_size": 15},
+    "large": {"levels": 8, "base_resolution": 16, "max_resolution": 512, "log2_hashmap_size": 19},
 }
 
 

@@ -44,7 +44,7 @@ from hifa.multiview import ViewRing
 from hifa.multiview.cameras import world_to_camera
 from hifa.multiview.given_views import RING_EXTENT, GivenViews, read_views, ring_cameras
 from hifa.optimization.reconstruction import draw_corners, draw_pixels
-from hifa.optimization.step import optimisation_step
+from hifa.optimization.step import optimization_step
 from hifa.optimization.surface_guidance import SurfaceModels
 from hifa.rendering.image import backpropagate
 
@@ -78,7 +78,7 @@ def scores(images: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def as_array(views: GivenViews) -> np.ndarray:
-    return views.colour.numpy().astype(np.float32) / 255
+    return views.color.numpy().astype(np.float32) / 255
 
 
 def render(asset: HiFAAsset, views: GivenViews) -> np.ndarray:
@@ -88,7 +88,7 @@ def render(asset: HiFAAsset, views: GivenViews) -> np.ndarray:
     """
     size, images = views.size, []
     for camera in views.cameras:
-        fine = asset.render(camera, 2 * size).colour.cpu().numpy()
+        fine = asset.render(camera, 2 * size).color.cpu().numpy()
         images.append(fine.reshape(size, 2, size, 2, 3).mean((1, 3)))
     return np.stack(images)
 
@@ -124,7 +124,7 @@ def reconstruct(views: GivenViews, config: HiFAConfig, clock_rendering: bool = F
         if clocked and before:
             bare += bare_rendering(run, state, surfaces)
         start = time.perf_counter()
-        step = optimisation_step(run, None, surfaces)
+        step = optimization_step(run, None, surfaces)
         seconds += (took := time.perf_counter() - start)
         if clocked:
             timed += took
@@ -150,7 +150,7 @@ def bare_rendering(run: HiFARun, state: torch.Tensor, surfaces: SurfaceModels = 
         batch, offsets = batch.joined(corners), torch.cat([offsets, more])
     start = time.perf_counter()
     backpropagate(
-        run.radiance_field, batch.rays, run.sampling, lambda seen: seen.colour.sum(),
+        run.radiance_field, batch.rays, run.sampling, lambda seen: seen.color.sum(),
         background=torch.ones(3), offsets=offsets, chunk=run.config.rays_per_chunk,
     )  # fmt: skip
     run.optimizer.zero_grad(set_to_none=True)
@@ -226,8 +226,8 @@ def points_of_depth(depths: list[np.ndarray]) -> np.ndarray:
     points = []
     for depth, camera in zip(depths, RING.cameras(), strict=True):
         row, column = np.nonzero(np.isfinite(depth))
-        centre, focal, z = len(depth) / 2, RING.focal_length * len(depth), depth[row, column]
-        seen = np.stack([(column + 0.5 - centre) / focal * z, (row + 0.5 - centre) / focal * z, z], 1)
+        center, focal, z = len(depth) / 2, RING.focal_length * len(depth), depth[row, column]
+        seen = np.stack([(column + 0.5 - center) / focal * z, (row + 0.5 - center) / focal * z, z], 1)
         pose = camera_to_world(camera).double().numpy()
         points.append(seen @ pose[:, :3].T + pose[:, 3])
     return np.concatenate(points)

@@ -43,8 +43,8 @@ from hifa.toybox.training.dataset import (
 from hifa.toybox.training.loop import batch_rng, learning_rate
 
 
-KINDS, COLOURS, VIEWS = tuple(world.KINDS), tuple(world.COLOURS), world.VIEWS
-COMBINATIONS = [(kind, colour) for kind in KINDS for colour in COLOURS]
+KINDS, COLORS, VIEWS = tuple(world.KINDS), tuple(world.COLORS), world.VIEWS
+COMBINATIONS = [(kind, color) for kind in KINDS for color in COLORS]
 OVERHEAD = VIEWS.index("overhead view")
 HAS_FRONT = torch.tensor([kind in world.KINDS_WITH_FRONT for kind in KINDS])  # (24,)
 
@@ -70,12 +70,12 @@ def camera_for(view: str, rng: np.random.Generator) -> tuple[float, float]:
 def take_picture(scene: world.Scene, view: str, rng: np.random.Generator, background: tuple[float, ...]) -> np.ndarray:
     """Render a `(64, 64, 3)` uint8 image from a random camera of `view`, at the distances of the training set."""
     pose = orbit_pose(*camera_for(view, rng), CAMERA_RADIUS * rng.uniform(0.96, 1.04))
-    return (render(scene.shape, pose, SIZE, FOV_DEG, background).colour * 255).round().astype(np.uint8)
+    return (render(scene.shape, pose, SIZE, FOV_DEG, background).color * 255).round().astype(np.uint8)
 
 
-def labels_of(kind: str, colour: str, view: str) -> tuple[int, int, int, int, int]:
+def labels_of(kind: str, color: str, view: str) -> tuple[int, int, int, int, int]:
     """Return a row of `dataset.Pictures.labels` for a single object."""
-    return KINDS.index(kind), COLOURS.index(colour), -1, -1, VIEWS.index(view)
+    return KINDS.index(kind), COLORS.index(color), -1, -1, VIEWS.index(view)
 
 
 def judge_background(rng: np.random.Generator) -> tuple[float, float, float]:
@@ -90,10 +90,10 @@ def render_scene(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         Images `(4, 64, 64, 3)` uint8 and labels `(4, 5)`.
     """
     rng = np.random.default_rng([seed, index])
-    kind, colour = COMBINATIONS[index % len(COMBINATIONS)]
-    scene = world.make_scene(kind, colour, rng)
+    kind, color = COMBINATIONS[index % len(COMBINATIONS)]
+    scene = world.make_scene(kind, color, rng)
     pixels = [take_picture(scene, view, rng, judge_background(rng)) for view in VIEWS]
-    return np.stack(pixels), np.array([labels_of(kind, colour, view) for view in VIEWS], np.int16)
+    return np.stack(pixels), np.array([labels_of(kind, color, view) for view in VIEWS], np.int16)
 
 
 def _write_shard(task: tuple[Path, int, int, int]) -> None:
@@ -157,10 +157,10 @@ def _blur(images: torch.Tensor, sigma: float = 1.2) -> torch.Tensor:
 
 
 class Verdict(NamedTuple):
-    """Predictions of the judge: int64 indices `(B,)` into `KINDS`, `COLOURS` and `VIEWS`."""
+    """Predictions of the judge: int64 indices `(B,)` into `KINDS`, `COLORS` and `VIEWS`."""
 
     kind: torch.Tensor
-    colour: torch.Tensor
+    color: torch.Tensor
     view: torch.Tensor
 
 
@@ -197,7 +197,7 @@ class Judge(nn.Module):
             nn.Flatten(),
         )
         self.kind = nn.Linear(192, len(KINDS))
-        self.colour = nn.Linear(192, len(COLOURS))
+        self.color = nn.Linear(192, len(COLORS))
         self.view = nn.Linear(192, len(VIEWS))
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
@@ -213,7 +213,7 @@ class Judge(nn.Module):
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return logits `(B, 24)` of kinds, `(B, 12)` of colors and `(B, 4)` of views."""
         features = self.features(images)
-        return self.kind(features), self.colour(features), self.view(features)
+        return self.kind(features), self.color(features), self.view(features)
 
     @torch.no_grad()
     def verdict(self, images: torch.Tensor) -> Verdict:
@@ -267,12 +267,12 @@ def train(pictures: Pictures, steps: int, batch: int, seed: int = 0) -> Iterator
     for step in range(steps):
         rng = batch_rng(seed, step)
         chosen = torch.from_numpy(rng.integers(len(pixels), size=batch))
-        kind, colour, view = labels[chosen][:, [0, 1, 4]].T
+        kind, color, view = labels[chosen][:, [0, 1, 4]].T
         images = augment(to_unit(pixels[chosen]), rng)
         with torch.autocast("cpu", torch.bfloat16, enabled=halves):
             outputs = judge(images)
-        kinds, colours, views = (output.float() for output in outputs)
-        loss = F.cross_entropy(kinds, kind) + F.cross_entropy(colours, colour) + view_loss(views, kind, view)
+        kinds, colors, views = (output.float() for output in outputs)
+        loss = F.cross_entropy(kinds, kind) + F.cross_entropy(colors, color) + view_loss(views, kind, view)
         optimizer.param_groups[0]["lr"] = learning_rate(step, steps, peak=2e-3, decay_share=0.6)
         optimizer.zero_grad()
         loss.backward()
@@ -288,12 +288,12 @@ def score(verdict: Verdict, labels: np.ndarray) -> dict[str, float]:
         labels: `(n, 5)` true labels, as in `dataset.Pictures`.
 
     Returns:
-        `kind`, `colour`, `view` (counted as described at the top of this file), `kind_and_colour`, and
+        `kind`, `color`, `view` (counted as described at the top of this file), `kind_and_color`, and
         `view_of_front_kinds`, the view over all four views of the kinds with a front alone.
     """
-    kind, colour, view = torch.from_numpy(labels).long()[:, [0, 1, 4]].T
-    right = {"kind": verdict.kind == kind, "colour": verdict.colour == colour}
-    right["kind_and_colour"] = right["kind"] & right["colour"]
+    kind, color, view = torch.from_numpy(labels).long()[:, [0, 1, 4]].T
+    right = {"kind": verdict.kind == kind, "color": verdict.color == color}
+    right["kind_and_color"] = right["kind"] & right["color"]
     right["view"] = (verdict.view == view)[view_counts(kind, view)]
     right["view_of_front_kinds"] = (verdict.view == view)[HAS_FRONT[kind]]
     return {name: round(float(hits.float().mean()), 4) for name, hits in right.items()}
@@ -329,7 +329,7 @@ def kernel_inception_distance(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def vocabulary() -> dict[str, list[str]]:
     """Return the class names of the three heads, in order. The names are stored with the weights."""
-    return {"kinds": list(KINDS), "colours": list(COLOURS), "views": list(VIEWS)}
+    return {"kinds": list(KINDS), "colors": list(COLORS), "views": list(VIEWS)}
 
 
 def load_judge(folder: Path) -> Judge:
@@ -344,9 +344,9 @@ def load_judge(folder: Path) -> Judge:
         raise FileNotFoundError(
             f"No judge at {path}. Train one with: python -m benchmarks.judge --output-dir {folder}"
         )
-    tensors, facts = read(path)
-    if facts["vocabulary"] != vocabulary():
-        raise ValueError(f"{path} has {facts['vocabulary']}, the world has {vocabulary()}. Train the judge again.")
+    tensors, metadata = read(path)
+    if metadata["vocabulary"] != vocabulary():
+        raise ValueError(f"{path} has {metadata['vocabulary']}, the world has {vocabulary()}. Train the judge again.")
     judge = Judge()
     judge.load_state_dict(tensors)
     return judge.eval()

@@ -41,14 +41,14 @@ import numpy as np
 from PIL import Image
 
 from hifa.space.jobs.exports import missing
-from hifa.space.jobs.gpu_lease import LeaseTask, News
+from hifa.space.jobs.gpu_lease import LeaseTask, Progress
 from hifa.space.jobs.run_store import PICTURE, RunFolder, RunStore
 from hifa.space.jobs.step_times import Timings
 from hifa.space.jobs.worker import Worker, current
 from hifa.space.ui.image_inputs import sample_pictures
 from hifa.space.ui.validation import read_photo
-from hifa.storage.run_folder import read_facts
-from hifa.toybox.vocabulary import COLOURS, KIND_WORDS
+from hifa.storage.run_folder import read_metadata
+from hifa.toybox.vocabulary import COLORS, KIND_WORDS
 
 from .app_server import Server
 
@@ -126,7 +126,7 @@ def start(
         steps = dice.choice([30, 100])
         picture = gradio_client.handle_file(visitor.picture)
         return client.submit(picture, 20, seed, steps, api_name="/image_to_3d"), ("", seed)
-    prompt = f"a {list(COLOURS)[visitor.number % len(COLOURS)]} {dice.choice(list(KIND_WORDS))}"
+    prompt = f"a {list(COLORS)[visitor.number % len(COLORS)]} {dice.choice(list(KIND_WORDS))}"
     return client.submit(prompt, seed, dice.choice([20, 60, 200]), api_name="/text_to_3d"), (prompt, seed)
 
 
@@ -180,7 +180,7 @@ def take_in(visitor: Visitor, run_id: str, status: dict, store: RunStore) -> Non
     told.step = max(told.step, status["step"])
     folder = store.root / run_id / "run"
     if time.monotonic() - told.seen > SAVED_EVERY and (folder / "run.safetensors").exists():
-        told.saved, told.seen = max(told.saved, read_facts(folder)["step"]), time.monotonic()
+        told.saved, told.seen = max(told.saved, read_metadata(folder)["step"]), time.monotonic()
 
 
 def check(visitors: list[Visitor], store: RunStore) -> tuple[int, int, int]:
@@ -193,10 +193,10 @@ def check(visitors: list[Visitor], store: RunStore) -> tuple[int, int, int]:
                 folder = store.open(run_id)
                 request = folder.read().request
                 mixed += (request.prompt, request.seed) != told.asked or not is_of_picture(folder, visitor.picture)
-                facts = read_facts(folder.run) if folder.started else {"step": 0}
-                made_of = (facts.get("prompt") or "", facts["seed"]) if folder.started else told.asked
+                metadata = read_metadata(folder.run) if folder.started else {"step": 0}
+                made_of = (metadata.get("prompt") or "", metadata["seed"]) if folder.started else told.asked
                 mixed += made_of != told.asked
-                lost += facts["step"] < told.saved
+                lost += metadata["step"] < told.saved
                 there += 1
             except ValueError:
                 lost += 1
@@ -229,7 +229,7 @@ def make_late(visitors: list[Visitor], store: RunStore) -> tuple[int, int]:
     return late, fileless
 
 
-def no_lease(task: LeaseTask) -> Iterator[News]:
+def no_lease(task: LeaseTask) -> Iterator[Progress]:
     raise RuntimeError("Making files must not request a GPU lease.")
 
 

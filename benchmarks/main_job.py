@@ -8,7 +8,7 @@ JSON object:
 
     seconds                   wall-clock time of the process, start-up and exports included
     first_preview_seconds     from the start of the process until `preview.png` exists
-    optimisation_seconds      part of `seconds` that is spent in optimization steps
+    optimization_seconds      part of `seconds` that is spent in optimization steps
     warm_preview_seconds      in a warm interpreter, from `pipe.start` to the end of the first `run.preview()`
     missing                   promised files that are missing or empty
 """
@@ -85,10 +85,10 @@ def main() -> int:
         result = run_command(command(folder, arguments.prior, arguments.steps), folder / "preview.png")
         result["missing"] = missing_files(folder)
         if (folder / "run").exists():
-            from hifa.storage.run_folder import read_facts
+            from hifa.storage.run_folder import read_metadata
 
-            facts = read_facts(folder / "run")
-            result |= {"steps": facts["step"], "optimisation_seconds": round(facts["seconds"], 1)}
+            metadata = read_metadata(folder / "run")
+            result |= {"steps": metadata["step"], "optimization_seconds": round(metadata["seconds"], 1)}
     result["warm_preview_seconds"] = round(warm_preview_seconds(arguments.prior), 2)
     print(json.dumps({**result, "cores": os.cpu_count()}))
     return result["exit_code"] or int(bool(result["missing"]))

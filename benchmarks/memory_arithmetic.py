@@ -123,13 +123,13 @@ def chunk_bytes(field: RadianceField, config: HiFAConfig) -> int:
         parameter.grad = torch.zeros_like(parameter)
     with LiveBytes() as live:
         seen = render_rays(field, part, RaySampling(config.n_coarse, config.n_fine, config.kernel))
-        (seen.colour.sum() + seen.z_variance.sum()).backward()
+        (seen.color.sum() + seen.z_variance.sum()).backward()
     return live.peak
 
 
 def image_bytes(config: HiFAConfig) -> int:
     """Return the bytes of origins, directions and offsets of all rays, and of their outputs and gradients."""
-    seen = sum({"colour": 3}.get(name, 1) for name in RayOutput.__dataclass_fields__ if name != "density")
+    seen = sum({"color": 3}.get(name, 1) for name in RayOutput.__dataclass_fields__ if name != "density")
     return 4 * config.render_size**2 * (3 + 3 + 2 + 2 * seen)
 
 
@@ -139,8 +139,8 @@ def arithmetic(name: str, config: HiFAConfig) -> dict:
     models = {key: getattr(pipe, key).half() for key in ("unet", "vae", "text_encoder")}
     weights = {key: sum(p.numel() * 2 for p in model.parameters()) for key, model in models.items()}
     field = RadianceField(
-        levels=config.levels, base_resolution=config.base_resolution, finest_resolution=config.finest_resolution,
-        log2_entries=config.log2_entries, hidden_dim=config.hidden_dim, view_bands=config.view_bands,
+        levels=config.levels, base_resolution=config.base_resolution, max_resolution=config.max_resolution,
+        log2_hashmap_size=config.log2_hashmap_size, hidden_dim=config.hidden_dim, view_bands=config.view_bands,
     )  # fmt: skip
     graph, guidance = guidance_bytes(pipe.make_prior(), config, pipe.text_encoder.config.hidden_size)
     chunk, image, kept = chunk_bytes(field, config), image_bytes(config), field_bytes(field)

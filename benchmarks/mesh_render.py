@@ -25,7 +25,7 @@ def render_mesh(path, pose: np.ndarray, size: int = 128, fov_deg: float = 40.0) 
     material = mesh.visual.material
     image = material.baseColorTexture if hasattr(material, "baseColorTexture") else material.image
     texture = np.asarray(image.convert("RGB"), np.float32) / 255
-    uv = _rasterise(pixels, np.asarray(mesh.faces), np.asarray(mesh.visual.uv), size)
+    uv = _rasterize(pixels, np.asarray(mesh.faces), np.asarray(mesh.visual.uv), size)
     mask = uv[..., 2] > 0
     row = ((1 - uv[..., 1]) * texture.shape[0]).astype(int).clip(0, texture.shape[0] - 1)
     column = (uv[..., 0] * texture.shape[1]).astype(int).clip(0, texture.shape[1] - 1)
@@ -33,7 +33,7 @@ def render_mesh(path, pose: np.ndarray, size: int = 128, fov_deg: float = 40.0) 
 
 
 @numba.njit(cache=True)
-def _rasterise(pixels, faces, uv, size):
+def _rasterize(pixels, faces, uv, size):
     """Return the uv of the nearest front-facing triangle of each pixel, and 1; zeros where there is no triangle."""
     nearest = np.full((size, size), np.inf)
     out = np.zeros((size, size, 3))

@@ -43,7 +43,7 @@ SIDES = range(0, 360, 45)
 SIZE = 256
 STAGES = {
     "grid": "density_grid", "solid": "solid_level", "surface": "_surface", "smoothing": "smoothed",
-    "decimation": "decimated", "check": "find_faults", "seen": "_seen_points", "vertex_colors": "pictured_colour",
+    "decimation": "decimated", "check": "find_faults", "seen": "_seen_points", "vertex_colors": "pictured_color",
     "unwrap": "unwrap", "texture_and_unwrap": "bake_texture", "glb": "write_glb", "ply": "write_ply",
 }  # fmt: skip
 
@@ -59,7 +59,7 @@ def likeness(glb: Path, asset: HiFAAsset, save: Path | None = None) -> dict[str,
         picture = asset.render(side(azimuth), SIZE, (0.0, 0.0, 0.0))
         opacity = picture.opacity.cpu().numpy()
         # Divide by the opacity, because the black background darkens half-transparent pixels.
-        expected = picture.colour.cpu().numpy() / np.maximum(opacity, 0.5)[..., None]
+        expected = picture.color.cpu().numpy() / np.maximum(opacity, 0.5)[..., None]
         color, mask = render_mesh(glb, camera_to_world(side(azimuth)).double().numpy(), SIZE)
         ious.append((mask & (opacity > 0.5)).sum() / max((mask | (opacity > 0.5)).sum(), 1))
         difference = np.abs(color - expected.clip(0, 1)).mean(-1) * 255
@@ -99,7 +99,7 @@ def export(asset: HiFAAsset, folder: Path, faces: int, texture: int) -> tuple[Pa
     start = time.perf_counter()
     with profile:
         mesh = asset.mesh(max_faces=faces)
-        glb = write_glb(folder / "mesh.glb", bake_texture(mesh, asset.colour, texture))
+        glb = write_glb(folder / "mesh.glb", bake_texture(mesh, asset.color, texture))
         write_ply(folder / "mesh.ply", mesh)
     total = time.perf_counter() - start
     cumulative = {name: row[3] for (_, _, name), row in pstats.Stats(profile).stats.items()}

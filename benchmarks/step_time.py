@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from hifa import TOYBOX, HiFAPipeline
-from hifa.optimization.step import optimisation_step
+from hifa.optimization.step import optimization_step
 from hifa.priors.latent_diffusion import LatentDiffusionPrior
 
 
@@ -90,7 +90,7 @@ def measure(pipe: HiFAPipeline, steps: int | None) -> tuple[list[float], list[li
     while not run.finished:
         recorder.calls, recorder.active = [], True
         start = time.perf_counter()
-        optimisation_step(run, prior, surfaces)
+        optimization_step(run, prior, surfaces)
         step_seconds.append(time.perf_counter() - start)
         recorder.active = False
         bare_seconds.append(bare_guidance(prior, recorder.calls, image))

@@ -7,7 +7,7 @@ Assets that exist for the same prior and settings are reused, so an interrupted 
 backgrounds of the world. The verdicts on all views of all prompts go to `results.json`. The last line printed is one
 JSON object:
 
-    trained, never_trained    shares of correct views: `kind`, `colour`, `kind_and_colour`; `majority`: share of assets
+    trained, never_trained    shares of correct views: `kind`, `color`, `kind_and_color`; `majority`: share of assets
                               whose most frequent kind and color are correct
     kid                       kernel inception distance, in features of the judge, from the renders to world renders of
                               the same captions from the same cameras
@@ -44,7 +44,7 @@ from hifa.toybox import world
 from hifa.toybox.render import orbit_pose, render
 from hifa.toybox.training.dataset import CAMERA_RADIUS, FOV_DEG, SIZE, sample_background
 
-from .judge import COLOURS, JUDGE, KINDS, VIEWS, Judge, Verdict, kernel_inception_distance, labels_of, load_judge
+from .judge import COLORS, JUDGE, KINDS, VIEWS, Judge, Verdict, kernel_inception_distance, labels_of, load_judge
 from .toybox import features_of, load_pipeline, render_labels, sample
 
 
@@ -62,12 +62,12 @@ class Prompt(NamedTuple):
     """A prompt for one object. `trained` says whether the combination was in the prior's training set."""
 
     kind: str
-    colour: str
+    color: str
     trained: bool
 
     @property
     def text(self) -> str:
-        return world.caption(world.Scene(self.kind, self.colour, None, None, shape=None))
+        return world.caption(world.Scene(self.kind, self.color, None, None, shape=None))
 
 
 def choose_prompts(count: int = 12, seed: int = 0) -> list[Prompt]:
@@ -78,10 +78,10 @@ def choose_prompts(count: int = 12, seed: int = 0) -> list[Prompt]:
     """
     rng, pairs = np.random.default_rng(seed), world.combinations(held_out=True)
     draws = [_distinct_kinds([pairs[i] for i in rng.permutation(len(pairs))], count) for _ in range(1000)]
-    unseen = max(draws, key=lambda draw: len({colour for _, colour in draw}))
+    unseen = max(draws, key=lambda draw: len({color for _, color in draw}))
     kinds = [str(kind) for kind in rng.permutation(sorted(set(KINDS) - {kind for kind, _ in unseen}))[:count]]
     while True:
-        seen = list(zip(kinds, map(str, rng.permutation(COLOURS)[:count]), strict=True))
+        seen = list(zip(kinds, map(str, rng.permutation(COLORS)[:count]), strict=True))
         if not any(world.is_held_out(*pair) for pair in seen):
             break
     prompts = zip([Prompt(*pair, True) for pair in seen], [Prompt(*pair, False) for pair in unseen], strict=True)
@@ -91,8 +91,8 @@ def choose_prompts(count: int = 12, seed: int = 0) -> list[Prompt]:
 def _distinct_kinds(pairs: list[tuple[str, str]], count: int) -> list[tuple[str, str]]:
     """Return the first `count` pairs with different kinds, half of them with a front."""
     first = {}
-    for kind, colour in pairs:
-        first.setdefault(kind, colour)
+    for kind, color in pairs:
+        first.setdefault(kind, color)
     fronted = [pair for pair in first.items() if pair[0] in world.KINDS_WITH_FRONT][: count // 2]
     others = [pair for pair in first.items() if pair[0] not in world.KINDS_WITH_FRONT][: count - count // 2]
     return fronted + others
@@ -116,13 +116,13 @@ def make_asset(pipe: HiFAPipeline, prior: str, prompt: Prompt, folder: Path, **s
     wanted = {"prompt": prompt.text, "seed": 0, "prior_weights": prior, "config": run.config.to_dict()}
     if folder.exists():
         asset = HiFAAsset.from_pretrained(folder)
-        if {name: asset.facts.get(name) for name in wanted} == json.loads(json.dumps(wanted)):
+        if {name: asset.metadata.get(name) for name in wanted} == json.loads(json.dumps(wanted)):
             return asset
         shutil.rmtree(folder)
     for _ in pipe.advance(run):
         pass
     asset = run.asset()
-    asset.facts["prior_weights"] = prior
+    asset.metadata["prior_weights"] = prior
     # Renamed when complete, so that an interrupted benchmark leaves no partial asset.
     asset.save_pretrained(folder.with_suffix(".partial")).rename(folder)
     return asset
@@ -143,7 +143,7 @@ def render_views(asset: HiFAAsset, number: int) -> Views:
     opacity, z_variance = (torch.stack([getattr(view, name) for view in seen]) for name in ("opacity", "z_variance"))
     opaque = z_variance[opacity > 0.5]
     return Views(
-        torch.stack([view.colour.permute(2, 0, 1) for view in seen]),
+        torch.stack([view.color.permute(2, 0, 1) for view in seen]),
         float(opacity.mean()),
         float(opaque.mean()) if len(opaque) else 0.0,
     )
@@ -155,7 +155,7 @@ def render_views(asset: HiFAAsset, number: int) -> Views:
 def asset_row(prompt: Prompt, verdict: Verdict, views: Views, seconds: float) -> dict:
     """Return all results of one asset, given the judge's verdict on its views."""
     kinds = [KINDS[i] for i in verdict.kind.tolist()]
-    colours = [COLOURS[i] for i in verdict.colour.tolist()]
+    colors = [COLORS[i] for i in verdict.color.tolist()]
     seen = [VIEWS[i] for i in verdict.view.tolist()]
     fronted = prompt.kind in world.KINDS_WITH_FRONT
     faces = (seen[AZIMUTHS.index(0)], seen[AZIMUTHS.index(180)]) == ("front view", "back view")
@@ -163,12 +163,12 @@ def asset_row(prompt: Prompt, verdict: Verdict, views: Views, seconds: float) ->
         "prompt": prompt.text,
         **prompt._asdict(),
         "kinds": kinds,
-        "colours": colours,
+        "colors": colors,
         "views": seen,
         "kind_right": kinds.count(prompt.kind),
-        "colour_right": colours.count(prompt.colour),
-        "both_right": list(zip(kinds, colours, strict=True)).count((prompt.kind, prompt.colour)),
-        "majority": [Counter(kinds).most_common(1)[0][0], Counter(colours).most_common(1)[0][0]],
+        "color_right": colors.count(prompt.color),
+        "both_right": list(zip(kinds, colors, strict=True)).count((prompt.kind, prompt.color)),
+        "majority": [Counter(kinds).most_common(1)[0][0], Counter(colors).most_common(1)[0][0]],
         "same_kind": len(set(kinds)) == 1,
         "front_and_back": faces if fronted else None,
         "consistent": len(set(kinds)) == 1 and (faces or not fronted),
@@ -186,15 +186,15 @@ def share(values: list[float]) -> float | None:
 
 def view_shares(rows: list[dict]) -> dict:
     """Return the shares of views, and of assets by majority, with the kind and color of the prompt."""
-    names = {"kind": "kind_right", "colour": "colour_right", "kind_and_colour": "both_right"}
+    names = {"kind": "kind_right", "color": "color_right", "kind_and_color": "both_right"}
     return {
         "assets": len(rows),
         **{name: share([row[key] / len(AZIMUTHS) for row in rows]) for name, key in names.items()},
-        "majority": share([row["majority"] == [row["kind"], row["colour"]] for row in rows]),
+        "majority": share([row["majority"] == [row["kind"], row["color"]] for row in rows]),
     }
 
 
-def summarise(rows: list[dict]) -> dict:
+def summarize(rows: list[dict]) -> dict:
     """Return the figures other than the kernel inception distances. The top of this file describes the keys."""
     return {
         "trained": view_shares([row for row in rows if row["trained"]]),
@@ -214,9 +214,9 @@ def world_views(prompts: list[Prompt], seed: int) -> Tensor:
     for number, prompt in enumerate(prompts):
         for azimuth in AZIMUTHS:
             rng = np.random.default_rng([seed, number, azimuth])
-            shape = world.make_scene(prompt.kind, prompt.colour, rng).shape
+            shape = world.make_scene(prompt.kind, prompt.color, rng).shape
             pose = orbit_pose(azimuth, ELEVATION, CAMERA_RADIUS)
-            pixels.append(render(shape, pose, SIZE, FOV_DEG, sample_background(rng)).colour)
+            pixels.append(render(shape, pose, SIZE, FOV_DEG, sample_background(rng)).color)
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).clamp(0, 1)
 
 
@@ -225,7 +225,7 @@ def distances(judge: Judge, prior: Path, prompts: list[Prompt], pictures: Tensor
     named = [(prompt, world.view_of(azimuth, ELEVATION)) for prompt in prompts for azimuth in AZIMUTHS]
     captions = [f"{prompt.text}, {view}" for prompt, view in named]
     samples = sample(load_pipeline(prior), captions, SAMPLE_SEED, steps=25, guidance=4.0, batch=32)
-    any_camera = render_labels(np.array([labels_of(p.kind, p.colour, view) for p, view in named]), WORLD_SEED)
+    any_camera = render_labels(np.array([labels_of(p.kind, p.color, view) for p, view in named]), WORLD_SEED)
     reference, others = (features_of(judge, world_views(prompts, seed)) for seed in (WORLD_SEED, OTHER_WORLD_SEED))
     sampled = features_of(judge, samples)
     values = {
@@ -264,7 +264,7 @@ def contact_sheet(assets: list[HiFAAsset], rows: list[dict], side: int = 112) ->
             words = "front and back right" if row["front_and_back"] else "front or back wrong"
             draw.text((8, y + 72), words, "darkgreen" if row["front_and_back"] else "firebrick", plain)
         for column, azimuth in enumerate(AZIMUTHS):
-            pixels = asset.render(asset.camera(azimuth, ELEVATION), side).colour.numpy()
+            pixels = asset.render(asset.camera(azimuth, ELEVATION), side).color.numpy()
             tile = Image.fromarray((pixels * 255).round().astype(np.uint8))
             sheet.paste(tile, (text + column * side, y))
     return sheet
@@ -281,10 +281,10 @@ def run(arguments: argparse.Namespace) -> dict:
         folder = arguments.output_dir / prompt.text.replace(" ", "-")
         assets.append(make_asset(pipe, prior, prompt, folder, num_inference_steps=arguments.steps))
         views.append(render_views(assets[-1], number))
-        rows.append(asset_row(prompt, judge.verdict(views[-1].pictures), views[-1], assets[-1].facts["seconds"]))
+        rows.append(asset_row(prompt, judge.verdict(views[-1].pictures), views[-1], assets[-1].metadata["seconds"]))
         print(f"{number + 1} of {len(prompts)}: {prompt.text}, {rows[-1]['both_right']} views right", flush=True)
     pictures = torch.cat([view.pictures for view in views])
-    result = {**summarise(rows), **distances(judge, arguments.prior, prompts, pictures), "prior_weights": prior}
+    result = {**summarize(rows), **distances(judge, arguments.prior, prompts, pictures), "prior_weights": prior}
     (arguments.output_dir / "results.json").write_text(json.dumps({**result, "rows": rows}, indent=1))
     if arguments.figure is not None:
         arguments.figure.parent.mkdir(parents=True, exist_ok=True)

@@ -29,11 +29,11 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw, ImageFont
 
 from hifa.toybox import world
-from hifa.toybox.training.autoencoder import psnr
 from hifa.toybox.training import dataset
+from hifa.toybox.training.autoencoder import psnr
 
 from .judge import (
-    COLOURS,
+    COLORS,
     JUDGE,
     KINDS,
     VIEWS,
@@ -79,9 +79,9 @@ def captions(labels: np.ndarray, seed: int) -> list[str]:
 def render_labels(labels: np.ndarray, seed: int) -> torch.Tensor:
     """Render the rows on backgrounds as in the training set: `(n, 3, 64, 64)` in [0, 1]."""
     pixels = []
-    for index, (kind, colour, _, _, view) in enumerate(labels):
+    for index, (kind, color, _, _, view) in enumerate(labels):
         rng = np.random.default_rng([seed, index])
-        scene = world.make_scene(KINDS[kind], COLOURS[colour], rng)
+        scene = world.make_scene(KINDS[kind], COLORS[color], rng)
         pixels.append(take_picture(scene, VIEWS[view], rng, dataset.sample_background(rng)))
     return to_unit(torch.from_numpy(np.stack(pixels)))
 
@@ -146,7 +146,7 @@ def figure_captions() -> tuple[list[str], list[str]]:
     """Return the names of the 24 kinds, each in a trained color, and their 96 plain captions, four views per kind."""
     trained, names = world.combinations(held_out=False), []
     for index, kind in enumerate(KINDS):
-        own = [colour for other, colour in trained if other == kind]
+        own = [color for other, color in trained if other == kind]
         names.append(f"{own[5 * index % len(own)]} {kind}")
     articles = ["an" if name[0] in "aeiou" else "a" for name in names]
     return names, [f"{a} {name}, {view}" for a, name in zip(articles, names, strict=True) for view in VIEWS]

@@ -78,7 +78,7 @@ def make_trial(scene: world.Scene, rng: np.random.Generator) -> Trial:
 
 def ring_views(scene: world.Scene, azimuth_deg: float, every: int = 1) -> np.ndarray:
     """Render every `every`-th view of the ring: `(16 / every, 64, 64, 3)` in [0, 1]."""
-    return np.stack([look(scene.shape, camera).colour for camera in ring_from(azimuth_deg)[::every]])
+    return np.stack([look(scene.shape, camera).color for camera in ring_from(azimuth_deg)[::every]])
 
 
 def trained_trials(count: int) -> list[Trial]:
@@ -115,7 +115,7 @@ def repeated_input(trial: Trial) -> np.ndarray:
     """Render the view of the photo's camera at the distance of the ring: `(1, 64, 64, 3)`."""
     ring = ring_from(0.0)[0]
     camera = Camera(trial.azimuth_deg, trial.elevation_deg, ring.radius, ring.fov_deg)
-    return look(trial.scene.shape, camera).colour[None]
+    return look(trial.scene.shape, camera).color[None]
 
 
 def mean_of_kind(trial: Trial, rng: np.random.Generator, turned: bool) -> np.ndarray:
@@ -131,17 +131,17 @@ def mean_of_kind(trial: Trial, rng: np.random.Generator, turned: bool) -> np.nda
     """
     trained = world.combinations(held_out=False)
 
-    def colour_of(kind: str) -> str:
-        own = [colour for other, colour in trained if other == kind]
+    def color_of(kind: str) -> str:
+        own = [color for other, color in trained if other == kind]
         return own[rng.integers(len(own))]
 
     sheets = []
     for _ in range(OTHERS):
         kind, on_kind = trial.scene.kind, trial.scene.on_kind
         if on_kind is None:
-            scene = world.make_scene(kind, colour_of(kind), rng)
+            scene = world.make_scene(kind, color_of(kind), rng)
         else:
-            scene = world.make_pair(kind, colour_of(kind), on_kind, colour_of(on_kind), rng)
+            scene = world.make_pair(kind, color_of(kind), on_kind, color_of(on_kind), rng)
         azimuth, every = (trial.azimuth_deg, 1) if turned else (rng.uniform(0, 360), 4)
         sheets.append(ring_views(scene, azimuth, every))
     mean = np.mean(sheets, 0)
@@ -205,8 +205,8 @@ def measure_views(pipe: SyncDreamerPipeline, trials: list[Trial]) -> tuple[list[
 
 
 def name_of(trial: Trial) -> str:
-    below = "" if trial.scene.on_kind is None else f" on {trial.scene.on_colour} {trial.scene.on_kind}"
-    return f"{trial.scene.colour} {trial.scene.kind}{below}"
+    below = "" if trial.scene.on_kind is None else f" on {trial.scene.on_color} {trial.scene.on_kind}"
+    return f"{trial.scene.color} {trial.scene.kind}{below}"
 
 
 def measure_baselines(trials: list[Trial]) -> dict:

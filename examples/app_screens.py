@@ -122,7 +122,7 @@ def error_screen(browser: Browser, url: str) -> None:
 def duck(folder: Path) -> Path:
     """Write a picture with transparency for the image tab."""
     picture = render(make_scene("duck", "yellow").shape, orbit_pose(30, 20, 2.5), 256, 40.0)
-    rgba = np.concatenate([picture.colour, picture.mask[..., None]], axis=-1)
+    rgba = np.concatenate([picture.color, picture.mask[..., None]], axis=-1)
     Image.fromarray((rgba * 255).round().astype(np.uint8), "RGBA").save(folder / "duck.png")
     return folder / "duck.png"
 
@@ -201,7 +201,7 @@ def other_screens(browser: Browser, url: str, address: str, folder: Path) -> Non
     all_files(page)
     page.locator("#mesh-step button").first.click()
     page.locator("#extract").click()
-    expect(page.locator("#progress")).to_contain_text("Colouring")
+    expect(page.locator("#progress")).to_contain_text("Coloring")
     shoot(page, "extraction", folder=folder, wait=200)
     expect(page.locator("#progress")).not_to_contain_text("…")
     page.close()

@@ -32,7 +32,7 @@ GUIDANCE_END = 0.5  # initial value in the app
 
 
 @dataclass(frozen=True)
-class Asked:
+class Example:
     """Inputs of an example.
 
     Args:
@@ -56,13 +56,13 @@ class Asked:
 
 
 EXAMPLES = {
-    "red-mushroom": Asked("a red mushroom"),
-    "blue-car": Asked("a blue car", 3),
-    "brown-teddy-bear": Asked("a brown teddy bear"),
-    "green-sailboat": Asked("a green sailboat"),
-    "chicken": Asked(views=CHICKEN),
-    "red-chair": Asked(photo="red-chair"),
-    "red-duck": Asked("a red duck", photo="yellow-duck"),
+    "red-mushroom": Example("a red mushroom"),
+    "blue-car": Example("a blue car", 3),
+    "brown-teddy-bear": Example("a brown teddy bear"),
+    "green-sailboat": Example("a green sailboat"),
+    "chicken": Example(views=CHICKEN),
+    "red-chair": Example(photo="red-chair"),
+    "red-duck": Example("a red duck", photo="yellow-duck"),
 }
 
 
@@ -92,20 +92,20 @@ def write(run: HiFARun, kind: str, folder: Path) -> None:
     folder.mkdir(parents=True)
     asset = run.asset()
     mesh = asset.mesh(128, FACES)
-    glb = write_glb(folder / "mesh.glb", bake_texture(mesh, asset.colour, TEXTURE))
+    glb = write_glb(folder / "mesh.glb", bake_texture(mesh, asset.color, TEXTURE))
     asset.export_video(folder / "turntable.mp4", num_frames=24, size=128, fps=10)
-    pixels = asset.render(asset.camera(AZIMUTH_DEG), 160, (PREVIEW_GRAY,) * 3).colour
+    pixels = asset.render(asset.camera(AZIMUTH_DEG), 160, (PREVIEW_GRAY,) * 3).color
     PIL.Image.fromarray((pixels * 255).round().byte().numpy()).save(folder / "preview.jpg", quality=85)
     (folder / "previews.json").write_text(json.dumps(snapshot(run, AZIMUTH_DEG, 160)) + "\n")
     request = {"kind": kind, "prompt": run.prompt or "", "prior": "toybox", "seed": run.seed}
     request["settings"] = {"num_inference_steps": run.step}
     if kind == "hallucination":
         request["settings"]["image_guidance_end"] = run.config.image_guidance_end
-    facts = {"faces": len(mesh.faces), "vertices": len(mesh.vertices), "texture_size": TEXTURE}
-    facts["glb_megabytes"] = round(glb.stat().st_size / 1e6, 3)
+    metadata = {"faces": len(mesh.faces), "vertices": len(mesh.vertices), "texture_size": TEXTURE}
+    metadata["glb_megabytes"] = round(glb.stat().st_size / 1e6, 3)
     record = {
         "request": request, "step": run.step, "steps": run.step, "loss": run.losses[-1]["loss"],
-        "seconds": round(run.seconds, 1), "facts": facts,
+        "seconds": round(run.seconds, 1), "metadata": metadata,
     }  # fmt: skip
     (folder / "record.json").write_text(json.dumps(record, indent=1) + "\n")
 

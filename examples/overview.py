@@ -15,7 +15,7 @@ from hifa.export.video import normal_to_rgb
 
 def row(asset: HiFAAsset, size: int) -> np.ndarray:
     """Return `(size, 8 size, 3)`: six views from a little above around the object, then normals of front and back."""
-    views = [asset.render(asset.camera(azimuth, 20), size).colour.numpy() for azimuth in range(0, 360, 60)]
+    views = [asset.render(asset.camera(azimuth, 20), size).color.numpy() for azimuth in range(0, 360, 60)]
     for azimuth in (30, 210):
         picture = asset.render(asset.camera(azimuth, 20), size)
         views.append(normal_to_rgb(picture.normals.numpy(), picture.opacity.numpy()))

@@ -19,19 +19,19 @@ AZIMUTH_DEG, ELEVATION_DEG, RADIUS, FOV_DEG, SIZE = 30.0, 20.0, 2.5, 45.0, 256
 WHITE = (1.0, 1.0, 1.0)
 
 
-def take(kind: str, colour: str) -> PIL.Image.Image:
+def take(kind: str, color: str) -> PIL.Image.Image:
     """Return a picture of an object, `(256, 256)` RGBA."""
     pose = orbit_pose(AZIMUTH_DEG, ELEVATION_DEG, RADIUS)
-    picture = render(world.make_scene(kind, colour).shape, pose, SIZE, FOV_DEG, WHITE, 2)
-    rgba = np.concatenate([picture.colour, picture.mask[..., None]], -1)
+    picture = render(world.make_scene(kind, color).shape, pose, SIZE, FOV_DEG, WHITE, 2)
+    rgba = np.concatenate([picture.color, picture.mask[..., None]], -1)
     return PIL.Image.fromarray((rgba.clip(0, 1) * 255).round().astype(np.uint8))
 
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    for kind, colour in OBJECTS:
-        path = FOLDER / f"{colour}-{kind.replace(' ', '-')}.png"
-        take(kind, colour).save(path, optimize=True)
+    for kind, color in OBJECTS:
+        path = FOLDER / f"{color}-{kind.replace(' ', '-')}.png"
+        take(kind, color).save(path, optimize=True)
         print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
 
 

@@ -32,7 +32,7 @@ from .cli.startup import compile_ahead, share_cpu
 from .optimization.interrupt import Interrupted
 from .prompts import check_toybox_prompt
 from .storage.files import file_name
-from .storage.run_folder import check_may_save, find_saved, is_saved_in, read_facts
+from .storage.run_folder import check_may_save, find_saved, is_saved_in, read_metadata
 
 
 if TYPE_CHECKING:  # slow imports: invalid arguments are rejected first
@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         Exit code: 0 on success, 1 if some files could not be exported, 2 for invalid input, 130 if Ctrl-C aborts the
-        command. The first Ctrl-C during the optimization does not abort, see `optimise`.
+        command. The first Ctrl-C during the optimization does not abort, see `optimize`.
     """
     arguments = build_parser().parse_args(argv)
     try:
@@ -159,7 +159,7 @@ def check_resume(arguments: argparse.Namespace) -> None:
         option = "--" + given[0].replace("_", "-")
         raise ValueError(f"{option} cannot be combined with --resume: a saved run keeps its settings.")
     try:
-        prior = read_facts(run)["prior"]
+        prior = read_metadata(run)["prior"]
     except Exception:  # a damaged file; `HiFARun.load` reports the reason
         return
     unknown = prior == "custom" or prior is not None and Path(prior).is_absolute() and not Path(prior).exists()
@@ -225,7 +225,7 @@ def make(arguments: argparse.Namespace) -> int:
     with quick_loading():
         pipe, run = begin(arguments)
     folder = output_folder(arguments)
-    optimise(pipe, run, folder, run_folder(arguments), arguments.save_every)
+    optimize(pipe, run, folder, run_folder(arguments), arguments.save_every)
     from .export.each import ExportError
 
     try:
@@ -364,7 +364,7 @@ def pick_device(name: str) -> str:
     return name
 
 
-def optimise(pipe: "HiFAPipeline", run: "HiFARun", folder: Path, run_folder: Path, save_every: int) -> None:
+def optimize(pipe: "HiFAPipeline", run: "HiFARun", folder: Path, run_folder: Path, save_every: int) -> None:
     """Optimize a run to its end, and save checkpoints and previews at intervals.
 
     The first Ctrl-C ends the optimization after the current step. The run is saved, and its current state is exported.

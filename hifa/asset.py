@@ -11,6 +11,7 @@ import PIL.Image
 import torch
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from .cameras import Camera, orbit
@@ -19,6 +20,7 @@ from .rendering.image import Picture
 from .rendering.viewing import Viewer
 from .storage.checkpoint import NotFiniteError, check_finite, write_text_atomically
 from .storage.layout import check_layout, module_layout, read_layout
+from .storage.migration import SETTINGS, current_metadata, current_tensors, renamed
 
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 # `export` and its mesh libraries take a second to import. They are imported where they are used, so that a run shows
 # its first preview sooner.
 
-FACTS = "asset.json"
+ASSET_FILE = "asset.json"
 WHITE = (1.0, 1.0, 1.0)
 
 
@@ -41,16 +43,16 @@ class HiFAAsset:
 
     Args:
         radiance_field: The field. No method of the asset changes the field.
-        facts: Metadata of the run: prompt, seed, prior, steps, seconds, config.
+        metadata: Metadata of the run: prompt, seed, prior, steps, seconds, config.
     """
 
     radiance_field: RadianceField
-    facts: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
     _viewer: Viewer | None = field(default=None, repr=False)
 
     @property
     def prompt(self) -> str:
-        return self.facts.get("prompt", "")
+        return self.metadata.get("prompt", "")
 
     def camera(self, azimuth_deg: float = 0.0, elevation_deg: float = 15.0) -> Camera:
         """Return a camera at the mean distance and field of view of the run's cameras.
@@ -59,7 +61,7 @@ class HiFAAsset:
             azimuth_deg: Azimuth in degrees; 0 is the front.
             elevation_deg: Elevation in degrees; 0 is level.
         """
-        config = self.facts.get("config", {})
+        config = self.metadata.get("config", {})
         radius, fov = config.get("camera_radius", (2.5, 2.5)), config.get("camera_fov_deg", (40.0, 40.0))
         return Camera(azimuth_deg, elevation_deg, sum(radius) / 2, sum(fov) / 2)
 
@@ -98,7 +100,7 @@ class HiFAAsset:
         """
         base = self.camera()
         cameras = orbit(num_frames, elevation_deg=elevation_deg, radius=base.radius, fov_deg=base.fov_deg)
-        return torch.stack([self.render(camera, size).colour for camera in cameras])
+        return torch.stack([self.render(camera, size).color for camera in cameras])
 
     def mesh(self, resolution: int = 128, max_faces: int | None = 20_000) -> "Mesh":
         """Extract the surface of the field as a mesh in world axes.
@@ -113,7 +115,7 @@ class HiFAAsset:
         from .export.mesh import extract_mesh
 
         bound = self.radiance_field.bound
-        return extract_mesh(self.density, self.colour, bound, resolution=resolution, max_faces=max_faces)
+        return extract_mesh(self.density, self.color, bound, resolution=resolution, max_faces=max_faces)
 
     def export_mesh(
         self, path: str | Path, resolution: int = 128, max_faces: int | None = 20_000, texture_size: int = 1024
@@ -131,9 +133,9 @@ class HiFAAsset:
         """
         from .export.files import export_mesh
 
-        bound, density, colour = self.radiance_field.bound, self.density, self.colour
+        bound, density, color = self.radiance_field.bound, self.density, self.color
         return export_mesh(
-            path, density, colour, bound, resolution=resolution, max_faces=max_faces, texture_size=texture_size
+            path, density, color, bound, resolution=resolution, max_faces=max_faces, texture_size=texture_size
         )
 
     @torch.no_grad()
@@ -142,10 +144,10 @@ class HiFAAsset:
         return self.radiance_field.density(points.to(self.radiance_field.device)).cpu()
 
     @torch.no_grad()
-    def colour(self, points: Tensor, directions: Tensor) -> Tensor:
+    def color(self, points: Tensor, directions: Tensor) -> Tensor:
         """Return RGB `(n, 3)` in [0, 1] at points `(n, 3)` along unit view directions `(n, 3)`, on the CPU."""
         device = self.radiance_field.device
-        return self.radiance_field.colour(points.to(device), directions.to(device)).cpu()
+        return self.radiance_field.color(points.to(device), directions.to(device)).cpu()
 
     def export_video(
         self,
@@ -175,7 +177,7 @@ class HiFAAsset:
             for camera in orbit(num_frames, radius=base.radius, fov_deg=base.fov_deg):
                 picture = self.render(camera, size)
                 normals = normal_to_rgb(picture.normals.cpu().numpy(), picture.opacity.cpu().numpy())
-                yield np.concatenate([picture.colour.cpu().numpy(), normals], 1)
+                yield np.concatenate([picture.color.cpu().numpy(), normals], 1)
                 if on_frame is not None:
                     on_frame()
 
@@ -201,9 +203,9 @@ class HiFAAsset:
             check_finite(self.radiance_field.state_dict())
             folder.mkdir(parents=True, exist_ok=True)
             self.radiance_field.save_pretrained(folder)
-            write_text_atomically(folder / "README.md", model_card(self.facts))
+            write_text_atomically(folder / "README.md", model_card(self.metadata))
             # Written last: a folder with this file is complete.
-            write_text_atomically(folder / FACTS, json.dumps(self.facts, indent=2))
+            write_text_atomically(folder / ASSET_FILE, json.dumps(self.metadata, indent=2))
         except NotFiniteError as error:
             raise AssetError(f"The asset is not saved to {str(folder)!r}: {error} The run diverged.") from error
         except OSError as error:
@@ -226,11 +228,13 @@ class HiFAAsset:
         folder = Path(name_or_folder)
         if not folder.is_dir():
             folder = _download(str(name_or_folder), **kwargs)
-        if not (folder / FACTS).is_file():
-            raise AssetError(f"{str(folder)!r} holds no HiFA asset (no {FACTS}). Give the folder of save_pretrained.")
+        if not (folder / ASSET_FILE).is_file():
+            raise AssetError(
+                f"{str(folder)!r} holds no HiFA asset (no {ASSET_FILE}). Give the folder of save_pretrained."
+            )
         try:
-            facts = json.loads((folder / FACTS).read_text())
-            return cls(_read_field(folder), facts)
+            metadata = current_metadata(json.loads((folder / ASSET_FILE).read_text("utf-8")))
+            return cls(_read_field(folder), metadata)
         except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
             raise AssetError(f"The asset in {str(folder)!r} is damaged ({error}).") from error
 
@@ -241,7 +245,7 @@ class HiFAAsset:
         private: bool = True,
         token: str | None = None,
         endpoint: str | None = None,
-        licence: str | None = None,
+        license: str | None = None,
     ) -> str:
         """Upload the asset with a model card, turntable and GLB to a model repository.
 
@@ -250,7 +254,7 @@ class HiFAAsset:
             private: Create a private repository.
             token: Access token of the Hub.
             endpoint: URL of another Hub.
-            licence: License of the asset for the model card, one of `export.hub.LICENCES`.
+            license: License of the asset for the model card, one of `export.hub.LICENSES`.
 
         Returns:
             URL of the repository.
@@ -262,7 +266,7 @@ class HiFAAsset:
 
         def write_files(folder: Path) -> None:
             self.write_files(folder)
-            (folder / "README.md").write_text(model_card(self.facts, repo_id, licence, endpoint))
+            (folder / "README.md").write_text(model_card(self.metadata, repo_id, license, endpoint), "utf-8")
 
         return push_folder(repo_id, write_files, private=private, token=token, endpoint=endpoint)
 
@@ -290,7 +294,7 @@ class HiFAAsset:
 
         for name, azimuth in (("front", 0), ("side", 90), ("back", 180)):
             picture = self.render(self.camera(azimuth), size)
-            save_image(folder / f"{name}.png", picture.colour.cpu().numpy())
+            save_image(folder / f"{name}.png", picture.color.cpu().numpy())
             if name == "front":  # depth of the same view
                 depth = depth_to_rgb(picture.depth.cpu().numpy(), picture.opacity.cpu().numpy())
         save_image(folder / "depth.png", depth)
@@ -302,11 +306,14 @@ def _read_field(folder: Path) -> RadianceField:
     Raises:
         ValueError: If the tensors in the file are not exactly those that the config requires, or are not finite.
     """
+    path, config = folder / SAFETENSORS_WEIGHTS_NAME, renamed(RadianceField.load_config(folder), SETTINGS)
     with torch.device("meta"):
-        field = RadianceField.from_config(RadianceField.load_config(folder))
-    check_layout(read_layout(folder / SAFETENSORS_WEIGHTS_NAME), module_layout(field))
-    field = RadianceField.from_pretrained(folder, use_safetensors=True)
-    check_finite(field.state_dict())
+        field = RadianceField.from_config(config)
+    check_layout(read_layout(path), module_layout(field))
+    tensors = current_tensors(load_file(path))
+    check_finite(tensors)
+    field = RadianceField.from_config(config).eval()
+    field.load_state_dict(tensors)
     return field
 
 

@@ -47,7 +47,8 @@ from .optimization.step import HiFAStep
 from .prompts import check_prompt
 from .storage.checkpoint import write_text_atomically
 from .storage.files import file_name
-from .storage.run_folder import is_saved_in, read_facts
+from .storage.migration import current_metadata
+from .storage.run_folder import is_saved_in, read_metadata
 
 
 PRESETS = ("fast", "preview", "paper", "official", "mvdream")
@@ -146,12 +147,12 @@ def work(
     """
     wanted = _facts(job, str(pipe.config.get("_name_or_path") or "custom"), config or pipe.default_config())
     if (folder / DONE).exists():
-        _check_same(wanted, json.loads((folder / DONE).read_text()), folder)
+        _check_same(wanted, current_metadata(json.loads((folder / DONE).read_text("utf-8"))), folder)
         return False
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FAILED).unlink(missing_ok=True)
     if is_saved_in(folder / "run"):
-        _check_same(wanted, read_facts(folder / "run"), folder)
+        _check_same(wanted, read_metadata(folder / "run"), folder)
         run = HiFARun.load(folder / "run", pipe.device)
     else:
         if pipe.text_encoder is None and pipe.tokenizer is not None:  # `start` skips this check for embeddings

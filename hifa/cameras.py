@@ -105,8 +105,8 @@ def image_rays(pose: Tensor, fov_deg: float, size: int) -> Rays:
     Returns:
         `size * size` rays on the device of `pose`.
     """
-    centres = (torch.arange(size, device=pose.device, dtype=pose.dtype) + 0.5 - size / 2) / focal_length(fov_deg, size)
-    v, u = torch.meshgrid(centres, centres, indexing="ij")
+    centers = (torch.arange(size, device=pose.device, dtype=pose.dtype) + 0.5 - size / 2) / focal_length(fov_deg, size)
+    v, u = torch.meshgrid(centers, centers, indexing="ij")
     directions = torch.stack([u, v, torch.ones_like(u)], -1).reshape(-1, 3) @ pose[:, :3].T
     directions = torch.nn.functional.normalize(directions, dim=-1)
     return Rays(pose[:, 3].expand_as(directions).contiguous(), directions)

@@ -67,7 +67,7 @@ class HiFAConfig:
     lambda_entropy: float = 0.0
     # Fraction of the run over which the weights of the regularizers and of the normal losses rise from 0. Monotonicity
     # and disparity are at full weight from the start.
-    regulariser_warmup: float = 0.0
+    regularizer_warmup: float = 0.0
     # Given views (section 5.4, appendix A.5); no effect in a run without given views
     image_guidance_end: float = 1.0  # fraction of the run over which these losses fade to 0; 1: constant weight
     lambda_image: float = 100.0
@@ -109,8 +109,8 @@ class HiFAConfig:
     bound: float = 1.0
     levels: int = 16
     base_resolution: int = 16
-    finest_resolution: int = 2048
-    log2_entries: int = 19
+    max_resolution: int = 2048
+    log2_hashmap_size: int = 19
     hidden_dim: int = 64
     view_bands: int = 4
     blob_density: float = 5.0
@@ -136,7 +136,7 @@ class HiFAConfig:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
         if len(self.kernel) % 2 == 0 or min(self.kernel) < 0 or sum(self.kernel) <= 0:
             raise ValueError(f"kernel needs an odd number of non-negative values, not all 0, got {self.kernel}.")
-        check_resolutions(self.base_resolution, self.finest_resolution)
+        check_resolutions(self.base_resolution, self.max_resolution)
         # The rays of a camera inside the field's cube could start inside the object.
         if self.camera_radius[0] <= self.bound:
             raise ValueError(f"camera_radius must exceed bound={self.bound}, got {self.camera_radius}.")
@@ -193,7 +193,7 @@ class HiFAConfig:
         settings: dict[str, Any] = dict(
             optimizer="adan", grid_lr=5e-2, network_lr=5e-3, lr_warmup=0.05, max_gradient_norm=1.0,
             perp_neg=2.0, t_min=0.3, lambda_zvar=3.0 * rays, lambda_monotonic=1.0, lambda_zentropy=1e-2,
-            lambda_entropy=1e-4 / math.log(2), regulariser_warmup=0.5,
+            lambda_entropy=1e-4 / math.log(2), regularizer_warmup=0.5,
             lambda_disparity=0.1 * cls.sds_weight * 256**2, disparity_annealing="sqrt",
         )  # fmt: skip
         return cls(**(settings | changes))
@@ -206,8 +206,8 @@ class HiFAConfig:
         """
         settings: dict[str, Any] = dict(
             num_inference_steps=1_500, render_size=192, start_render_size=64, growth_end=0.6,
-            n_coarse=64, n_fine=48, density_grid=96, finest_resolution=512, levels=12, log2_entries=17,
-            guidance_scale=50.0, denoising_stride=0.5, eta=0.0, network_lr=5e-3, regulariser_warmup=0.5,
+            n_coarse=64, n_fine=48, density_grid=96, max_resolution=512, levels=12, log2_hashmap_size=17,
+            guidance_scale=50.0, denoising_stride=0.5, eta=0.0, network_lr=5e-3, regularizer_warmup=0.5,
         )  # fmt: skip
         return cls(**(settings | changes))
 
@@ -226,7 +226,7 @@ class HiFAConfig:
             eta=0.0, sds_weight=1.0, lambda_rgb=0.0, lambda_zvar=0.0, lambda_opacity=0.0, lambda_entropy=0.0,
             render_size=256, start_render_size=64, growth_end=0.5, n_coarse=64, n_fine=64, density_grid=96,
             camera_framing=(0.8, 1.0), camera_fov_deg=(15.0, 60.0), camera_elevation_deg=(0.0, 30.0),
-            finest_resolution=4096, log2_entries=19, blob_density=10.0, blob_radius=0.5, rays_per_chunk=2**14,
+            max_resolution=4096, log2_hashmap_size=19, blob_density=10.0, blob_radius=0.5, rays_per_chunk=2**14,
         )  # fmt: skip
         return cls(**(settings | changes))
 
@@ -268,12 +268,12 @@ class HiFAConfig:
         settings: dict[str, Any] = dict(
             num_inference_steps=480, grid_lr=0.2, network_lr=1e-2, front_back_end=0.15,
             guidance_scale=4.0, view_guidance=2.0, guidance_rescale=0.0, denoising_stride=1.0, eta=0.0, t_min=0.2,
-            lambda_rgb=0.4, sds_weight=2e-3, regulariser_warmup=0.4, render_size=64, start_render_size=32,
+            lambda_rgb=0.4, sds_weight=2e-3, regularizer_warmup=0.4, render_size=64, start_render_size=32,
             growth_end=0.6, n_coarse=48, n_fine=16, density_grid=48, grid_period=16, rays_per_chunk=2**13,
             camera_radius=(2.4, 2.6), camera_fov_deg=(40.0, 40.0), camera_elevation_deg=(-10.0, 75.0),
             random_background=1.0, background_range=(0.2, 0.7), lambda_entropy=0.5, lambda_opacity=0.045,
             lambda_normal=2.0, lambda_curvature=0.15,
-            levels=8, base_resolution=8, finest_resolution=64, log2_entries=15, hidden_dim=32, view_bands=1,
+            levels=8, base_resolution=8, max_resolution=64, log2_hashmap_size=15, hidden_dim=32, view_bands=1,
             blob_density=5.0, blob_radius=0.35,
         )  # fmt: skip
         return cls(**(settings | changes))
@@ -292,8 +292,8 @@ class HiFAConfig:
             lambda_zvar=100.0, lambda_entropy=0.0, lambda_opacity=0.0, lambda_normal=0.0, lambda_curvature=0.0,
             lambda_image_normal=5.0, blob_density=3.0,
             n_coarse=64, n_fine=32, density_grid=64, grid_period=32, min_opacity=0.001,
-            levels=8, base_resolution=16, finest_resolution=max(16, changes.get("given_size", cls.given_size)),
-            log2_entries=17, hidden_dim=64,
+            levels=8, base_resolution=16, max_resolution=max(16, changes.get("given_size", cls.given_size)),
+            log2_hashmap_size=17, hidden_dim=64,
         )  # fmt: skip
         return cls.fast(**(settings | changes))
 
@@ -352,9 +352,9 @@ class HiFAConfig:
         return self.num_views if step < self.num_views_end * self.num_inference_steps else 0
 
     def warmup(self, step: int) -> float:
-        """Return the factor on the regularizers at a step: a linear rise from 0 to 1 over `regulariser_warmup`."""
+        """Return the factor on the regularizers at a step: a linear rise from 0 to 1 over `regularizer_warmup`."""
         progress = step / self.num_inference_steps
-        return min(1.0, progress / self.regulariser_warmup) if self.regulariser_warmup else 1.0
+        return min(1.0, progress / self.regularizer_warmup) if self.regularizer_warmup else 1.0
 
     def disparity_weight(self, step: int) -> float:
         """Return the weight of the disparity regression at a step."""
@@ -434,7 +434,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("lambda_curvature", 0, 1e6), ("curvature_tau", 1e-3, 1e3),
     ("lambda_monotonic", 0, 1e6), ("lambda_zentropy", 0, 1e6),
     ("lambda_distortion", 0, 1e6),
-    ("lambda_opacity", 0, 1e6), ("lambda_entropy", 0, 1e6), ("regulariser_warmup", 0, 1),
+    ("lambda_opacity", 0, 1e6), ("lambda_entropy", 0, 1e6), ("regularizer_warmup", 0, 1),
     ("image_guidance_end", 1e-6, 1), ("lambda_image", 0, 1e6), ("image_outside", 0, 1), ("lambda_mask", 0, 1e6),
     ("lambda_tv", 0, 1e6), ("lambda_image_latent", 0, 1e6), ("lambda_image_normal", 0, 1e6),
     ("given_rays", 1, 2**24), ("given_size", 8, 4096),

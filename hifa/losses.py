@@ -160,13 +160,13 @@ def disparity_loss(disparity: Tensor, predicted: Tensor, mask: Tensor) -> Tensor
     mask = mask.detach().bool()
     if mask.sum() < 2:
         return disparity.new_zeros(())
-    ours, theirs = _standardised(disparity[mask]), _standardised(predicted.detach()[mask])
+    ours, theirs = _standardized(disparity[mask]), _standardized(predicted.detach()[mask])
     return 0.5 * ((ours - theirs) ** 2).mean()
 
 
-def _standardised(values: Tensor) -> Tensor:
-    centred = values - values.mean()
-    return centred / (centred**2).mean().add(1e-12).sqrt()
+def _standardized(values: Tensor) -> Tensor:
+    centered = values - values.mean()
+    return centered / (centered**2).mean().add(1e-12).sqrt()
 
 
 def angular_von_mises_fisher_loss(angle: Tensor, kappa: Tensor) -> Tensor:

@@ -163,27 +163,29 @@ class AnalyticField(RadianceField):
 
     Args:
         density: `(n, 3)` points -> `(n,)` per world unit.
-        colour: `(n, 3)` points -> `(n, 3)`, or one RGB.
+        color: `(n, 3)` points -> `(n, 3)`, or one RGB.
         behind: RGB of the background.
     """
 
     def __init__(
         self,
         density: Callable[[torch.Tensor], torch.Tensor],
-        colour: Callable[[torch.Tensor], torch.Tensor] | tuple[float, float, float] = (0.8, 0.2, 0.1),
+        color: Callable[[torch.Tensor], torch.Tensor] | tuple[float, float, float] = (0.8, 0.2, 0.1),
         behind: tuple[float, float, float] = (0.3, 0.4, 0.5),
     ):
-        super().__init__(levels=1, base_resolution=2, finest_resolution=2, log2_entries=5, hidden_dim=4, view_bands=1)
-        self.density_at, self.colour_at, self.behind = density, colour, behind
+        super().__init__(
+            levels=1, base_resolution=2, max_resolution=2, log2_hashmap_size=5, hidden_dim=4, view_bands=1
+        )
+        self.density_at, self.color_at, self.behind = density, color, behind
         self.encoded: list[int] = []  # points in each call of `encode`
 
     def encode(self, points):
         self.encoded.append(len(points))
-        if callable(self.colour_at):
-            return self.density_at(points), self.colour_at(points)
-        return self.density_at(points), points.new_tensor(self.colour_at).expand(len(points), 3)
+        if callable(self.color_at):
+            return self.density_at(points), self.color_at(points)
+        return self.density_at(points), points.new_tensor(self.color_at).expand(len(points), 3)
 
-    def colour_of(self, features, directions):
+    def color_of(self, features, directions):
         return features
 
     def background(self, directions):

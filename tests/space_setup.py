@@ -23,7 +23,7 @@ from hifa.rendering.density_grid import DensityGrid
 from hifa.space.jobs import exports as files
 from hifa.space.jobs import gpu_lease as lease
 from hifa.space.jobs.gpu_lease import Models, make_lease, seconds_asked
-from hifa.space.jobs.models import Preset, Prior, PriorShelf
+from hifa.space.jobs.models import ModelCache, Preset, Prior
 from hifa.space.jobs.run_store import Request, RunStore
 from hifa.space.jobs.step_times import Timings
 from hifa.space.jobs.worker import Worker
@@ -38,12 +38,12 @@ def request(steps: int = STEPS, **changes) -> Request:
     return Request("text", "a red mushroom", "toybox", 3, settings={"num_inference_steps": steps}, **changes)
 
 
-def finished_run(shelf: PriorShelf, threads: int) -> HiFARun:
+def finished_run(model_cache: ModelCache, threads: int) -> HiFARun:
     """What the run of `request()` is when nothing comes between. Sums over several threads are rounded otherwise than
     those of one, and a lease's fork has one."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    pipe = shelf.get("toybox")
+    pipe = model_cache.get("toybox")
     run = pipe.start("a red mushroom", seed=3, num_inference_steps=STEPS)
     for _ in pipe.advance(run):
         pass
@@ -78,23 +78,23 @@ class LearningPipeline(BallPipeline):
     def default_config(self, views: bool = False, prompt: bool = True, image: bool = False):
         return HiFAConfig.fast(
             num_inference_steps=400, start_render_size=16, render_size=16, n_coarse=16, n_fine=8, given_rays=64,
-            given_size=16, log2_entries=8, levels=4, lambda_normal=0.0,
+            given_size=16, log2_hashmap_size=8, levels=4, lambda_normal=0.0,
         )  # fmt: skip
 
 
-def tiny_shelf(model: Path, pipeline: type[HiFAPipeline] = BallPipeline) -> PriorShelf:
+def tiny_model_cache(model: Path, pipeline: type[HiFAPipeline] = BallPipeline) -> ModelCache:
     """A tiny Toybox, and a prior that cannot be loaded."""
     presets = (Preset("Quick", 20), Preset("Standard", 40))
     priors = (
         Prior("toybox", "Toybox", model, "is tiny", "Apache-2.0", "https://example.org", False, presets),
         Prior("lost", "Lost prior", "no/where", "is gone", "none", "https://example.org", False, presets),
     )
-    return PriorShelf("cpu", priors, pipeline.from_pretrained)
+    return ModelCache("cpu", priors, pipeline.from_pretrained)
 
 
-def make_worker(root: Path, shelf: PriorShelf, gpu: Callable | None = None, **options) -> Worker:
+def make_worker(root: Path, model_cache: ModelCache, gpu: Callable | None = None, **options) -> Worker:
     store = RunStore(root)
-    lease = make_lease(Models(shelf, tiny_pipeline))
+    lease = make_lease(Models(model_cache, tiny_pipeline))
     if gpu is not None:
         lease = gpu(duration=seconds_asked)(lease)
     return Worker(store, lease, gpu is not None, Timings(root / "timings.json"), **options)
@@ -227,7 +227,7 @@ class AppServer:
         self._patch.setattr(tempfile, "tempdir", str(self._root))
         small(self._patch)
         self._demo = app.build_demo(
-            self.store.root, tiny_shelf(self._model), tiny_pipeline, hub=self._hub, view_steps=4, **self._options
+            self.store.root, tiny_model_cache(self._model), tiny_pipeline, hub=self._hub, view_steps=4, **self._options
         )
         self.functions = lambda: list(self._demo.fns.values())
         app.launch(self._demo, prevent_thread_lock=True, server_port=free_port(), quiet=True)

@@ -127,13 +127,13 @@ def test_half_transparent_rays_by_hand():
 
 
 def test_sharpness_ignores_the_outline():
-    colour, mask = torch.zeros(9, 9, 3), torch.zeros(9, 9, dtype=torch.bool)
+    color, mask = torch.zeros(9, 9, 3), torch.zeros(9, 9, dtype=torch.bool)
     mask[2:7, 2:7] = True
-    colour[mask] = 0.8  # a flat square on black
-    assert measures.sharpness(colour, mask) == 0
-    colour[4, 4] = 1.0  # one brighter pixel: 4 x 0.2 there and 0.2 at its four neighbours, of nine inner pixels
-    assert measures.sharpness(colour, mask) == pytest.approx((0.8 + 4 * 0.2) / 9, rel=1e-5)
-    assert np.isnan(measures.sharpness(colour, torch.zeros(9, 9, dtype=torch.bool)))
+    color[mask] = 0.8  # a flat square on black
+    assert measures.sharpness(color, mask) == 0
+    color[4, 4] = 1.0  # one brighter pixel: 4 x 0.2 there and 0.2 at its four neighbors, of nine inner pixels
+    assert measures.sharpness(color, mask) == pytest.approx((0.8 + 4 * 0.2) / 9, rel=1e-5)
+    assert np.isnan(measures.sharpness(color, torch.zeros(9, 9, dtype=torch.bool)))
 
 
 def test_figures_are_kept_until_something_they_depend_on_changes(tmp_path):

@@ -111,7 +111,7 @@ def test_ways_out_of_the_upload_folder(served, secret, tmp_path):
     up = os.path.relpath(secret, inside)
     for name in ("link.png", "folder/secret.png", "loop.png", "pipe.png", up, "../..", "", "missing.png"):
         assert_refused(served, {"path": os.path.join(inside, name)})
-    # A neighbour of the folder, whose name begins alike.
+    # A neighbor of the folder, whose name begins alike.
     beside = f"{folder}-beside"
     os.makedirs(beside, exist_ok=True)
     Image.open(secret).save(os.path.join(beside, "picture.png"))

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.mesh_render import render_mesh
 from hifa import HiFAAsset, HiFAConfig, HiFARun
-from hifa.asset import FACTS, AssetError
+from hifa.asset import ASSET_FILE, AssetError
 from hifa.cameras import camera_to_world, image_rays, sample_camera
 from hifa.export.mesh import EmptyFieldError
 from hifa.losses import z_variance_loss
@@ -34,11 +34,11 @@ def bear() -> HiFAAsset:
         pose, size = camera_to_world(camera), 40
         # A background that changes keeps the field from painting it on the object.
         flat = torch.rand(3, generator=generator)
-        truth = torch.from_numpy(render(scene.shape, pose.numpy(), size, 40.0, flat.tolist()).colour).view(-1, 3)
+        truth = torch.from_numpy(render(scene.shape, pose.numpy(), size, 40.0, flat.tolist()).color).view(-1, 3)
         rays = image_rays(pose, 40.0, size)
 
         def loss_of(seen, truth=truth, step=step):
-            return 10 * ((seen.colour - truth) ** 2).sum() + step / 50 * z_variance_loss(seen.z_variance, seen.opacity)
+            return 10 * ((seen.color - truth) ** 2).sum() + step / 50 * z_variance_loss(seen.z_variance, seen.opacity)
 
         run.optimizer.zero_grad()
         backpropagate(
@@ -54,20 +54,20 @@ def test_glb_agrees_with_the_field_from_four_sides(bear, tmp_path):
     path = bear.export_mesh(tmp_path / "bear.glb", resolution=96)
     for azimuth in (0, 90, 180, 270):
         camera = bear.camera(azimuth)
-        colour, mask = render_mesh(path, camera_to_world(camera).numpy(), 96, camera.fov_deg)
+        color, mask = render_mesh(path, camera_to_world(camera).numpy(), 96, camera.fov_deg)
         seen = bear.render(camera, 96)
         opaque = seen.opacity.numpy() > 0.5
         mask = mask > 0.5
         assert (mask & opaque).sum() / (mask | opaque).sum() >= 0.9
         both = mask & opaque
-        assert np.abs(colour[both] - seen.colour.numpy()[both]).mean() < 0.06
+        assert np.abs(color[both] - seen.color.numpy()[both]).mean() < 0.06
 
 
 def test_pictures(bear):
     front, back = bear.render(bear.camera(0), 64), bear.render(bear.camera(180), 64)
-    assert front.colour.shape == (64, 64, 3) and 0 <= front.colour.min() and front.colour.max() <= 1
-    # The belly is cream-coloured, all else is blue, and it is in front only.
-    cream = [((p.colour[..., 0] > 0.6) & (p.opacity > 0.9)).sum().item() for p in (front, back)]
+    assert front.color.shape == (64, 64, 3) and 0 <= front.color.min() and front.color.max() <= 1
+    # The belly is cream-colored, all else is blue, and it is in front only.
+    cream = [((p.color[..., 0] > 0.6) & (p.opacity > 0.9)).sum().item() for p in (front, back)]
     assert cream[0] > 20 and cream[1] == 0
     hit = front.opacity > 0.9
     assert torch.allclose(front.disparity[hit], 1 / front.depth[hit])
@@ -75,20 +75,20 @@ def test_pictures(bear):
     assert torch.allclose(front.normals[hit].norm(dim=-1), torch.ones(int(hit.sum())), atol=1e-4)
     # The middle of what is seen from the front faces the camera, which is on +x.
     assert front.normals[hit][:, 0].mean() > 0.4
-    assert (front.opacity[0] < 0.05).all() and torch.allclose(front.colour[0, 0], torch.ones(3), atol=0.05)
+    assert (front.opacity[0] < 0.05).all() and torch.allclose(front.color[0, 0], torch.ones(3), atol=0.05)
 
 
 def test_turntable_turns(bear):
     frames = bear.turntable(4, 24)
     assert frames.shape == (4, 24, 24, 3)
-    torch.testing.assert_close(frames[1], bear.render(bear.camera(90), 24).colour)
+    torch.testing.assert_close(frames[1], bear.render(bear.camera(90), 24).color)
 
 
 def test_video_and_stills(bear, tmp_path):
     bear.export_video(tmp_path / "turn.mp4", num_frames=5, size=32, fps=10)
     reader = imageio_ffmpeg.read_frames(str(tmp_path / "turn.mp4"))
-    facts = next(reader)
-    assert facts["size"] == (64, 32) and facts["codec"] == "h264" and "yuv420p" in facts["pix_fmt"]
+    metadata = next(reader)
+    assert metadata["size"] == (64, 32) and metadata["codec"] == "h264" and "yuv420p" in metadata["pix_fmt"]
     assert len(list(reader)) == 5
     bear.export_stills(tmp_path, size=32)
     assert {"front.png", "side.png", "back.png", "depth.png"} <= {p.name for p in tmp_path.iterdir()}
@@ -97,12 +97,12 @@ def test_video_and_stills(bear, tmp_path):
 def test_save_and_load(bear, tmp_path):
     bear.save_pretrained(tmp_path)
     again = HiFAAsset.from_pretrained(tmp_path)
-    torch.testing.assert_close(again.render(size=24).colour, bear.render(size=24).colour, rtol=0, atol=0)
-    assert again.facts == json.loads(json.dumps(bear.facts))
+    torch.testing.assert_close(again.render(size=24).color, bear.render(size=24).color, rtol=0, atol=0)
+    assert again.metadata == json.loads(json.dumps(bear.metadata))
     card = (tmp_path / "README.md").read_text()
     assert "a blue teddy bear" in card and 'HiFAAsset.from_pretrained(".")' in card and card.startswith("---")
     assert not any(name in card for name in ("this/repository", "turntable.mp4", "front.png", "mesh.glb` "))
-    (tmp_path / FACTS).unlink()
+    (tmp_path / ASSET_FILE).unlink()
     with pytest.raises(AssetError, match="holds no HiFA asset"):
         HiFAAsset.from_pretrained(tmp_path)
 
@@ -113,7 +113,7 @@ def test_a_folder_that_is_not_there(name):
         HiFAAsset.from_pretrained(name)
 
 
-@pytest.mark.parametrize("broken", ["README.md", FACTS])
+@pytest.mark.parametrize("broken", ["README.md", ASSET_FILE])
 def test_a_save_that_is_cut_short_leaves_the_last_one(bear, tmp_path, monkeypatch, broken):
     bear.save_pretrained(tmp_path)
     before, write_text = (tmp_path / broken).read_text(), Path.write_text

@@ -115,7 +115,7 @@ def test_accelerate_launch_as_readme_has_it(tiny_prior, tmp_path):
     done = subprocess.run([*launcher, "-m", "hifa.batch", str(jobs), *output], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (made,) = (tmp_path / "out").glob(f"*/{DONE}")
-    assert HiFAAsset.from_pretrained(made.parent / "asset").facts["steps"] == STEPS
+    assert HiFAAsset.from_pretrained(made.parent / "asset").metadata["steps"] == STEPS
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_models_of_pixels_lose_their_text_encoder_first(
 ):
     """All prompts are encoded before, but for one that cannot be read, which fails alone; other priors as ever."""
     folder, output = request.getfixturevalue(model), tmp_path / "out"
-    settings = dict(num_inference_steps=2, n_coarse=8, n_fine=8, levels=4, finest_resolution=32, log2_entries=10)
+    settings = dict(num_inference_steps=2, n_coarse=8, n_fine=8, levels=4, max_resolution=32, log2_hashmap_size=10)
     settings |= dict(render_size=16, start_render_size=16)
     prompts = [{"prompt": "a red ball", "negative_prompt": "a blue cube"}, {"prompt": "a red zebra"}]
     rows = [row | settings for row in (*prompts, {"prompt": "a green duck", "seed": 3})]
@@ -187,7 +187,7 @@ def test_assets_alone_and_one_from_the_middle(tiny_prior, tmp_path):
     for _ in pipe.advance(half, steps=2):
         pass
     kept = HiFAAsset.from_pretrained(tmp_path / job.name / "asset-00002")
-    assert kept.facts["steps"] == 2
+    assert kept.metadata["steps"] == 2
     for key, value in half.radiance_field.state_dict().items():
         assert torch.equal(kept.radiance_field.state_dict()[key], value), key
 

@@ -99,17 +99,17 @@ def test_prompts_are_half_never_trained_and_of_distinct_kinds():
     prompts = text_to_3d.choose_prompts()
     assert prompts == text_to_3d.choose_prompts()
     assert [prompt.trained for prompt in prompts] == [True, False] * 12
-    assert all(world.is_held_out(prompt.kind, prompt.colour) != prompt.trained for prompt in prompts)
+    assert all(world.is_held_out(prompt.kind, prompt.color) != prompt.trained for prompt in prompts)
     assert {prompt.kind for prompt in prompts} == set(world.KINDS)
     for trained in (True, False):
         part = [prompt for prompt in prompts if prompt.trained == trained]
         assert sum(prompt.kind in world.KINDS_WITH_FRONT for prompt in part) == 6
-        assert len({prompt.colour for prompt in part}) >= 10
+        assert len({prompt.color for prompt in part}) >= 10
     assert text_to_3d.Prompt("ice cream", "orange", True).text == "an orange ice cream"
 
 
-def verdict_of(kinds: list[str], colours: list[str], views: list[str]) -> judge.Verdict:
-    names = zip((judge.KINDS, judge.COLOURS, judge.VIEWS), (kinds, colours, views), strict=True)
+def verdict_of(kinds: list[str], colors: list[str], views: list[str]) -> judge.Verdict:
+    names = zip((judge.KINDS, judge.COLORS, judge.VIEWS), (kinds, colors, views), strict=True)
     return judge.Verdict(*(torch.tensor([known.index(word) for word in said]) for known, said in names))
 
 
@@ -118,7 +118,7 @@ def test_asset_row_by_hand():
     seen = text_to_3d.Views(torch.zeros(8, 3, 64, 64), opacity=0.2, z_variance=0.001)
     duck = text_to_3d.Prompt("duck", "red", True)
     good = text_to_3d.asset_row(duck, verdict_of(["duck"] * 8, ["red"] * 7 + ["pink"], views), seen, 60.0)
-    assert (good["kind_right"], good["colour_right"], good["both_right"]) == (8, 7, 7)
+    assert (good["kind_right"], good["color_right"], good["both_right"]) == (8, 7, 7)
     assert good["same_kind"] and good["front_and_back"] and good["consistent"] and not good["diverged"]
     assert good["majority"] == ["duck", "red"]
     # Consistently another kind, and a face on its back; nothing to see.
@@ -128,11 +128,11 @@ def test_asset_row_by_hand():
     ball = text_to_3d.Prompt("ball", "red", False)
     round_ = text_to_3d.asset_row(ball, verdict_of(["ball"] * 8, ["red"] * 8, ["side view"] * 8), seen, 70.0)
     assert round_["front_and_back"] is None and round_["consistent"]
-    result = text_to_3d.summarise([good, bad, round_])
+    result = text_to_3d.summarize([good, bad, round_])
     assert result["trained"] == {
-        "assets": 2, "kind": 0.5, "colour": 0.9375, "kind_and_colour": 0.4375, "majority": 0.5
+        "assets": 2, "kind": 0.5, "color": 0.9375, "kind_and_color": 0.4375, "majority": 0.5
     }  # fmt: skip
-    assert result["never_trained"]["kind_and_colour"] == 1.0
+    assert result["never_trained"]["kind_and_color"] == 1.0
     assert (result["diverged"], result["same_kind"], result["front_and_back"]) == (1, 1.0, 0.5)
     assert (result["consistent"], result["seconds"]) == (round(2 / 3, 4), 70.0)
 
@@ -167,4 +167,4 @@ def test_text_to_3d_end_to_end_and_again(pipe, tmp_path, capsys):
     text_to_3d.make_asset(loaded, prior, prompt, folder, num_inference_steps=1)
     assert folder.stat().st_ino == made
     text_to_3d.make_asset(loaded, "another prior", prompt, folder, num_inference_steps=1)
-    assert text_to_3d.HiFAAsset.from_pretrained(folder).facts["prior_weights"] == "another prior"
+    assert text_to_3d.HiFAAsset.from_pretrained(folder).metadata["prior_weights"] == "another prior"

@@ -59,7 +59,7 @@ def test_same_pose_as_the_world_that_the_prior_has_seen(azimuth, elevation):
 
 
 def test_ray_through_a_pixel_by_hand():
-    # 4 pixels at 90 degrees: focal length 4 / 2 / tan 45 = 2. The centre of the top right pixel is at (3.5, 0.5), that
+    # 4 pixels at 90 degrees: focal length 4 / 2 / tan 45 = 2. The center of the top right pixel is at (3.5, 0.5), that
     # is 1.5 right of and 1.5 above the middle: (0.75, -0.75, 1) in camera axes, length sqrt(2.125).
     rays = image_rays(camera_to_world(Camera(0, 0, radius=2)), 90.0, 4)
     assert len(rays) == 16
@@ -84,7 +84,7 @@ def test_middle_of_an_odd_image_looks_at_the_origin():
 
 
 def test_field_of_view_spans_the_image_from_edge_to_edge():
-    # Pixel centres end half a pixel before the edge: at 50 degrees and 10 pixels, tan = tan(25) * 9 / 10.
+    # Pixel centers end half a pixel before the edge: at 50 degrees and 10 pixels, tan = tan(25) * 9 / 10.
     pose = camera_to_world(Camera(0, 0, radius=2))
     first = image_rays(pose, 50.0, 10).directions[5 * 10]
     across, forward = first @ pose[:, 0], first @ pose[:, 2]

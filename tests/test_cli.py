@@ -20,7 +20,7 @@ from hifa.cli.startup import share_cpu
 from hifa.export.each import ExportError
 from hifa.multiview.input_image import prepare_image
 from hifa.pictures import prepare_picture
-from hifa.storage.run_folder import read_facts
+from hifa.storage.run_folder import read_metadata
 
 from .syncdreamer_models import tiny_pipeline
 from .test_given_views import disc, shades
@@ -84,8 +84,8 @@ def test_a_photo_at_the_border_is_told_and_prepared_once(cli, multiview, tmp_pat
     assert "touches the top" in caplog.text and "elevation" in caplog.text  # logged, and so on stderr
     seen = prepare_image(prepare_picture(image).image, 32).movedim(0, -1) / 2 + 0.5
     assert PIL.Image.open(out / "input.png").tobytes() == (seen.numpy() * 255).round().astype("uint8").tobytes()
-    facts = HiFARun.load(out / "run").note
-    assert "touches the top" in facts and "was estimated" in facts
+    metadata = HiFARun.load(out / "run").note
+    assert "touches the top" in metadata and "was estimated" in metadata
 
 
 def test_a_sheet_guides_a_prompt_for_a_while(cli, tmp_path):
@@ -354,7 +354,7 @@ def test_sigkill_and_resume(tiny_prior, cli, tmp_path):
     wait_for(process, tmp_path / "killed/run/run.safetensors")
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    assert process.returncode == -signal.SIGKILL and 0 < read_facts(tmp_path / "killed/run")["step"] < 16
+    assert process.returncode == -signal.SIGKILL and 0 < read_metadata(tmp_path / "killed/run")["step"] < 16
     straight = start_cli(tiny_prior, tmp_path / "straight", "a red ball", "--steps", "16", "--save-every", "2")
     output, _ = straight.communicate(timeout=300)
     assert straight.returncode == 0, output
@@ -426,5 +426,5 @@ def test_an_unfinished_run_is_not_overwritten(saved, cli, tmp_path, capsys):
     error = capsys.readouterr().err
     for words in ("holds an unfinished run (2 of 5 steps)", "--resume", "--output-dir", "--overwrite"):
         assert words in error
-    assert read_facts(tmp_path / "out/run")["config"]["num_inference_steps"] == 5
+    assert read_metadata(tmp_path / "out/run")["config"]["num_inference_steps"] == 5
     assert cli(*command, "--overwrite") == 0 == cli(*command), "a finished one is made again"

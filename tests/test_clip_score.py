@@ -39,8 +39,8 @@ def clip_folder(tmp_path_factory):
 def small(monkeypatch):
     """The preset `fast`, tiny."""
     settings = dict(
-        render_size=16, start_render_size=16, n_coarse=8, n_fine=6, density_grid=8, levels=3, log2_entries=8,
-        finest_resolution=16, hidden_dim=8, lambda_normal=0.0,
+        render_size=16, start_render_size=16, n_coarse=8, n_fine=6, density_grid=8, levels=3, log2_hashmap_size=8,
+        max_resolution=16, hidden_dim=8, lambda_normal=0.0,
     )  # fmt: skip
     fast = HiFAConfig.fast
     monkeypatch.setattr(HiFAConfig, "fast", lambda **changes: fast(**(settings | changes)))
@@ -135,7 +135,7 @@ def test_a_run_that_diverges_is_counted_and_does_not_stop_the_others(
 ):
     """The field of the first prompt is no number from its second step on: what was saved before is its asset, be it
     the initial field."""
-    step_of = runner.optimisation_step
+    step_of = runner.optimization_step
 
     def poisoned(run, *arguments):
         if run.prompt == PROMPTS[0] and run.step == 1:
@@ -144,7 +144,7 @@ def test_a_run_that_diverges_is_counted_and_does_not_stop_the_others(
                     parameter.fill_(float("nan"))
         return step_of(run, *arguments)
 
-    monkeypatch.setattr(runner, "optimisation_step", poisoned)
+    monkeypatch.setattr(runner, "optimization_step", poisoned)
     words = [*words, "--save-every", save_every]
     clip_score.main(words)
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -154,7 +154,7 @@ def test_a_run_that_diverges_is_counted_and_does_not_stop_the_others(
     assert rows[0]["diverged"] and rows[0]["seconds"] > 0
     assert result["diverged"] == sum(row["diverged"] for row in rows) / 2
     assets = [HiFAAsset.from_pretrained(folder / "asset") for folder in folders]
-    assert [asset.facts["steps"] for asset in assets] == [kept, 3]
+    assert [asset.metadata["steps"] for asset in assets] == [kept, 3]
     assert all(value.isfinite().all() for value in assets[0].radiance_field.state_dict().values())
     assert HiFARun.load(folders[0] / "run").step == kept
 
@@ -212,9 +212,9 @@ def test_the_score_is_the_cosine_of_clips_own_features(clip_folder):
 
 def test_views_are_a_turn_on_white(analytic_field):
     """A dark wall at the front: seen from the front, and from the back through nothing."""
-    facts = {"config": HiFAConfig.fast().to_dict(), "prompt": "a wall"}
+    metadata = {"config": HiFAConfig.fast().to_dict(), "prompt": "a wall"}
     ball = analytic_field(lambda points: 100.0 * (points.norm(dim=-1) < 0.5), (0.0, 0.0, 0.0))
-    views = clip_score.render_views(HiFAAsset(ball, facts), 4, 32)
+    views = clip_score.render_views(HiFAAsset(ball, metadata), 4, 32)
     assert views.pictures.shape == (4, 3, 32, 32) and views.pictures.dtype == torch.uint8
     assert (views.pictures[:, :, 0, 0] == 255).all() and (views.pictures[:, :, 16, 16] == 0).all()
     assert 0.05 < views.opacity < 0.5
@@ -236,8 +236,8 @@ def test_summary_by_hand():
             "seconds": seconds, "peak_allocated_gb": peak, "peak_reserved_gb": None, "device": "A100",
         }  # fmt: skip
 
-    result = clip_score.summarise([row(20.0, True, 60, 10.0), row(30.0, False, 180, 12.5), row(34.0, False, 120, 9.0)])
+    result = clip_score.summarize([row(20.0, True, 60, 10.0), row(30.0, False, 180, 12.5), row(34.0, False, 120, 9.0)])
     assert (result["clip_score"], result["clip_score_std"], result["clip_score_converged"]) == (28.0, 5.89, 32.0)
     assert (result["iqa_quality"], result["iqa_real"], result["diverged"]) == (80.0, 28.0, 0.333)
     assert (result["minutes"], result["peak_allocated_gb"], result["peak_reserved_gb"]) == (2.0, 12.5, None)
-    assert clip_score.summarise([row(20.0, True, 60, None)])["clip_score_converged"] is None
+    assert clip_score.summarize([row(20.0, True, 60, None)])["clip_score_converged"] is None

@@ -61,8 +61,8 @@ def test_several_numbers_for_one_are_refused_by_name(name):
 
 
 def test_the_finest_cells_are_not_the_coarsest():
-    refused("finest_resolution", 64, base_resolution=128)
-    assert HiFAConfig.reconstruction(given_size=8).finest_resolution == 16
+    refused("max_resolution", 64, base_resolution=128)
+    assert HiFAConfig.reconstruction(given_size=8).max_resolution == 16
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -160,7 +160,7 @@ def test_paper_preset_has_the_numbers_of_appendix_a1():
     assert c.lambda_rgb == 0.1 and c.lambda_zvar == 3 and c.lambda_latent == 1
     assert c.guidance_scale == 100 and c.guidance_rescale == 0
     # Sections 4.1 and 4.2: annealing by the square root, K = [1, 1, 1], z-variance from the start; nothing besides.
-    assert c.annealing == "sqrt" and c.kernel == (1, 1, 1) and c.regulariser_warmup == 0
+    assert c.annealing == "sqrt" and c.kernel == (1, 1, 1) and c.regularizer_warmup == 0
     assert c.lambda_opacity == c.lambda_entropy == 0 and c.density_grid == 0
 
 
@@ -169,7 +169,7 @@ def test_official_preset_has_the_numbers_of_the_public_code():
     assert (c.optimizer, c.grid_lr, c.network_lr, c.max_gradient_norm) == ("adan", 5e-2, 5e-3, 1)
     assert c.lr_warmup * c.num_inference_steps == 500
     assert (c.perp_neg, c.t_max, c.t_min, c.guidance_scale) == (2, 0.98, 0.3, 100)
-    assert (c.lambda_monotonic, c.lambda_zentropy, c.regulariser_warmup) == (1, 0.01, 0.5)
+    assert (c.lambda_monotonic, c.lambda_zentropy, c.regularizer_warmup) == (1, 0.01, 0.5)
     for size in (64, 512, 1024):
         assert HiFAConfig.official(render_size=size).lambda_zvar == 3 * size**2
     assert c.lambda_entropy == pytest.approx(1.4427e-4, rel=1e-4)

@@ -1,4 +1,4 @@
-"""The density grid: cell centres, axes, interpolation, and what it remembers."""
+"""The density grid: cell centers, axes, interpolation, and what it remembers."""
 
 import pytest
 import torch
@@ -11,11 +11,11 @@ def ramp(points):
     return 20 + 1 * points[:, 0] + 2 * points[:, 1] + 4 * points[:, 2]
 
 
-def test_cells_hold_the_density_at_their_centres(analytic_field):
+def test_cells_hold_the_density_at_their_centers(analytic_field):
     field = analytic_field(ramp)
     grid = DensityGrid(2, 1.0)
     grid.refresh(field)
-    # Centres at -0.5 and 0.5; values are indexed (z, y, x).
+    # Centers at -0.5 and 0.5; values are indexed (z, y, x).
     assert grid.values[0, 0, 0].item() == pytest.approx(20 - 3.5)
     assert grid.values[0, 0, 1].item() == pytest.approx(20 + 0.5 - 1 - 2)
     assert grid.values[1, 0, 0].item() == pytest.approx(20 - 0.5 - 1 + 2)
@@ -28,7 +28,7 @@ def test_a_linear_density_is_interpolated_exactly(bound, analytic_field):
     field.bound = bound
     grid = DensityGrid(8, bound)
     grid.refresh(field)
-    # Between the outermost cell centres, 7/8 of the way to the faces.
+    # Between the outermost cell centers, 7/8 of the way to the faces.
     points = (2 * torch.rand(50, 3, generator=torch.Generator().manual_seed(0)) - 1) * bound * 7 / 8
     torch.testing.assert_close(grid.density(points), ramp(points))
     assert grid.density(points.view(5, 10, 3)).shape == (5, 10)
@@ -41,8 +41,8 @@ def test_the_loop_of_a_cpu_reads_what_grid_sample_reads(resolution, bound):
     grid = DensityGrid(resolution, bound)
     grid.values.copy_(torch.rand(grid.values.shape, generator=generator))
     points = (torch.rand(500, 3, generator=generator) * 4 - 2) * bound  # an eighth of them inside
-    faces_and_centres = torch.linspace(-bound, bound, 2 * resolution + 1)
-    edges = torch.cartesian_prod(*[faces_and_centres] * 3)
+    faces_and_centers = torch.linspace(-bound, bound, 2 * resolution + 1)
+    edges = torch.cartesian_prod(*[faces_and_centers] * 3)
     for where in (points, edges, torch.full((1, 3), 1e30), torch.empty(0, 3)):
         expected = grid.double().density(where.double())
         torch.testing.assert_close(grid.float().density(where).double(), expected, rtol=1e-5, atol=1e-6)

@@ -33,18 +33,18 @@ def pipe(tiny_prior, model):
 
 
 def ramp(size: int = 8) -> torch.Tensor:
-    """Colours of rays, `(size * size, 3)`, brighter to the right."""
+    """Colors of rays, `(size * size, 3)`, brighter to the right."""
     return torch.linspace(0, 1, size).repeat(size)[:, None].expand(-1, 3)
 
 
-def view(depth: torch.Tensor, colour: torch.Tensor) -> WholeView:
+def view(depth: torch.Tensor, color: torch.Tensor) -> WholeView:
     opacity, camera = torch.cat([torch.ones(len(depth) - 8), torch.zeros(8)]), Camera(0, 0)
-    rendered = RayOutput(colour, opacity, depth, *torch.zeros(3, len(depth)), torch.zeros(len(depth), 0))
+    rendered = RayOutput(color, opacity, depth, *torch.zeros(3, len(depth)), torch.zeros(len(depth), 0))
     return WholeView(camera, image_rays(camera_to_world(camera), camera.fov_deg, 8), rendered, 8)
 
 
-def loss(model, depth: torch.Tensor, colour: torch.Tensor) -> torch.Tensor:
-    shown = view(depth, colour)
+def loss(model, depth: torch.Tensor, color: torch.Tensor) -> torch.Tensor:
+    shown = view(depth, color)
     return disparity_guidance(shown, DisparityPrior(model).estimate(shown.picture, 8))
 
 
@@ -66,11 +66,11 @@ def test_the_loss_is_zero_for_what_the_model_sees_and_two_for_its_inverse(model)
     assert loss(model, 1 / (0.5 - 0.2 * share), ramp()) == pytest.approx(2, abs=1e-4)
 
 
-def test_depth_learns_and_colour_does_not(model):
+def test_depth_learns_and_color_does_not(model):
     depth = torch.linspace(2, 3, 64).requires_grad_()
-    colour = ramp().clone().requires_grad_()
-    loss(model, depth, colour).backward()
-    assert depth.grad[:-8].abs().sum() > 0 and colour.grad is None
+    color = ramp().clone().requires_grad_()
+    loss(model, depth, color).backward()
+    assert depth.grad[:-8].abs().sum() > 0 and color.grad is None
     assert (depth.grad[-8:] == 0).all(), "rays that miss the object have no relief"
 
 

@@ -15,7 +15,7 @@ from hifa.guard import LARGEST_NORM, gradient_norm, is_safe
 from hifa.optimization.step import ATTEMPTS, DivergedError
 from hifa.rendering.density_grid import DensityGrid
 from hifa.storage.checkpoint import optimizer_tensors
-from hifa.storage.run_folder import FILE, RunError, read_facts
+from hifa.storage.run_folder import FILE, RunError, read_metadata
 
 from .test_pipeline import TINY, generator
 
@@ -169,10 +169,10 @@ def test_the_count_is_saved_and_files_without_it_load(pipe, tmp_path):
     Poison(run.radiance_field.grid.table, {1, 2})
     list(pipe.advance(run))
     run.save(tmp_path)
-    assert read_facts(tmp_path)["skipped"] == 2 and HiFARun.load(tmp_path).skipped == 2
-    facts = read_facts(tmp_path)
-    del facts["skipped"]
-    save_file(load_file(tmp_path / FILE), tmp_path / FILE, metadata={"facts": json.dumps(facts)})
+    assert read_metadata(tmp_path)["skipped"] == 2 and HiFARun.load(tmp_path).skipped == 2
+    metadata = read_metadata(tmp_path)
+    del metadata["skipped"]
+    save_file(load_file(tmp_path / FILE), tmp_path / FILE, metadata={"facts": json.dumps(metadata)})
     assert HiFARun.load(tmp_path).skipped == 0
 
 
@@ -211,7 +211,7 @@ def test_a_field_that_was_spoilt_from_outside_does_not_replace_the_save(pipe, tm
 
 
 def test_a_grid_passes_over_what_is_no_number():
-    field = RadianceField(levels=1, base_resolution=2, finest_resolution=2, log2_entries=5, hidden_dim=4)
+    field = RadianceField(levels=1, base_resolution=2, max_resolution=2, log2_hashmap_size=5, hidden_dim=4)
     grid = DensityGrid(4, 1.0)
     grid.refresh(field)
     good = grid.values.clone()

@@ -44,13 +44,13 @@ def test_the_true_object_agrees_with_itself_and_others_nearly():
 
 
 def test_settings_are_chosen_on_prompts_that_are_not_measured():
-    assert not {(p.kind, p.colour) for p in choose_prompts()} & set(geometry.TUNING)
-    assert all(kind in world.KINDS and color in world.COLOURS for kind, color in geometry.TUNING)
+    assert not {(p.kind, p.color) for p in choose_prompts()} & set(geometry.TUNING)
+    assert all(kind in world.KINDS and color in world.COLORS for kind, color in geometry.TUNING)
 
 
 def test_true_views_come_from_all_sides():
     views = geometry.true_views(world.make_scene("duck", "red").shape, count=32)
-    assert views.colour.shape == (32, 96, 96, 3) and (views.colour[:, 0, 0] == 255).all()
+    assert views.color.shape == (32, 96, 96, 3) and (views.color[:, 0, 0] == 255).all()
     azimuths = torch.tensor([camera.azimuth_deg for camera in views.cameras]).sort().values
     elevations = [camera.elevation_deg for camera in views.cameras]
     assert azimuths.diff().max() < 25 and min(elevations) < -8 and max(elevations) > 70

@@ -20,16 +20,16 @@ from hifa.toybox.training import multiview_dataset
 GOLDEN = Path(__file__).parent / "golden"
 
 
-def disc(size: int = 32, colour=(200, 30, 20), radius: float = 0.3, alpha: bool = True) -> PIL.Image.Image:
+def disc(size: int = 32, color=(200, 30, 20), radius: float = 0.3, alpha: bool = True) -> PIL.Image.Image:
     """A disc in the middle, on white; `radius` in image widths."""
     axis = (np.arange(size) + 0.5) / size - 0.5
     inside = axis[:, None] ** 2 + axis**2 < radius**2
-    rgb = np.where(inside[..., None], colour, 255).astype(np.uint8)
+    rgb = np.where(inside[..., None], color, 255).astype(np.uint8)
     return PIL.Image.fromarray(np.dstack([rgb, np.where(inside, 255, 0).astype(np.uint8)]) if alpha else rgb)
 
 
 def shades(count: int = 16, **options) -> list[PIL.Image.Image]:
-    return [disc(colour=(10 * index, 30, 20), **options) for index in range(count)]
+    return [disc(color=(10 * index, 30, 20), **options) for index in range(count)]
 
 
 def test_sheet_list_array_and_tensor_are_the_same_views():
@@ -40,23 +40,23 @@ def test_sheet_list_array_and_tensor_are_the_same_views():
     numbers = (array, array.astype(np.int64), array / 255, tensor, tensor.long(), tensor / 255)
     for views in (sheet(images), *numbers, tuple(images), first):
         other = read_views(views, bound=1.0)
-        assert torch.equal(other.colour, first.colour) and torch.equal(other.mask, first.mask)
+        assert torch.equal(other.color, first.color) and torch.equal(other.mask, first.mask)
         assert other.cameras == first.cameras == ring_cameras(1.0)
-    assert len(first) == 16 and first.size == 32 and first.colour[3, 16, 16, 0] == 30
+    assert len(first) == 16 and first.size == 32 and first.color[3, 16, 16, 0] == 30
 
 
 def test_the_sheet_of_views_gives_them_back():
     views = read_views(shades(), bound=1.0)
     again = read_views(views.sheet(), bound=1.0)
-    assert torch.equal(again.colour, views.colour) and torch.equal(again.mask, views.mask)
+    assert torch.equal(again.color, views.color) and torch.equal(again.mask, views.mask)
 
 
-def test_alpha_is_the_mask_and_colour_is_put_on_white():
+def test_alpha_is_the_mask_and_color_is_put_on_white():
     image = PIL.Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     image.paste((100, 100, 100, 51), (2, 2, 6, 6))
     views = read_views([image] * 16, bound=1.0)
     assert views.mask[0, 4, 4] == 51 and views.mask[0, 0, 0] == 0
-    assert views.colour[0, 4, 4].tolist() == [224] * 3 and views.colour[0, 0, 0].tolist() == [255] * 3
+    assert views.color[0, 4, 4].tolist() == [224] * 3 and views.color[0, 0, 0].tolist() == [255] * 3
 
 
 def test_without_alpha_what_is_not_white_is_the_object_highlights_included():
@@ -92,7 +92,7 @@ def test_a_large_region_of_pure_background_in_an_object_is_a_hole(level, inner, 
 def test_the_handle_of_a_mug_is_open_in_its_views():
     camera = multiview_dataset.ring_from(270.0)[0]
     seen = multiview_dataset.look(world.make_scene("mug", "red").shape, camera, 128)
-    views = read_views(np.stack([seen.colour] * 16), bound=1.0)
+    views = read_views(np.stack([seen.color] * 16), bound=1.0)
     ours, truth = views.mask[0].numpy() > 127, seen.mask > 0.5
     assert (ours & truth).sum() / (ours | truth).sum() > 0.95, "0.92 with the handle filled"
 
@@ -100,8 +100,8 @@ def test_the_handle_of_a_mug_is_open_in_its_views():
 def test_large_views_are_reduced_by_the_mean():
     image = PIL.Image.fromarray(np.kron([[0, 255], [255, 255]], np.ones((4, 4))).astype(np.uint8)).convert("RGB")
     views = read_views([image] * 16, bound=1.0, max_size=2)
-    assert views.size == 2 and views.colour[0, :, :, 0].tolist() == [[0, 255], [255, 255]]
-    assert read_views([image] * 16, bound=1.0, max_size=1).colour[0, 0, 0, 0] == 191
+    assert views.size == 2 and views.color[0, :, :, 0].tolist() == [[0, 255], [255, 255]]
+    assert read_views([image] * 16, bound=1.0, max_size=1).color[0, 0, 0, 0] == 191
 
 
 def test_cameras_are_syncdreamers_scaled_to_the_field():
@@ -128,7 +128,7 @@ def test_given_and_distillation_cameras_agree_in_scale(analytic_field):
         assert (picture.opacity.mean() / torch.pi) ** 0.5 == pytest.approx(share, rel=0.02)
 
 
-def test_sampled_pixels_are_rays_through_their_centres():
+def test_sampled_pixels_are_rays_through_their_centers():
     views = read_views(shades(), bound=1.0)
     batch = views.sample(500, torch.Generator().manual_seed(0))
     rays = [image_rays(camera_to_world(camera), camera.fov_deg, views.size) for camera in views.cameras]
@@ -136,7 +136,7 @@ def test_sampled_pixels_are_rays_through_their_centres():
     nearest = (batch.rays.directions @ directions.T).argmax(1)
     torch.testing.assert_close(batch.rays.directions, directions[nearest], rtol=0, atol=1e-6)
     torch.testing.assert_close(batch.rays.origins, torch.cat([part.origins for part in rays])[nearest])
-    torch.testing.assert_close(batch.colour, views.colour.view(-1, 3)[nearest].float() / 255)
+    torch.testing.assert_close(batch.color, views.color.view(-1, 3)[nearest].float() / 255)
     torch.testing.assert_close(batch.mask, views.mask.view(-1)[nearest].float() / 255)
 
 
@@ -159,7 +159,7 @@ def test_tensors_and_back():
     views = read_views(shades(), bound=0.7)
     again = GivenViews.from_tensors(views.tensors())
     assert again.cameras == views.cameras
-    assert torch.equal(again.colour, views.colour) and torch.equal(again.mask, views.mask)
+    assert torch.equal(again.color, views.color) and torch.equal(again.mask, views.mask)
 
 
 @pytest.mark.parametrize(
@@ -191,17 +191,17 @@ def test_other_cameras_than_the_ring():
         read_views(shades(16), bound=1.0, cameras=cameras)
 
 
-def test_pairs_are_neighbours_in_one_view():
+def test_pairs_are_neighbors_in_one_view():
     size, cameras = 4, ring_cameras(1.0)[:2]
-    colour = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    colour[..., 0] = torch.arange(2)[:, None, None]
-    colour[..., 1] = torch.arange(size)[:, None]
-    colour[..., 2] = torch.arange(size)
-    views = GivenViews(colour, torch.full((2, size, size), 255, dtype=torch.uint8), cameras)
+    color = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    color[..., 0] = torch.arange(2)[:, None, None]
+    color[..., 1] = torch.arange(size)[:, None]
+    color[..., 2] = torch.arange(size)
+    views = GivenViews(color, torch.full((2, size, size), 255, dtype=torch.uint8), cameras)
     batch = views.sample_pairs(500, torch.Generator().manual_seed(0))
-    here, there = (batch.colour * 255).round().chunk(2)
+    here, there = (batch.color * 255).round().chunk(2)
     steps = (there - here).abs()
     assert (steps[:, 0] == 0).all() and (steps[:, 1:].sum(1) == 1).all()
     assert {tuple(step) for step in steps.tolist()} == {(0, 1, 0), (0, 0, 1)}
     directions = batch.rays.directions.chunk(2)
-    assert (directions[0] * directions[1]).sum(-1).min() > 0.95, "rays of neighbours"
+    assert (directions[0] * directions[1]).sum(-1).min() > 0.95, "rays of neighbors"

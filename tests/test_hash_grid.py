@@ -12,7 +12,7 @@ from hifa.field import hash_grid
 from hifa.field.hash_grid import HashGrid, encode_torch, implementation, level_resolutions
 
 
-# levels, base, finest, log2_entries: dense only, both, the embedded default, hashed only, hardly any entries.
+# levels, base, finest, log2_hashmap_size: dense only, both, the embedded default, hashed only, hardly any entries.
 SIZES = [(1, 4, 4, 12), (4, 4, 32, 10), (8, 8, 128, 15), (3, 64, 256, 6), (2, 3, 50, 4)]
 sizes = pytest.mark.parametrize("size", SIZES, ids=lambda size: "-".join(map(str, size)))
 
@@ -48,7 +48,7 @@ def test_last_level_is_the_finest(levels, base, finest):
 @pytest.mark.parametrize("device", ["loops", "torch"])
 def test_trilinear_value_by_hand(device):
     # Two cells an axis, nodes at 0, 1/2, 1; the dense index is x + 3 (y + 3 z).
-    grid = HashGrid(levels=1, base_resolution=2, finest_resolution=2, log2_entries=5)
+    grid = HashGrid(levels=1, base_resolution=2, max_resolution=2, log2_hashmap_size=5)
     with torch.no_grad():
         grid.table.zero_()
         for x in range(3):
@@ -67,7 +67,7 @@ def test_trilinear_value_by_hand(device):
 def test_hashed_node_by_hand(device):
     # 65^3 nodes in 16 entries. Node (3, 5, 7): 3 * 1 ^ 5 * 2654435761 ^ 7 * 805459861, of which the low four bits
     # are 3 ^ (5 * 1 & 15) ^ (7 * 5 & 15) = 3 ^ 5 ^ 3 = 5. Points on a node read nothing but that node.
-    grid = HashGrid(levels=1, base_resolution=64, finest_resolution=64, log2_entries=4)
+    grid = HashGrid(levels=1, base_resolution=64, max_resolution=64, log2_hashmap_size=4)
     with torch.no_grad():
         grid.table.copy_(torch.stack([torch.arange(16.0), -torch.arange(16.0)], -1))
     point = torch.tensor([[3 / 64, 5 / 64, 7 / 64]])

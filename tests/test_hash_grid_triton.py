@@ -21,8 +21,8 @@ def make_table(levels: int, entries: int, dtype: torch.dtype = torch.float32) ->
 
 def both(points: torch.Tensor, size: tuple, dtype: torch.dtype = torch.float32) -> list[tuple]:
     """Encoding and gradient of the table, by the kernels and by plain torch in float32 on the same values."""
-    levels, base, finest, log2_entries = size
-    resolutions, entries = level_resolutions(levels, base, finest), 2**log2_entries
+    levels, base, finest, log2_hashmap_size = size
+    resolutions, entries = level_resolutions(levels, base, finest), 2**log2_hashmap_size
     table = make_table(levels, entries, dtype)
     exact = table.detach().float().requires_grad_()
     ours = EncodeTriton.apply(points, table, torch.tensor(resolutions), entries)

@@ -15,9 +15,9 @@ from hifa.field import RadianceField
 from .hub_server import Repo, hub_server
 
 
-FACTS = {
+METADATA = {
     "prompt": "a *red* | mushroom\n<script>", "seed": 7, "prior": "some/prior", "steps": 40, "seconds": 12.5,
-    "config": HiFAConfig.fast(num_inference_steps=50).to_dict(), "prior_licence": "CreativeML Open RAIL-M",
+    "config": HiFAConfig.fast(num_inference_steps=50).to_dict(), "prior_license": "CreativeML Open RAIL-M",
 }  # fmt: skip
 
 
@@ -39,11 +39,11 @@ class SmallAsset(HiFAAsset):
 
 @pytest.fixture(scope="module")
 def ball() -> HiFAAsset:
-    return SmallAsset(RadianceField(blob_density=8.0, log2_entries=10, levels=4), FACTS)
+    return SmallAsset(RadianceField(blob_density=8.0, log2_hashmap_size=10, levels=4), METADATA)
 
 
 def test_a_card_says_what_made_the_asset_and_how_to_load_it():
-    card = model_card(FACTS, "me/mushroom", "cc-by-4.0", "https://hub")
+    card = model_card(METADATA, "me/mushroom", "cc-by-4.0", "https://hub")
     data = yaml.safe_load(card.split("---")[1])
     assert data["license"] == "cc-by-4.0" and data["base_model"] == "some/prior" and data["library_name"] == "hifa"
     assert data["pipeline_tag"] == "text-to-3d" and data["widget"][0]["output"]["url"] == "front.png"
@@ -55,7 +55,7 @@ def test_a_card_says_what_made_the_asset_and_how_to_load_it():
 
 
 def test_an_asset_goes_there_and_comes_back(hub, ball, tmp_path):
-    url = ball.push_to_hub("me/mushroom", token="hf_me", endpoint=hub.address, licence="cc0-1.0")
+    url = ball.push_to_hub("me/mushroom", token="hf_me", endpoint=hub.address, license="cc0-1.0")
     assert url == f"{hub.address}/me/mushroom"
     repo = hub.repo("me/mushroom")
     assert repo.visibility == "private"
@@ -63,7 +63,7 @@ def test_an_asset_goes_there_and_comes_back(hub, ball, tmp_path):
     assert repo.files["mesh.glb"][:4] == b"glTF" and "mesh.glb" in hub.large
     assert b"license: cc0-1.0" in repo.files["README.md"]
     again = HiFAAsset.from_pretrained("me/mushroom", token="hf_me", endpoint=hub.address, cache_dir=tmp_path)
-    assert again.facts == json.loads(json.dumps(FACTS))
+    assert again.metadata == json.loads(json.dumps(METADATA))
     for name, value in ball.radiance_field.state_dict().items():
         assert torch.equal(again.radiance_field.state_dict()[name], value), name
 

@@ -18,7 +18,7 @@ SIZE = 10  # 100 rays
 
 def small_field() -> RadianceField:
     field = RadianceField(
-        levels=4, base_resolution=4, finest_resolution=24, log2_entries=9, hidden_dim=16, view_bands=2,
+        levels=4, base_resolution=4, max_resolution=24, log2_hashmap_size=9, hidden_dim=16, view_bands=2,
         blob_density=4.0, blob_radius=0.4,
     )  # fmt: skip
     with torch.no_grad():  # structure, so that every part of the field matters
@@ -35,11 +35,11 @@ def sampling_of(mode: str, field: RadianceField) -> RaySampling:
 
 
 def loss_of(seen):
-    """Colour, z-variance, opacity and depth; the first term couples all rays."""
-    target = torch.linspace(0, 1, seen.colour.numel()).view_as(seen.colour)
+    """Color, z-variance, opacity and depth; the first term couples all rays."""
+    target = torch.linspace(0, 1, seen.color.numel()).view_as(seen.color)
     return (
-        10 * (seen.colour.mean(0) ** 2).sum()
-        + ((seen.colour - target) ** 2).sum()
+        10 * (seen.color.mean(0) ** 2).sum()
+        + ((seen.color - target) ** 2).sum()
         + 3 * z_variance_loss(seen.z_variance, seen.opacity)
         + opacity_entropy_loss(seen.opacity)
         + 0.1 * seen.depth.sum()
@@ -78,12 +78,12 @@ def test_deferred_backpropagation_gives_the_same_gradients(mode, chunk, backgrou
 @pytest.mark.parametrize(
     "loss",
     [
-        lambda seen: (seen.colour**2).sum(),
+        lambda seen: (seen.color**2).sum(),
         lambda seen: z_variance_loss(seen.z_variance, seen.opacity),
         lambda seen: seen.opacity.sum(),
         lambda seen: seen.depth.sum(),
     ],
-    ids=["colour", "z-variance", "opacity", "depth"],
+    ids=["color", "z-variance", "opacity", "depth"],
 )
 def test_deferred_gradients_of_each_output_alone(mode, loss):
     field = small_field()
@@ -203,9 +203,9 @@ def test_deferred_backpropagation_never_holds_more_than_a_chunk():
                 held.append(len(points))
             return super().encode(points)
 
-    field = Watched(levels=2, base_resolution=4, finest_resolution=8, log2_entries=8)
+    field = Watched(levels=2, base_resolution=4, max_resolution=8, log2_hashmap_size=8)
     rays = image_rays(camera_to_world(Camera(30, 20)), 50.0, SIZE)
-    backpropagate(field, rays, RaySampling(16, 8), lambda seen: seen.colour.sum(), chunk=30)
+    backpropagate(field, rays, RaySampling(16, 8), lambda seen: seen.color.sum(), chunk=30)
     assert max(held) <= 30 * 16 and sum(held) == 100 * (16 + 8)
 
 
@@ -216,7 +216,7 @@ RADIUS, WIDTH = 0.5, 0.03
 def soft_ball(analytic_field):
     """A ball with a soft rim, so that its density has a gradient everywhere near the surface."""
     return analytic_field(
-        lambda points: 60 * torch.sigmoid((RADIUS - points.norm(dim=-1)) / WIDTH), colour=(0.8, 0.2, 0.1)
+        lambda points: 60 * torch.sigmoid((RADIUS - points.norm(dim=-1)) / WIDTH), color=(0.8, 0.2, 0.1)
     )
 
 
@@ -245,20 +245,20 @@ def test_picture_of_a_ball(soft_ball):
     # Differences of pixels that are a tenth of the radius wide: within 3.6 degrees.
     assert ((picture.normals[inner] * outward).sum(-1) > 0.998).all()
     red, behind = torch.tensor([0.8, 0.2, 0.1]), torch.tensor([0.3, 0.4, 0.5])
-    assert (picture.colour[inner] - red).abs().max() < 0.01 and (picture.colour[outer] - behind).abs().max() < 0.01
+    assert (picture.color[inner] - red).abs().max() < 0.01 and (picture.color[outer] - behind).abs().max() < 0.01
     assert (picture.opacity[outer] < 1e-2).all() and (picture.normals[outer] == 0).all()
 
 
 def test_picture_shapes_units_and_graph(analytic_field):
     field = analytic_field(lambda points: 20.0 * (points.norm(dim=-1) < RADIUS))  # nothing at all in the corners
     picture = render_picture(field, Camera(0, 0), 8, RaySampling(16, 8), background=torch.tensor([1.0, 1.0, 1.0]))
-    for name in ("colour", "normals"):
+    for name in ("color", "normals"):
         assert getattr(picture, name).shape == (8, 8, 3)
     for name in ("opacity", "depth", "disparity", "z_variance"):
         assert getattr(picture, name).shape == (8, 8)
-    assert not picture.colour.requires_grad
+    assert not picture.color.requires_grad
     corner = (0, 0)
-    assert torch.equal(picture.colour[corner], torch.ones(3))
+    assert torch.equal(picture.color[corner], torch.ones(3))
     assert picture.depth[corner] == picture.disparity[corner] == picture.opacity[corner] == 0
     lengths = picture.normals.norm(dim=-1)
     assert ((lengths - 1).abs() < 1e-5).logical_or(lengths == 0).all()
@@ -275,5 +275,5 @@ def test_picture_and_rays_agree(soft_ball):
     camera, sampling = Camera(30, 20), RaySampling(32, 16)
     picture = render_picture(soft_ball, camera, 12, sampling)
     seen = render_rays(soft_ball, image_rays(camera_to_world(camera), camera.fov_deg, 12), sampling)
-    torch.testing.assert_close(picture.colour, seen.colour.view(12, 12, 3).clamp(0, 1))
+    torch.testing.assert_close(picture.color, seen.color.view(12, 12, 3).clamp(0, 1))
     torch.testing.assert_close(picture.depth, seen.depth.view(12, 12))

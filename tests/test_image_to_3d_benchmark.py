@@ -68,8 +68,8 @@ def test_depth_of_points_is_the_published_depth(mesh):
 def test_reconstruction_is_timed_beside_bare_rendering():
     views = read_views(shades(), 1.0)
     config = HiFAConfig.reconstruction(
-        num_inference_steps=10, given_rays=64, n_coarse=8, n_fine=6, density_grid=8, levels=2, log2_entries=6,
-        finest_resolution=16, hidden_dim=8,
+        num_inference_steps=10, given_rays=64, n_coarse=8, n_fine=6, density_grid=8, levels=2, log2_hashmap_size=6,
+        max_resolution=16, hidden_dim=8,
     )  # fmt: skip
     run, seconds, bare = image_to_3d.reconstruct(views, config, clock_rendering=True)
     assert run.finished and 0 < bare and 0 < seconds
@@ -81,10 +81,10 @@ def test_reconstruction_is_timed_beside_bare_rendering():
 
 @pytest.mark.parametrize("preset", [HiFAConfig.reconstruction, HiFAConfig.hallucinated])
 def test_the_rays_of_a_step_are_the_ones_that_are_timed(monkeypatch, preset):
-    """Before the step or after it, with its offsets and neighbours."""
+    """Before the step or after it, with its offsets and neighbors."""
     config = preset(
-        num_inference_steps=20, given_rays=16, n_coarse=8, n_fine=6, density_grid=8, levels=2, log2_entries=6,
-        finest_resolution=16, hidden_dim=8,
+        num_inference_steps=20, given_rays=16, n_coarse=8, n_fine=6, density_grid=8, levels=2, log2_hashmap_size=6,
+        max_resolution=16, hidden_dim=8,
     )  # fmt: skip
     drawn = []
 

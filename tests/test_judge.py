@@ -58,8 +58,8 @@ def test_kid_refuses_what_it_cannot_compare():
 
 
 def test_labels_follow_the_order_of_the_world():
-    assert (len(J.KINDS), len(J.COLOURS), len(J.VIEWS)) == (24, 12, 4)
-    assert J.KINDS == tuple(world.KINDS) and J.COLOURS == tuple(world.COLOURS) and J.VIEWS == world.VIEWS
+    assert (len(J.KINDS), len(J.COLORS), len(J.VIEWS)) == (24, 12, 4)
+    assert J.KINDS == tuple(world.KINDS) and J.COLORS == tuple(world.COLORS) and J.VIEWS == world.VIEWS
     assert J.labels_of("mushroom", "green", "back view") == (4, 3, -1, -1, 2)
     assert len(J.COMBINATIONS) == 288 and set(world.combinations(held_out=True)) < set(J.COMBINATIONS)
     assert {kind for kind, front in zip(J.KINDS, J.HAS_FRONT, strict=True) if front} == set(world.KINDS_WITH_FRONT)
@@ -97,8 +97,8 @@ def test_score_by_hand():
     seen = J.Verdict(torch.tensor([ball, ball, duck, ball]), torch.tensor([0, 1, 5, 5]), torch.tensor([2, 3, 1, 0]))
     expected = {
         "kind": 0.75,
-        "colour": 0.5,
-        "kind_and_colour": 0.5,
+        "color": 0.5,
+        "kind_and_color": 0.5,
         "view": round(2 / 3, 4),
         "view_of_front_kinds": 0.5,
     }
@@ -111,7 +111,7 @@ def test_cameras_are_of_the_wanted_view(view):
     assert {world.view_of(*J.camera_for(view, rng)) for _ in range(20)} == {view}
 
 
-def test_augmentation_keeps_range_mean_colour_and_seed():
+def test_augmentation_keeps_range_mean_color_and_seed():
     images = torch.tensor([0.8, 0.2, 0.1]).view(1, 3, 1, 1).expand(16, 3, 64, 64)
     out = J.augment(images, np.random.default_rng(4))
     assert out.shape == images.shape and out.min() >= 0 and out.max() <= 1
@@ -125,10 +125,10 @@ def test_missing_judge_names_the_command(tmp_path):
 
 
 def test_the_committed_judge_knows_pictures_it_has_not_seen():
-    parts = [J.render_scene(9_500_000, index) for index in range(0, 288, 7)]  # every kind and colour, four views each
+    parts = [J.render_scene(9_500_000, index) for index in range(0, 288, 7)]  # every kind and color, four views each
     pixels, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
     right = J.score(J.load_judge(J.JUDGE).verdict(J.to_unit(torch.from_numpy(pixels))), labels)
-    assert right["kind"] > 0.95 and right["colour"] > 0.97 and right["view"] > 0.9, right
+    assert right["kind"] > 0.95 and right["color"] > 0.97 and right["view"] > 0.9, right
 
 
 @pytest.fixture(scope="module")

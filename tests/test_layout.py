@@ -14,9 +14,9 @@ from hifa.multiview.conversion import Source, _take
 from hifa.optimization.adan import Adan
 from hifa.storage.checkpoint import load_optimizer_tensors, optimizer_tensors
 from hifa.storage.layout import LayoutError, Spec, check_layout, layout_of, read_layout
-from hifa.storage.run_folder import FILE, RunError, read_facts
+from hifa.storage.run_folder import FILE, RunError, read_metadata
 from hifa.toybox.training import loop as training
-from hifa.toybox.training.loop import Average, Recipe, load_checkpoint, optimise, save_checkpoint
+from hifa.toybox.training.loop import EMA, Recipe, load_checkpoint, optimize, save_checkpoint
 
 from .test_pipeline import TINY, generator
 
@@ -50,12 +50,12 @@ def saved(pipe, views, tmp_path_factory):
     return folder
 
 
-def rewritten(source, folder, change, **facts):
+def rewritten(source, folder, change, **metadata):
     """A copy of a saved run with other tensors."""
     tensors = load_file(source / FILE)
     change(tensors)
     folder.mkdir(exist_ok=True)
-    save_file(tensors, folder / FILE, metadata={"facts": json.dumps(read_facts(source) | facts)})
+    save_file(tensors, folder / FILE, metadata={"facts": json.dumps(read_metadata(source) | metadata)})
     return folder
 
 
@@ -104,7 +104,7 @@ def test_a_run_with_an_unknown_tensor_is_refused(saved, tmp_path, name):
         HiFARun.load(folder)
 
 
-@pytest.mark.parametrize("name", ["views/colour", "views/mask", "views/cameras"])
+@pytest.mark.parametrize("name", ["views/color", "views/mask", "views/cameras"])
 @pytest.mark.parametrize("change", ["flat", "type", "gone"])
 def test_views_with_a_wrong_tensor_are_refused(saved, tmp_path, name, change):
     def spoil(tensors):
@@ -126,7 +126,7 @@ def test_views_of_other_numbers_are_refused(saved, tmp_path):
 
 def test_a_large_field_without_its_weights_is_refused_by_the_header(saved, tmp_path, monkeypatch):
     """It took gigabytes before it was refused."""
-    large = read_facts(saved / "hifa")["config"] | {"levels": 32, "log2_entries": 24}
+    large = read_metadata(saved / "hifa")["config"] | {"levels": 32, "log2_hashmap_size": 24}
     folder = rewritten(saved / "hifa", tmp_path / "run", lambda tensors: None, config=large)
     monkeypatch.setattr(hifa.optimization.run, "read", lambda _: pytest.fail("its tensors were read"))
     with pytest.raises(RunError, match="density_net.0.weight must be .8, 64."):
@@ -163,7 +163,7 @@ def test_an_asset_with_a_wrong_tensor_is_refused(asset, change):
         HiFAAsset.from_pretrained(asset)
 
 
-@pytest.mark.parametrize("name, value", [("finest_resolution", 2**22 - 1), ("levels", 10**6), ("bound", "1")])
+@pytest.mark.parametrize("name, value", [("max_resolution", 2**22 - 1), ("levels", 10**6), ("bound", "1")])
 def test_an_asset_with_settings_out_of_range_is_refused(asset, name, value):
     """Rendering the first of them ended the process."""
     config = json.loads((asset / "config.json").read_text())
@@ -198,7 +198,7 @@ def test_optimizer_states_must_be_those_of_the_parameters(make):
 def test_a_checkpoint_of_another_module_is_refused(tmp_path):
     def parts(width):
         module = torch.nn.Linear(3, width)
-        return module, Average(module), torch.optim.AdamW(module.parameters())
+        return module, EMA(module), torch.optim.AdamW(module.parameters())
 
     save_checkpoint(tmp_path / "checkpoint", 5, *parts(4))
     assert load_checkpoint(tmp_path / "checkpoint", *parts(4)) == 5
@@ -213,11 +213,11 @@ def test_a_training_skips_what_is_not_finite_and_ends_when_all_is(tmp_path, monk
     def losses_at(step):
         return {"loss": module(torch.ones(3)).sum() * (torch.inf if step in bad else 1.0)}
 
-    average = optimise(module, losses_at, Recipe(3), tmp_path / "checkpoint")
+    average = optimize(module, losses_at, Recipe(3), tmp_path / "checkpoint")
     assert all(value.isfinite().all() for value in average.values.values())
     before, bad = (tmp_path / "checkpoint").read_bytes(), set(range(3, 100))
     with pytest.raises(ValueError, match="10 gradients in a row were not finite, up to step 13"):
-        optimise(module, losses_at, Recipe(100), tmp_path / "checkpoint")
+        optimize(module, losses_at, Recipe(100), tmp_path / "checkpoint")
     assert all(value.isfinite().all() for value in load_file(tmp_path / "checkpoint").values())
     assert before
 

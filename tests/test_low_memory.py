@@ -66,7 +66,7 @@ def test_a_distilled_autoencoder_makes_an_asset(tiny_prior, tmp_path):
     pipe = quiet(HiFAPipeline.from_pretrained(tiny_prior, vae=tiny_autoencoder()))
     assert isinstance(pipe.vae, AutoencoderTiny) and pipe.image_size == 32
     output = pipe("a red ball", config=TINY, lambda_rgb=0.1, seed=0, num_frames=1, frame_size=8)
-    assert output.assets[0].render(size=8).colour.isfinite().all()
+    assert output.assets[0].render(size=8).color.isfinite().all()
     pipe.save_pretrained(tmp_path)
     again = quiet(HiFAPipeline.from_pretrained(tmp_path))
     assert isinstance(again.vae, AutoencoderTiny) and losses(again) == losses(pipe)
@@ -98,7 +98,7 @@ def test_a_tiled_autoencoder_has_a_gradient_everywhere(pipe, kind, size, tile):
     vae.enable_tiling()
     vae.tile_sample_min_size, vae.tile_latent_min_size = tile, tile // 4
     if kind == "distilled":
-        vae.spatial_scale_factor = 4  # diffusers takes that of the published ones, 8, from the number of colours
+        vae.spatial_scale_factor = 4  # diffusers takes that of the published ones, 8, from the number of colors
     tiled = prior.encode(y)
     assert tiled.shape == whole.shape and not torch.equal(tiled, whole)
     (whole**2).sum().backward()

@@ -53,7 +53,7 @@ def test_the_meta_device_counts_what_a_cpu_does(pipe):
 
 
 def test_a_chunk_is_proportional_to_its_rays():
-    field = RadianceField(levels=4, log2_entries=8, finest_resolution=64, hidden_dim=16)
+    field = RadianceField(levels=4, log2_hashmap_size=8, max_resolution=64, hidden_dim=16)
     small = dict(n_coarse=32, n_fine=16, render_size=64)
     one, two = (
         memory_arithmetic.chunk_bytes(field, HiFAConfig.paper(rays_per_chunk=rays, **small)) for rays in (256, 512)

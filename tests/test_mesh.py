@@ -18,7 +18,7 @@ from hifa.export.grid import density_grid
 from hifa.export.mesh import MeshWarning
 from hifa.export.surface import vertex_normals
 from hifa.export.unwrap import unwrap
-from hifa.export.views import seen_colour
+from hifa.export.views import seen_color
 from hifa.storage.files import atomically
 from hifa.toybox import shapes, world
 from hifa.toybox.render import orbit_pose, render
@@ -35,30 +35,30 @@ SIGNPOST = [
 
 
 @numba.njit(cache=True)
-def nearest_part(kind, operation, size, centre, rotation, points):
+def nearest_part(kind, operation, size, center, rotation, points):
     out = np.empty(len(points), np.int64)
     for i in range(len(points)):
-        _, out[i] = shapes.distance(kind, operation, size, centre, rotation, points[i, 0], points[i, 1], points[i, 2])
+        _, out[i] = shapes.distance(kind, operation, size, center, rotation, points[i, 0], points[i, 1], points[i, 2])
     return out
 
 
 def field_of(shape: shapes.Shape, softness: float = 0.004):
-    """Density 60 inside, falling to 0 over a few `softness`, and the flat colour of the nearest part."""
+    """Density 60 inside, falling to 0 over a few `softness`, and the flat color of the nearest part."""
 
     def density(points):
         return 60 * torch.sigmoid(-torch.from_numpy(shapes.signed_distance(shape, points.numpy())) / softness)
 
-    def colour(points, directions):
-        return torch.from_numpy(shape.colour[nearest_part(*shape.arrays()[:5], points.numpy())])
+    def color(points, directions):
+        return torch.from_numpy(shape.color[nearest_part(*shape.arrays()[:5], points.numpy())])
 
-    return density, colour
-
-
-def ball(radius: float, softness: float = 0.01, peak: float = 60.0, centre=(0.0, 0.0, 0.0)):
-    return lambda p: peak * torch.sigmoid((radius - (p - torch.tensor(centre)).norm(dim=1)) / softness)
+    return density, color
 
 
-def grey(points, directions):
+def ball(radius: float, softness: float = 0.01, peak: float = 60.0, center=(0.0, 0.0, 0.0)):
+    return lambda p: peak * torch.sigmoid((radius - (p - torch.tensor(center)).norm(dim=1)) / softness)
+
+
+def gray(points, directions):
     return torch.full_like(points, 0.5)
 
 
@@ -77,9 +77,9 @@ def overlap(a, b) -> float:
 def signpost(tmp_path_factory):
     """The signpost's shape, its mesh, and a folder with all files of it."""
     shape, folder = shapes.pack(SIGNPOST), tmp_path_factory.mktemp("signpost")
-    density, colour = field_of(shape)
-    mesh = extract_mesh(density, colour, 1.0, max_faces=6000)
-    textured = bake_texture(mesh, colour, 512)
+    density, color = field_of(shape)
+    mesh = extract_mesh(density, color, 1.0, max_faces=6000)
+    textured = bake_texture(mesh, color, 512)
     for name in ("post.glb", "a post.obj", "post.zip", "post.ply"):
         write_mesh(folder / name, textured)
     return shape, mesh, folder
@@ -90,21 +90,21 @@ def signpost(tmp_path_factory):
 def test_reopened_file_looks_like_the_object(signpost, name, azimuth, elevation):
     shape, _, folder = signpost
     pose = orbit_pose(azimuth, elevation, 3.0)
-    colour, mask = render_mesh(folder / name, pose, 128)
+    color, mask = render_mesh(folder / name, pose, 128)
     picture = render(shape, pose, size=128, samples=1)
     assert overlap(mask, picture.mask > 0.5) > 0.94
-    # The reference is lit and the file is not, so compare hues: the light only scales the colour.
+    # The reference is lit and the file is not, so compare hues: the light only scales the color.
     both = mask & (picture.mask > 0.5)
-    hue, expected = (c[both] / c[both].max(1, keepdims=True) for c in (colour, picture.colour))
+    hue, expected = (c[both] / c[both].max(1, keepdims=True) for c in (color, picture.color))
     # Seen from above, the corners between parts are rounded by the closing, and their colors mix.
     assert np.abs(hue - expected).mean() < (0.045 if elevation > 45 else 0.03)
 
 
-def test_colours_come_back_and_no_seam_shows(signpost):
+def test_colors_come_back_and_no_seam_shows(signpost):
     _, _, folder = signpost
     for azimuth in (20, 200):
-        colour, mask = render_mesh(folder / "post.glb", orbit_pose(azimuth, 25, 3.0), 256)
-        distances = np.abs(colour[mask][:, None] - np.array([RED, GREEN, BLUE, YELLOW])).max(-1).min(1)
+        color, mask = render_mesh(folder / "post.glb", orbit_pose(azimuth, 25, 3.0), 256)
+        distances = np.abs(color[mask][:, None] - np.array([RED, GREEN, BLUE, YELLOW])).max(-1).min(1)
         # Where two parts meet, pictures mix their colors over a cell; nowhere else do others appear.
         assert np.quantile(distances, 0.8) < 1.5 / 255
 
@@ -126,10 +126,10 @@ def test_glb_material_is_matt_and_normals_are_stored(signpost):
     assert b'"NORMAL"' in (signpost[2] / "post.glb").read_bytes()
 
 
-def test_ply_has_vertex_colours_and_zip_has_three_files(signpost):
+def test_ply_has_vertex_colors_and_zip_has_three_files(signpost):
     _, mesh, folder = signpost
     ply = trimesh.load(folder / "post.ply", process=False)
-    np.testing.assert_array_equal(ply.visual.vertex_colors[:, :3], np.round(mesh.colours * 255))
+    np.testing.assert_array_equal(ply.visual.vertex_colors[:, :3], np.round(mesh.colors * 255))
     assert tuple(ply.visual.vertex_colors[ply.vertices[:, 2].argmax(), :3]) == (230, 26, 26)
     assert len(ply.faces) == len(mesh.faces) and ply.is_watertight
     with zipfile.ZipFile(folder / "post.zip") as archive:
@@ -138,7 +138,7 @@ def test_ply_has_vertex_colours_and_zip_has_three_files(signpost):
 
 
 def test_level_set_of_a_ball_is_exact_to_a_fiftieth_of_a_cell():
-    mesh = extract_mesh(ball(0.5), grey, 1.0, resolution=64, threshold=30.0, smooth=0)
+    mesh = extract_mesh(ball(0.5), gray, 1.0, resolution=64, threshold=30.0, smooth=0)
     radii = np.linalg.norm(mesh.vertices, axis=1)
     np.testing.assert_allclose(radii, 0.5, atol=6e-4)  # a cell is 0.031
     assert closed(mesh).volume == pytest.approx(4 / 3 * np.pi * 0.5**3, rel=0.01)
@@ -157,7 +157,7 @@ def test_volume_of_an_object():
 
 def test_soft_fields_are_cut_where_their_pictures_are_half_opaque():
     density = ball(0.5, softness=0.1, peak=8.0)
-    mesh = extract_mesh(density, grey, 1.0, resolution=64)
+    mesh = extract_mesh(density, gray, 1.0, resolution=64)
     offsets, along = torch.linspace(0, 1, 201), torch.linspace(-1, 1, 401)
     points = torch.stack(torch.meshgrid(offsets, along, torch.zeros(1), indexing="ij"), -1).reshape(-1, 3)
     passed = density(points).reshape(201, 401).sum(1) * (2 / 400)
@@ -181,14 +181,14 @@ def test_refined_grid_is_the_whole_grid_near_the_surface_at_a_quarter_of_the_cos
 
 
 def test_floaters_and_hollows_are_dropped():
-    body, speck, hollow = ball(0.5), ball(0.08, centre=(0.7, 0.7, 0.0)), ball(0.3)
-    mesh = extract_mesh(lambda p: (body(p) - hollow(p) + speck(p)).clamp(min=0), grey, 1.0, resolution=64)
+    body, speck, hollow = ball(0.5), ball(0.08, center=(0.7, 0.7, 0.0)), ball(0.3)
+    mesh = extract_mesh(lambda p: (body(p) - hollow(p) + speck(p)).clamp(min=0), gray, 1.0, resolution=64)
     assert closed(mesh).body_count == 1
     assert 0.49 < np.linalg.norm(mesh.vertices, axis=1).min() and np.abs(mesh.vertices).max() < 0.55
 
 
 def test_what_reaches_the_cube_is_closed_at_its_faces():
-    mesh = extract_mesh(lambda p: 100.0 * (p[:, 2] < 0.25), grey, 0.5, resolution=32, smooth=0)
+    mesh = extract_mesh(lambda p: 100.0 * (p[:, 2] < 0.25), gray, 0.5, resolution=32, smooth=0)
     assert closed(mesh).volume == pytest.approx(0.75, rel=0.05)
     np.testing.assert_allclose(mesh.vertices.min(0), -0.5, atol=5e-3)  # a cell is 0.031
 
@@ -203,7 +203,7 @@ def lumpy(points):
 
 def touching(points):
     """Two balls that touch in one grid point."""
-    return torch.maximum(ball(0.25, centre=(-0.25, 0, 0))(points), ball(0.25, centre=(0.25, 0, 0))(points))
+    return torch.maximum(ball(0.25, center=(-0.25, 0, 0))(points), ball(0.25, center=(0.25, 0, 0))(points))
 
 
 def plate(points):
@@ -230,7 +230,7 @@ FIELDS = {
 @pytest.mark.parametrize("name", FIELDS)
 def test_meshes_are_well_formed_at_every_budget(name):
     for max_faces in (None, 3000, 600):
-        mesh = extract_mesh(FIELDS[name], grey, 1.0, resolution=64, max_faces=max_faces)
+        mesh = extract_mesh(FIELDS[name], gray, 1.0, resolution=64, max_faces=max_faces)
         assert not mesh.faults and not find_faults(mesh.vertices, mesh.faces, mesh.normals)
         assert max_faces is None or len(mesh.faces) <= max_faces
         closed(mesh)
@@ -239,7 +239,7 @@ def test_meshes_are_well_formed_at_every_budget(name):
 def test_glbs_are_well_formed_when_they_are_read_back(tmp_path):
     """`.ci/run` shows one to Khronos' validator, too."""
     for name, field in FIELDS.items():
-        path = export_mesh(tmp_path / f"{name}.glb", field, grey, 1.0, resolution=64, max_faces=2000, texture_size=64)
+        path = export_mesh(tmp_path / f"{name}.glb", field, gray, 1.0, resolution=64, max_faces=2000, texture_size=64)
         mesh = trimesh.load(path, process=False, force="mesh")
         assert not find_faults(mesh.vertices, mesh.faces, mesh.vertex_normals)
 
@@ -247,13 +247,13 @@ def test_glbs_are_well_formed_when_they_are_read_back(tmp_path):
 def test_fog_is_no_surface():
     """Along the cube's side its optical depth is 0.74, more than a half opaque picture has."""
     with pytest.raises(EmptyFieldError, match="field is empty"):
-        extract_mesh(lambda points: torch.full((len(points),), 0.37), grey, 1.0, resolution=64)
+        extract_mesh(lambda points: torch.full((len(points),), 0.37), gray, 1.0, resolution=64)
 
 
 def test_soft_spots_and_thin_plates_are_kept():
-    mesh = extract_mesh(shell_with_a_soft_spot, grey, 1.0, resolution=64)
+    mesh = extract_mesh(shell_with_a_soft_spot, gray, 1.0, resolution=64)
     assert np.linalg.norm(mesh.vertices, axis=1).min() > 0.42, "the hollow behind the spot must not open"
-    mesh = extract_mesh(plate, grey, 1.0, resolution=64)
+    mesh = extract_mesh(plate, gray, 1.0, resolution=64)
     np.testing.assert_allclose(mesh.vertices.max(0)[:2], 0.5, atol=0.03)
     assert np.abs(mesh.vertices[:, 2]).max() < 0.04
 
@@ -265,13 +265,13 @@ def test_gaps_that_a_camera_looks_through_stay_open():
         box = points.abs().amax(1) < 0.4
         return 100.0 * (box & (points[:, 1].abs() > 0.06))
 
-    mesh = extract_mesh(density, grey, 1.0, resolution=64)
+    mesh = extract_mesh(density, gray, 1.0, resolution=64)
     assert closed(mesh).volume == pytest.approx(0.8 * 0.8 * 0.68, rel=0.08)
 
 
 def test_parts_that_hover_beside_the_object_are_kept():
-    nose = ball(0.06, centre=(0.6, 0.0, 0.0))
-    mesh = extract_mesh(lambda p: torch.maximum(ball(0.5)(p), nose(p)), grey, 1.0, resolution=64)
+    nose = ball(0.06, center=(0.6, 0.0, 0.0))
+    mesh = extract_mesh(lambda p: torch.maximum(ball(0.5)(p), nose(p)), gray, 1.0, resolution=64)
     assert mesh.vertices[:, 0].max() > 0.63 and closed(mesh)
 
 
@@ -300,13 +300,13 @@ def test_normals_of_triangles_that_cancel_each_other_are_unit():
 def test_what_cannot_be_repaired_is_told(monkeypatch):
     monkeypatch.setattr("hifa.export.mesh.decimated", lambda vertices, faces, _: (vertices, faces[1:]))
     with pytest.warns(MeshWarning, match="could not be repaired and has 3 open edges"):
-        mesh = extract_mesh(ball(0.5), grey, 1.0, resolution=32, max_faces=100)
+        mesh = extract_mesh(ball(0.5), gray, 1.0, resolution=32, max_faces=100)
     assert mesh.faults.open_edges == 3
 
 
 def test_a_mesh_that_cannot_have_so_few_triangles_says_so():
     with pytest.warns(MeshWarning, match="more than max_faces=2: fewer would change its topology"):
-        mesh = extract_mesh(ball(0.5), grey, 1.0, resolution=16, max_faces=2)
+        mesh = extract_mesh(ball(0.5), gray, 1.0, resolution=16, max_faces=2)
     assert 2 < len(mesh.faces) <= 20 and mesh.faults.two_manifold
 
 
@@ -318,23 +318,23 @@ def test_decimation_keeps_the_shape():
 
 
 def test_face_budget():
-    mesh = extract_mesh(ball(0.5), grey, 1.0, resolution=64, threshold=30.0, max_faces=1000)
+    mesh = extract_mesh(ball(0.5), gray, 1.0, resolution=64, threshold=30.0, max_faces=1000)
     assert 900 < len(mesh.faces) <= 1000
     assert closed(mesh).volume == pytest.approx(4 / 3 * np.pi * 0.5**3, rel=0.02)
 
 
 def test_fields_without_a_surface_are_errors():
     with pytest.raises(EmptyFieldError, match=r"largest density .* is 3 and the surface is drawn at 5"):
-        extract_mesh(lambda p: 3 * torch.ones(len(p)), grey, 1.0, resolution=16, threshold=5.0)
+        extract_mesh(lambda p: 3 * torch.ones(len(p)), gray, 1.0, resolution=16, threshold=5.0)
     with pytest.raises(EmptyFieldError, match="empty"):
-        extract_mesh(lambda p: torch.zeros(len(p)), grey, 1.0, resolution=16)
+        extract_mesh(lambda p: torch.zeros(len(p)), gray, 1.0, resolution=16)
     with pytest.raises(EmptyFieldError, match="opaque everywhere"):
-        extract_mesh(lambda p: 80 * torch.ones(len(p)), grey, 1.0, resolution=16)
+        extract_mesh(lambda p: 80 * torch.ones(len(p)), gray, 1.0, resolution=16)
     with pytest.raises(ValueError, match="NaN or infinite at 4913 of 4913"):
-        extract_mesh(lambda p: torch.full((len(p),), torch.nan), grey, 1.0, resolution=16)
+        extract_mesh(lambda p: torch.full((len(p),), torch.nan), gray, 1.0, resolution=16)
 
 
-def test_colour_is_the_mean_over_the_cameras_that_see_a_point():
+def test_color_is_the_mean_over_the_cameras_that_see_a_point():
     """The color is how much a ball faces the camera: 1 for the cameras that look straight at a point."""
 
     def facing(points, directions):
@@ -344,25 +344,25 @@ def test_colour_is_the_mean_over_the_cameras_that_see_a_point():
     mesh = extract_mesh(ball(0.5), facing, 1.0, resolution=64, max_faces=2000)
     equator = np.abs(mesh.vertices[:, 2]) < 0.1
     # The mean of cos over a half circle, weighted by cos, is pi / 4; distance and elevation of the cameras lower it.
-    assert 0.6 < mesh.colours[equator].mean() < 0.85
-    assert np.ptp(mesh.colours[equator]) < 0.2
+    assert 0.6 < mesh.colors[equator].mean() < 0.85
+    assert np.ptp(mesh.colors[equator]) < 0.2
     # Straight above it is 1, and 45 degrees off cos 45.
     straight, expected = np.array([[1, 0, 0], [0, 0.6, -0.8]], np.float32), (1 + 3 * np.sqrt(0.5)) / 4
-    np.testing.assert_allclose(seen_colour(facing, straight, straight), expected, rtol=1e-5)
+    np.testing.assert_allclose(seen_color(facing, straight, straight), expected, rtol=1e-5)
     texture = bake_texture(mesh, facing, 128).texture / 255.0
-    assert mesh.colours.min() - 0.05 < texture.min() and texture.max() < expected + 0.05
+    assert mesh.colors.min() - 0.05 < texture.min() and texture.max() < expected + 0.05
 
 
 def test_export_mesh_by_suffix_and_its_errors(tmp_path):
     settings = dict(resolution=32, max_faces=500, texture_size=64)
     for suffix in (".glb", ".OBJ", ".zip", ".ply"):
-        path = export_mesh(tmp_path / f"ball{suffix}", ball(0.5), grey, 1.0, **settings)
+        path = export_mesh(tmp_path / f"ball{suffix}", ball(0.5), gray, 1.0, **settings)
         assert path.stat().st_size > 1000
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
     with pytest.raises(ValueError, match=r"unsupported suffix '.stl'. Use .glb, .obj, .zip, .ply"):
-        export_mesh(tmp_path / "ball.stl", ball(0.5), grey, 1.0)
+        export_mesh(tmp_path / "ball.stl", ball(0.5), gray, 1.0)
     with pytest.raises(OSError, match="Cannot write .*nowhere/ball.glb: its folder does not exist"):
-        export_mesh(tmp_path / "nowhere" / "ball.glb", ball(0.5), grey, 1.0)
+        export_mesh(tmp_path / "nowhere" / "ball.glb", ball(0.5), gray, 1.0)
 
 
 def test_charts_cover_every_face_once_and_do_not_overlap():

@@ -188,7 +188,7 @@ def test_normals_guide_several_views(pipe):
 
     prior = ColorsAreNormals()
     run = pipe.start("a red chair", seed=0, config=small_config())
-    config = replace(run.config, lambda_normal=1.0, regulariser_warmup=0.0)
+    config = replace(run.config, lambda_normal=1.0, regularizer_warmup=0.0)
     cameras, size = ring(Camera(10, 20), 2), 16
     parts = [image_rays(camera_to_world(camera), camera.fov_deg, size) for camera in cameras]
     seen = render_rays(run.radiance_field, Rays.joined(parts), run.sampling, torch.zeros(3))

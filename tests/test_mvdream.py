@@ -150,5 +150,5 @@ def test_a_run_from_the_file(pipe):
 def small_config() -> HiFAConfig:
     return HiFAConfig.multiview_preview(
         num_inference_steps=3, render_size=16, start_render_size=16, n_coarse=8, n_fine=4, density_grid=0,
-        finest_resolution=32, levels=2, base_resolution=8, log2_entries=10, hidden_dim=8, denoising_stride=1.0,
+        max_resolution=32, levels=2, base_resolution=8, log2_hashmap_size=10, hidden_dim=8, denoising_stride=1.0,
     )  # fmt: skip

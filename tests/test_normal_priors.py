@@ -67,7 +67,7 @@ def picture_of(kind: str, color: str, camera: Camera, size: int = 64, seed: int 
     pose = camera_to_world(camera).numpy()
     seen = render(shape, pose, size, camera.fov_deg, (0.4, 0.45, 0.4))
     normals = torch.from_numpy(seen.normals @ pose[:, :3])
-    return torch.from_numpy(seen.colour).permute(2, 0, 1)[None], normals, torch.from_numpy(seen.mask > 0.5)
+    return torch.from_numpy(seen.color).permute(2, 0, 1)[None], normals, torch.from_numpy(seen.mask > 0.5)
 
 
 @pytest.mark.parametrize("kind,color", [("teddy bear", "brown"), ("car", "blue"), ("mug", "white")])

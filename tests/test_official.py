@@ -15,8 +15,8 @@ from .test_run import finish
 
 
 SMALL = dict(
-    num_inference_steps=4, render_size=16, start_render_size=16, n_coarse=8, n_fine=6, levels=3, log2_entries=8,
-    finest_resolution=16, hidden_dim=8,
+    num_inference_steps=4, render_size=16, start_render_size=16, n_coarse=8, n_fine=6, levels=3, log2_hashmap_size=8,
+    max_resolution=16, hidden_dim=8,
 )  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def test_all_its_losses_are_in_force_and_t_ends_at_300(pipe):
     # The entropies and z-variance rise from 0, the disparity regression falls.
     assert steps[0].losses["z_variance"] == steps[0].losses["z_entropy"] == steps[0].losses["entropy"] == 0
     assert steps[3].losses["z_entropy"] != 0 and steps[3].losses["z_variance"] > 0
-    assert run.asset().facts["config"]["optimizer"] == "adan"
+    assert run.asset().metadata["config"]["optimizer"] == "adan"
 
 
 def test_a_loaded_run_goes_on_bit_for_bit(pipe, tmp_path):

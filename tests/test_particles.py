@@ -21,11 +21,11 @@ def start(pipe, seed: int, prompt: str = "a red ball", steps: int = 3, **setting
 
 
 def test_they_take_turns_and_learn_one_score(pipe, monkeypatch):
-    learnt = []
+    learned = []
     step_of = VariationalScore.step
 
     def noting(score):
-        learnt.append(id(score.state))
+        learned.append(id(score.state))
         step_of(score)
 
     monkeypatch.setattr(VariationalScore, "step", noting)
@@ -33,7 +33,7 @@ def test_they_take_turns_and_learn_one_score(pipe, monkeypatch):
     unet = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
     order = [(runs.index(run), step.step) for run, step in advance_particles(pipe, runs)]
     assert order == [(number, step) for step in (1, 2, 3) for number in (0, 1, 2)]
-    assert len(learnt) == 9 and len(set(learnt)) == 1, "one score learns from all of them"
+    assert len(learned) == 9 and len(set(learned)) == 1, "one score learns from all of them"
     assert all(run.finished and run.variational is runs[0].variational for run in runs)
     tables = [run.radiance_field.state_dict()["grid.table"] for run in runs]
     assert not torch.equal(tables[0], tables[1]) and not torch.equal(tables[1], tables[2])

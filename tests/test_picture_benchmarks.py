@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import hallucination, sheets
 from benchmarks.image_to_3d import render
-from benchmarks.judge import COLOURS, KINDS, Verdict
+from benchmarks.judge import COLORS, KINDS, Verdict
 from hifa import HiFAAsset, HiFAConfig, HiFAPipeline
 from hifa.multiview.given_views import read_views, ring_cameras
 from hifa.toybox import world
@@ -19,8 +19,8 @@ from .test_pipeline import TINY
 
 
 SMALL = {
-    "given_rays": 64, "n_coarse": 8, "n_fine": 6, "density_grid": 8, "levels": 2, "log2_entries": 6,
-    "finest_resolution": 16, "hidden_dim": 8,
+    "given_rays": 64, "n_coarse": 8, "n_fine": 6, "density_grid": 8, "levels": 2, "log2_hashmap_size": 6,
+    "max_resolution": 16, "hidden_dim": 8,
 }  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def folder(tmp_path):
 def test_every_fourth_view_is_held_out_with_its_own_camera(folder):
     assert sheets.find_sheets(folder) == [folder / "discs.png"], "the other picture is no sheet"
     given, held_out = sheets.split(PIL.Image.open(folder / "discs.png"), 1.0, 32)
-    assert [view[16, 16, 0].item() for view in held_out.colour] == [20, 60, 100, 140]
+    assert [view[16, 16, 0].item() for view in held_out.color] == [20, 60, 100, 140]
     assert held_out.cameras == ring_cameras(1.0)[2::4]
     assert len(given) == 12 and not set(given.cameras) & set(held_out.cameras)
 
@@ -68,11 +68,11 @@ def test_a_pixel_of_a_render_is_the_mean_of_its_area(analytic_field):
     assert ((image > 0.2) & (image < 0.8)).any(), "the edge runs through the middle of a pixel"
 
 
-def test_tasks_are_of_different_kinds_and_ask_for_another_colour():
+def test_tasks_are_of_different_kinds_and_ask_for_another_color():
     tasks = hallucination.choose_tasks()
     assert len({task.kind for task in tasks}) == len({task.wanted for task in tasks}) == hallucination.COUNT
-    assert all(task.colour != task.wanted for task in tasks)
-    assert tasks[0].wanted in tasks[0].prompt and tasks[0].colour not in tasks[0].prompt
+    assert all(task.color != task.wanted for task in tasks)
+    assert tasks[0].wanted in tasks[0].prompt and tasks[0].color not in tasks[0].prompt
 
 
 def test_true_views_show_the_object_at_the_scale_of_the_field(task):
@@ -80,7 +80,7 @@ def test_true_views_show_the_object_at_the_scale_of_the_field(task):
     views = hallucination.true_views(task, 1.0, 64)
     assert len(views) == 16 and views.cameras == ring_cameras(1.0)
     assert all(0.03 < (mask > 127).float().mean() < 0.6 for mask in views.mask)
-    outside = views.colour[views.mask == 0]
+    outside = views.color[views.mask == 0]
     assert (outside == 255).all(), "on white"
 
 
@@ -91,20 +91,20 @@ def test_the_silhouette_of_the_object_itself(task, analytic_field):
             mask = hallucination.render(task.scene.shape, pose, size, camera.fov_deg).mask
             return type("Seen", (), {"opacity": torch.from_numpy(mask)})
 
-    facts = {"config": HiFAConfig.guided().to_dict()}
-    assert hallucination.silhouette_iou(Exact(analytic_field(lambda p: p[:, 0]), facts), task) == 1.0
-    empty = HiFAAsset(analytic_field(lambda points: 0 * points[:, 0]), facts)
+    metadata = {"config": HiFAConfig.guided().to_dict()}
+    assert hallucination.silhouette_iou(Exact(analytic_field(lambda p: p[:, 0]), metadata), task) == 1.0
+    empty = HiFAAsset(analytic_field(lambda points: 0 * points[:, 0]), metadata)
     assert hallucination.silhouette_iou(empty, task) == 0.0
 
 
 def test_shares_by_hand(task):
-    kind, wanted, old = KINDS.index(task.kind), COLOURS.index(task.wanted), COLOURS.index(task.colour)
+    kind, wanted, old = KINDS.index(task.kind), COLORS.index(task.wanted), COLORS.index(task.color)
     other = (kind + 1) % len(KINDS)
     verdict = Verdict(
         torch.tensor([kind] * 6 + [other] * 2), torch.tensor([wanted] * 3 + [old] * 5), torch.zeros(8, dtype=torch.int)
     )
     row = hallucination.task_row(task, verdict, 0.5, 1.0)
-    assert (row["kind"], row["colour"], row["kind_and_colour"], row["old_colour"]) == (0.75, 0.375, 0.375, 0.625)
+    assert (row["kind"], row["color"], row["kind_and_color"], row["old_color"]) == (0.75, 0.375, 0.375, 0.625)
 
 
 def test_a_photo_is_on_white_and_of_the_picture(task):

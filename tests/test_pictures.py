@@ -17,10 +17,10 @@ from hifa.pictures import PictureError, open_picture, prepare_picture
 RED, WHITE = (200, 30, 20), (255, 255, 255)
 
 
-def photo(size=(40, 40), box=(10, 5, 29, 14), colour=RED, behind=(*WHITE, 0)) -> PIL.Image.Image:
+def photo(size=(40, 40), box=(10, 5, 29, 14), color=RED, behind=(*WHITE, 0)) -> PIL.Image.Image:
     """A rectangle 20 wide and 10 high, corners included."""
     image = PIL.Image.new("RGBA", size, behind)
-    PIL.ImageDraw.Draw(image).rectangle(box, fill=(*colour, 255))
+    PIL.ImageDraw.Draw(image).rectangle(box, fill=(*color, 255))
     return image
 
 
@@ -44,7 +44,7 @@ def test_transparency_is_used_as_it_is():
     prepared = prepare_picture(photo(), size=64, object_size=40)
     assert prepared.background == "alpha"
     assert prepared.warnings == ("The object has only 20x10 pixels: the result will be blurred.",)
-    assert prepared.image.size == (64, 64) and extent(prepared) == (12, 22, 52, 42)  # 40x20, centred
+    assert prepared.image.size == (64, 64) and extent(prepared) == (12, 22, 52, 42)  # 40x20, centered
     assert prepared.image.getpixel((32, 32)) == (*RED, 255)
     preview = prepared.preview()
     assert preview.mode == "RGB" and preview.getpixel((0, 0)) == WHITE and preview.getpixel((32, 32)) == RED
@@ -108,7 +108,7 @@ def test_modes_with_alpha(mode):
     assert prepared.background == "alpha" and extent(prepared) == (12, 22, 52, 42)
 
 
-def test_palette_and_single_colour_transparency():
+def test_palette_and_single_color_transparency():
     image = PIL.Image.new("P", (40, 40), 0)
     image.putpalette([*WHITE, *RED])
     image.paste(1, (10, 5, 30, 15))
@@ -118,13 +118,13 @@ def test_palette_and_single_colour_transparency():
     assert extent(prepare_picture(keyed, 64, 40)) == (12, 22, 52, 42)
 
 
-@pytest.mark.parametrize("dtype, white, grey", [
+@pytest.mark.parametrize("dtype, white, gray", [
     (np.uint16, 65535, 32896), (np.int32, 65535, 32896), (np.int32, 255, 128), (np.float32, 1.0, 0.502),
     (np.float32, 255.0, 128.0),
 ])  # fmt: skip
-def test_more_than_eight_bits(dtype, white, grey):
+def test_more_than_eight_bits(dtype, white, gray):
     values = np.full((40, 40), white, dtype)
-    values[5:15, 10:30] = grey
+    values[5:15, 10:30] = gray
     image = PIL.Image.fromarray(values)
     prepared = prepare_picture(saved(image, "PNG") if dtype == np.uint16 else image, 64, 40)
     assert extent(prepared) == (12, 22, 52, 42)
@@ -154,7 +154,7 @@ def test_huge_pictures_are_reduced_first(monkeypatch):
     assert abs(right - left - 40) <= 1 and abs(bottom - top - 20) <= 1
 
 
-def test_transparent_pixels_do_not_colour_the_edge():
+def test_transparent_pixels_do_not_color_the_edge():
     prepared = prepare_picture(photo(behind=(0, 255, 0, 0)), 64, 37)
     edge = np.asarray(prepared.image).reshape(-1, 4)
     assert edge[edge[:, 3] > 20, 1].max() < 60, "no green"

@@ -18,7 +18,7 @@ from hifa.storage.run_folder import RunError, is_saved_in
 
 TINY = HiFAConfig.fast(
     num_inference_steps=3, render_size=16, start_render_size=8, n_coarse=8, n_fine=6, density_grid=8, grid_period=2,
-    levels=3, log2_entries=8, finest_resolution=16, hidden_dim=8, lambda_normal=0.0,
+    levels=3, log2_hashmap_size=8, max_resolution=16, hidden_dim=8, lambda_normal=0.0,
     lambda_curvature=0.0,
 )  # fmt: skip
 
@@ -205,7 +205,7 @@ def test_ctrl_c_waits_for_the_step_and_the_second_one_does_not(pipe, interruptib
         press(None)
         raise AssertionError("went on after the second Ctrl-C")
 
-    monkeypatch.setattr("hifa.optimization.loop.optimisation_step", press_twice)
+    monkeypatch.setattr("hifa.optimization.loop.optimization_step", press_twice)
     with pytest.raises(KeyboardInterrupt) as caught:
         pipe.run_to_end(run, tmp_path)
     assert caught.type is KeyboardInterrupt and HiFARun.load(tmp_path).step == 1

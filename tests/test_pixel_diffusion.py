@@ -66,7 +66,7 @@ def pipe(folder):
     return pipe
 
 
-SMALL = dict(num_inference_steps=3, n_coarse=8, n_fine=8, levels=4, finest_resolution=32, log2_entries=10)
+SMALL = dict(num_inference_steps=3, n_coarse=8, n_fine=8, levels=4, max_resolution=32, log2_hashmap_size=10)
 
 
 def test_a_stock_folder_becomes_an_asset(pipe):
@@ -74,7 +74,7 @@ def test_a_stock_folder_becomes_an_asset(pipe):
     output = pipe("a red ball", generator=torch.Generator().manual_seed(0), num_frames=1, frame_size=16, **SMALL)
     assert output.runs[0].finished and output.runs[0].config.guidance_scale == 20
     assert {"sds", "loss"} <= set(output.runs[0].losses[0])
-    assert output.assets[0].render(size=16).colour.isfinite().all()
+    assert output.assets[0].render(size=16).color.isfinite().all()
 
 
 def test_embeddings_are_those_of_ifs_own_pipeline(pipe, folder):
@@ -129,7 +129,7 @@ def test_clipping_and_no_limit_follow_the_scheduler(pipe):
 
 
 def test_gradient_of_sds_in_pixels(pipe):
-    """w (z - z_hat) dz/dx with z = 2 x - 1: the gradient of the rendered colours, by hand."""
+    """w (z - z_hat) dz/dx with z = 2 x - 1: the gradient of the rendered colors, by hand."""
     from hifa.losses import sds_plus_loss
 
     prior, x = pipe.make_prior(), torch.rand(1, 3, 16, 16).requires_grad_()

@@ -13,7 +13,7 @@ from hifa.field.ranges import FIELD_RANGES
 from hifa.field.spherical_harmonics import MAX_BANDS, spherical_harmonics
 
 
-SMALL = dict(levels=3, base_resolution=4, finest_resolution=16, log2_entries=9, hidden_dim=16)
+SMALL = dict(levels=3, base_resolution=4, max_resolution=16, log2_hashmap_size=9, hidden_dim=16)
 
 
 def directions_of(n: int, seed: int = 0) -> torch.Tensor:
@@ -70,20 +70,20 @@ def test_density_is_zero_outside_and_nowhere_negative():
     assert field.density(torch.tensor([[0.5, 0.5, 0.5]])) > 0, "the face belongs to the cube"
 
 
-def test_colours_are_colours():
+def test_colors_are_colors():
     field, points, directions = RadianceField(**SMALL), points_of(100), directions_of(100)
-    for colour in (field.colour(points, directions), field.background(directions)):
-        assert colour.shape == (100, 3) and (colour > 0).all() and (colour < 1).all()
+    for color in (field.color(points, directions), field.background(directions)):
+        assert color.shape == (100, 3) and (color > 0).all() and (color < 1).all()
     density, features = field.encode(points)
     assert density.shape == (100,) and features.shape == (100, 15)
-    assert torch.equal(field.colour_of(features, directions), field.colour(points, directions))
+    assert torch.equal(field.color_of(features, directions), field.color(points, directions))
 
 
 def test_one_band_means_no_view_dependence():
     points = points_of(50)
     flat, glossy = RadianceField(**SMALL, view_bands=1), RadianceField(**SMALL, view_bands=4)
-    assert torch.equal(flat.colour(points, directions_of(50, 1)), flat.colour(points, directions_of(50, 2)))
-    assert not torch.equal(glossy.colour(points, directions_of(50, 1)), glossy.colour(points, directions_of(50, 2)))
+    assert torch.equal(flat.color(points, directions_of(50, 1)), flat.color(points, directions_of(50, 2)))
+    assert not torch.equal(glossy.color(points, directions_of(50, 1)), glossy.color(points, directions_of(50, 2)))
 
 
 @pytest.mark.parametrize("bands", [0, 5])
@@ -118,7 +118,7 @@ def test_save_and_load(tmp_path, changes):
     assert loaded.bound == field.bound and loaded.dtype == torch.float32
     points, directions = points_of(100, field.bound), directions_of(100)
     assert torch.equal(loaded.density(points), field.density(points))
-    assert torch.equal(loaded.colour(points, directions), field.colour(points, directions))
+    assert torch.equal(loaded.color(points, directions), field.color(points, directions))
     assert torch.equal(loaded.background(directions), field.background(directions))
 
 
@@ -147,8 +147,8 @@ def test_gradient_of_a_huge_density_is_bounded():
 @pytest.mark.parametrize(
     "name, value",
     [
-        ("finest_resolution", 2**22 - 1), ("finest_resolution", 2**63), ("base_resolution", 0), ("levels", 33),
-        ("log2_entries", 40), ("hidden_dim", 10**9), ("hidden_layers", -1), ("bound", float("nan")), ("bound", 0.0),
+        ("max_resolution", 2**22 - 1), ("max_resolution", 2**63), ("base_resolution", 0), ("levels", 33),
+        ("log2_hashmap_size", 40), ("hidden_dim", 10**9), ("hidden_layers", -1), ("bound", float("nan")), ("bound", 0.0),
         ("blob_radius", float("inf")), ("levels", "3"), ("levels", 2.0), ("view_bands", True), ("seed", 2**64),
     ],
 )  # fmt: skip
@@ -167,5 +167,5 @@ def test_settings_and_field_have_the_same_ranges():
                 HiFAConfig(**{name: value})
             with pytest.raises(ValueError, match=f"{name} must be between {low} and {high}"):
                 RadianceField(**{name: value})
-    with pytest.raises(ValueError, match="finest_resolution must be at least base_resolution=16, got 8"):
-        RadianceField(base_resolution=16, finest_resolution=8)
+    with pytest.raises(ValueError, match="max_resolution must be at least base_resolution=16, got 8"):
+        RadianceField(base_resolution=16, max_resolution=8)

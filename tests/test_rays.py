@@ -49,7 +49,7 @@ def test_opaque_ball(mode, analytic_field):
     expected = 3 - (0.25 - impact**2).sqrt() + 1 / 400
     torch.testing.assert_close(seen.depth, expected, rtol=0, atol=5e-3)
     torch.testing.assert_close(seen.opacity, torch.ones(5), rtol=0, atol=1e-3)
-    torch.testing.assert_close(seen.colour, torch.tensor([RED]).expand(5, 3), rtol=0, atol=5e-3)
+    torch.testing.assert_close(seen.color, torch.tensor([RED]).expand(5, 3), rtol=0, atol=5e-3)
     # A surface is a delta: its z-variance is that of a depth of a few 1 / density, not of the size of the ball.
     assert seen.z_variance.max() < 1e-4
 
@@ -68,7 +68,7 @@ def test_translucent_slab(mode, analytic_field):
     torch.testing.assert_close(seen.opacity, torch.full((2,), 1 - left), rtol=0, atol=atol)
     torch.testing.assert_close(seen.depth, torch.full((2,), mean), rtol=0, atol=atol)
     torch.testing.assert_close(seen.z_variance, torch.full((2,), variance), rtol=0, atol=atol / 10)
-    torch.testing.assert_close(seen.colour, torch.tensor([[1 - left, 0, left]]).expand(2, 3), rtol=0, atol=atol)
+    torch.testing.assert_close(seen.color, torch.tensor([[1 - left, 0, left]]).expand(2, 3), rtol=0, atol=atol)
 
 
 def test_two_slabs_by_hand(analytic_field):
@@ -79,12 +79,12 @@ def test_two_slabs_by_hand(analytic_field):
     def both(points):
         return slab(density, 0.4, 0.6)(points) + slab(density, -0.6, -0.4)(points)
 
-    def colour(points):
+    def color(points):
         return torch.where(points[:, :1] > 0, points.new_tensor(RED), points.new_tensor(GREEN))
 
-    field = analytic_field(both, colour, behind=BLUE)
+    field = analytic_field(both, color, behind=BLUE)
     seen = render_rays(field, along_x(0.0), sampling_of("two passes", field))
-    torch.testing.assert_close(seen.colour, torch.tensor([[0.5, 0.25, 0.25]]), rtol=0, atol=5e-3)
+    torch.testing.assert_close(seen.color, torch.tensor([[0.5, 0.25, 0.25]]), rtol=0, atol=5e-3)
     assert seen.opacity.item() == pytest.approx(0.75, abs=5e-3)
     # The slabs' middles are 2.5 and 3.5; in an exponential over a half-life of 0.2 the mean is 0.0885 from its start.
     inside = 0.2 / math.log(2) - 0.2
@@ -106,22 +106,22 @@ def test_nothing_on_the_ray_is_exactly_the_background(mode, analytic_field):
     field = analytic_field(ball(50.0, 0.4))
     rays, sampling = along_x(1.5, -7.0, 0.9, 0.0), sampling_of(mode, field, 48, 24)
     seen = render_rays(field, rays, sampling)
-    assert torch.equal(seen.colour[:3], field.background(rays.directions)[:3])
+    assert torch.equal(seen.color[:3], field.background(rays.directions)[:3])
     for values in (seen.opacity, seen.depth, seen.z_variance):
         assert (values[:3] == 0).all() and torch.isfinite(values).all()
     assert seen.opacity[3] > 0.9
     flat = torch.tensor([0.25, 0.5, 0.75])
-    assert (render_rays(field, rays, sampling, background=flat).colour[:3] == flat).all()
+    assert (render_rays(field, rays, sampling, background=flat).color[:3] == flat).all()
 
 
 @both_modes
 def test_background_network_shows_its_direction(mode):
-    field = RadianceField(levels=2, base_resolution=4, finest_resolution=8, log2_entries=8, blob_density=0.0)
+    field = RadianceField(levels=2, base_resolution=4, max_resolution=8, log2_hashmap_size=8, blob_density=0.0)
     rays = image_rays(camera_to_world(Camera(20, 10, radius=8)), 40.0, 6)
     seen = render_rays(field, rays, sampling_of(mode, field, 8, 8))
     missing = seen.opacity == 0
     assert missing.any() and not missing.all()
-    assert torch.equal(seen.colour[missing], field.background(rays.directions)[missing])
+    assert torch.equal(seen.color[missing], field.background(rays.directions)[missing])
 
 
 @pytest.mark.parametrize("background", [None, torch.tensor([1.0, 1.0, 1.0])])
@@ -129,7 +129,7 @@ def test_thin_haze_does_not_darken(background, analytic_field):
     # White haze before white: every sample's weight is tiny, their sum is not. Weights 0.9e-4 each, 192 samples.
     field = analytic_field(slab(0.9e-4 * 192 / 2, -1.0, 1.0), (1.0, 1.0, 1.0), behind=(1.0, 1.0, 1.0))
     seen = render_rays(field, along_x(0.0, 0.5), RaySampling(128, 64), background)
-    torch.testing.assert_close(seen.colour, torch.ones(2, 3), rtol=0, atol=1 / 255)
+    torch.testing.assert_close(seen.color, torch.ones(2, 3), rtol=0, atol=1 / 255)
 
 
 def test_every_point_is_encoded_once(analytic_field):
@@ -186,20 +186,20 @@ def test_rays_do_not_influence_each_other(mode, analytic_field):
     for i in range(len(rays)):
         alone = render_rays(field, rays[i : i + 1], sampling)
         torch.testing.assert_close(alone.depth, together.depth[i : i + 1])
-        torch.testing.assert_close(alone.colour, together.colour[i : i + 1])
+        torch.testing.assert_close(alone.color, together.color[i : i + 1])
 
 
 @both_modes
 def test_a_real_field_gives_proper_values_and_gradients(mode):
-    field = RadianceField(levels=3, base_resolution=4, finest_resolution=16, log2_entries=9, blob_density=3.0)
+    field = RadianceField(levels=3, base_resolution=4, max_resolution=16, log2_hashmap_size=9, blob_density=3.0)
     rays = image_rays(camera_to_world(Camera(20, 10, radius=2.5)), 50.0, 6)
     seen = render_rays(field, rays, sampling_of(mode, field, 24, 16))
-    assert seen.colour.shape == (36, 3)
+    assert seen.color.shape == (36, 3)
     assert seen.opacity.shape == seen.depth.shape == seen.z_variance.shape == (36,)
-    assert (seen.colour >= 0).all() and (seen.colour <= 1 + 1e-6).all()
+    assert (seen.color >= 0).all() and (seen.color <= 1 + 1e-6).all()
     assert (seen.opacity >= 0).all() and (seen.opacity <= 1 + 1e-6).all()
     assert (seen.z_variance >= 0).all()
-    (seen.colour.sum() + seen.opacity.sum() + seen.depth.sum() + seen.z_variance.sum()).backward()
+    (seen.color.sum() + seen.opacity.sum() + seen.depth.sum() + seen.z_variance.sum()).backward()
     for name, parameter in field.named_parameters():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().max() > 0, name

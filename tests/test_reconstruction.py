@@ -14,7 +14,7 @@ from hifa.multiview.given_views import RING_EXTENT, read_views, ring_cameras
 from hifa.multiview.hallucination import EMBEDDED_NOTE, Photo
 from hifa.multiview.input_image import prepare_image
 from hifa.multiview.selection import ELEVATIONS_DEG
-from hifa.optimization.step import draw_camera, optimisation_step
+from hifa.optimization.step import draw_camera, optimization_step
 from hifa.pictures import PreparedPicture
 from hifa.rendering.image import render_picture
 from hifa.rendering.rays import RaySampling
@@ -50,7 +50,7 @@ def test_views_guide_beside_the_prompt(pipe):
     step = next(pipe.advance(run))
     assert {"sds", "z_variance", "given_image", "given_mask", "given_z_variance"} < set(step.losses)
     assert step.losses["loss"] == pytest.approx(sum(step.losses.values()) - step.losses["loss"], rel=1e-5)
-    assert run.note == "" and run.asset().facts["given_views"] == 16
+    assert run.note == "" and run.asset().metadata["given_views"] == 16
 
 
 def test_without_a_prompt_nothing_is_distilled(pipe, monkeypatch):
@@ -73,7 +73,7 @@ def test_a_prompt_that_the_prior_cannot_read_leaves_reconstruction_and_says_so(p
     run = start(pipe, prompt="a photo of my zebra")
     assert "reconstructed from the views only" in run.note and "'my'" in run.note
     assert run.prompt_embeds is None and run.prompt == "a photo of my zebra"
-    assert run.asset().facts["note"] == run.note
+    assert run.asset().metadata["note"] == run.note
     output = pipe("a photo of my zebra", views=VIEWS, config=TINY, num_frames=1, frame_size=8)
     assert output.runs[0].note == run.note and output.runs[0].finished
 
@@ -86,10 +86,10 @@ def test_the_weight_of_image_guidance_by_hand():
 
 
 def test_image_losses_fade(pipe):
-    """At half of the guided part of the run the terms on given views weigh half; regularisers are not faded."""
+    """At half of the guided part of the run the terms on given views weigh half; regularizers are not faded."""
     full, half = start(pipe, config=TINY), start(pipe, config=GUIDED)
     full.step = half.step = 1
-    first, second = (optimisation_step(run, _prior(pipe)).losses for run in (full, half))
+    first, second = (optimization_step(run, _prior(pipe)).losses for run in (full, half))
     assert second["given_image"] == pytest.approx(first["given_image"] / 2, rel=1e-5)
     assert second["given_mask"] == pytest.approx(first["given_mask"] / 2, rel=1e-5)
     assert second["given_z_variance"] == pytest.approx(first["given_z_variance"], rel=1e-5)
@@ -134,7 +134,7 @@ def test_continuing_a_loaded_run_equals_not_stopping(pipe, tmp_path, prompt, con
     list(pipe.advance(run, steps=stop_after))
     run.save(tmp_path)
     loaded = HiFARun.load(tmp_path)
-    assert torch.equal(loaded.views.colour, run.views.colour) and torch.equal(loaded.views.mask, run.views.mask)
+    assert torch.equal(loaded.views.color, run.views.color) and torch.equal(loaded.views.mask, run.views.mask)
     assert loaded.views.cameras == run.views.cameras and loaded.prompt == prompt
     assert torch.equal(state(whole), state(finish(pipe, loaded)))
     assert loaded.losses == whole.losses
@@ -144,9 +144,9 @@ def test_a_saved_run_without_its_embeddings_is_refused(pipe, tmp_path):
     from hifa.storage.checkpoint import read, write_atomically
 
     start(pipe).save(tmp_path)
-    tensors, facts = read(tmp_path / FILE)
+    tensors, metadata = read(tmp_path / FILE)
     del tensors["prompt_embeds"]
-    write_atomically(tmp_path / FILE, tensors, facts)
+    write_atomically(tmp_path / FILE, tensors, metadata)
     with pytest.raises(RunError, match="prompt_embeds"):
         HiFARun.load(tmp_path)
 
@@ -172,7 +172,7 @@ def test_total_variation_adds_its_term_and_fades_with_the_views(pipe):
     config = replace(TINY, lambda_tv=1.0)
     full, half = start(pipe, config=config), start(pipe, config=replace(config, image_guidance_end=0.5))
     full.step = half.step = 1
-    first, second = (optimisation_step(run, _prior(pipe)).losses for run in (full, half))
+    first, second = (optimization_step(run, _prior(pipe)).losses for run in (full, half))
     assert 0 < second["given_tv"] == pytest.approx(first["given_tv"] / 2, rel=1e-5)
     assert "given_tv" not in next(pipe.advance(start(pipe))).losses
 
@@ -192,7 +192,7 @@ def test_from_a_photo_through_a_multi_view_model(pipe):
     run = start(pipe, views=None, image=photo, elevation_deg=20, multiview=sync, multiview_settings=settings)
     again = start(pipe, views=None, image=photo, elevation_deg=20, multiview=sync, multiview_settings=settings)
     assert len(run.views) == 16 and run.views.size == sync.image_size == 32
-    assert torch.equal(run.views.colour, again.views.colour), "the generator decides"
+    assert torch.equal(run.views.color, again.views.color), "the generator decides"
     output = pipe(
         image=photo, elevation_deg=20, multiview=sync, multiview_settings=settings, config=TINY, num_frames=1
     )
@@ -221,8 +221,8 @@ def test_an_unknown_elevation_is_estimated_and_told(pipe):
     run = start(pipe, **inputs, view_seeds=3)
     assert elevations[:6] == list(ELEVATIONS_DEG) and len(elevations) == 8, "two more sheets at the estimate"
     assert elevations[6] == elevations[7] and f"estimated: {elevations[6]:g} degrees" in run.note
-    assert run.note == run.asset().facts["note"]
-    assert torch.equal(start(pipe, **inputs, view_seeds=3).views.colour, run.views.colour), "the generator decides"
+    assert run.note == run.asset().metadata["note"]
+    assert torch.equal(start(pipe, **inputs, view_seeds=3).views.color, run.views.color), "the generator decides"
 
 
 def test_of_several_seeds_the_best_sheet_is_used(pipe):
@@ -244,7 +244,7 @@ def test_one_photo_is_hallucinated_once_for_several_prompts_and_shown_back(pipe)
         frame_size=8, multiview_settings={"num_inference_steps": 1},
     )  # fmt: skip
     assert elevations == [20]
-    assert torch.equal(output.runs[0].views.colour, output.runs[1].views.colour)
+    assert torch.equal(output.runs[0].views.color, output.runs[1].views.color)
     assert output.picture.image.size == (256, 256) and "touches" in output.picture.warnings[0]
     assert output.runs[1].note == output.picture.warnings[0]
     assert pipe("a red ball", config=TINY, num_frames=1, frame_size=8).picture is None
@@ -330,15 +330,15 @@ def without_normals(config: HiFAConfig) -> HiFAConfig:
 def test_default_settings_follow_the_views(pipe):
     assert pipe.default_config(views=True, prompt=False) == without_normals(HiFAConfig.reconstruction())
     assert pipe.default_config(views=True) == without_normals(HiFAConfig.guided())
-    own_cells = HiFAConfig.reconstruction(finest_resolution=VIEWS[0].width)
+    own_cells = HiFAConfig.reconstruction(max_resolution=VIEWS[0].width)
     assert start(pipe, None, config=None).config == without_normals(own_cells)
-    assert start(pipe, None, config=None, finest_resolution=99).config.finest_resolution == 99
+    assert start(pipe, None, config=None, max_resolution=99).config.max_resolution == 99
     assert pipe.default_config(views=True, prompt=False, image=True) == without_normals(HiFAConfig.hallucinated())
     made = start(pipe, None, config=None, hallucinated=True, num_inference_steps=1)
-    own_cells = HiFAConfig.hallucinated(num_inference_steps=1, finest_resolution=VIEWS[0].width)
+    own_cells = HiFAConfig.hallucinated(num_inference_steps=1, max_resolution=VIEWS[0].width)
     assert made.config == without_normals(own_cells)
     assert HiFAConfig.reconstruction().lambda_tv == 0 < HiFAConfig.hallucinated().lambda_tv
-    assert HiFAConfig.reconstruction(given_size=128).finest_resolution == 128
+    assert HiFAConfig.reconstruction(given_size=128).max_resolution == 128
     half = HiFAConfig.guided(image_guidance_end=0.5)
     assert start(pipe, config=None, image_guidance_end=0.5).config == without_normals(half)
 
@@ -376,7 +376,7 @@ def test_distillation_cameras_see_the_object_as_large_as_the_given_views_do(conf
 
 
 def test_a_ball_is_found_from_its_views(pipe, analytic_field):
-    """Sixteen views of a two-coloured ball; what is seen between the cameras is the ball."""
+    """Sixteen views of a two-colored ball; what is seen between the cameras is the ball."""
     truth = analytic_field(
         lambda points: 200.0 * (points.norm(dim=-1) < 0.6),
         lambda points: torch.stack([0.5 + 0.4 * points[:, 1].sign(), 0 * points[:, 0] + 0.3, 0 * points[:, 0]], 1),
@@ -385,7 +385,7 @@ def test_a_ball_is_found_from_its_views(pipe, analytic_field):
 
     def picture(field, camera) -> tuple[torch.Tensor, torch.Tensor]:
         seen = render_picture(field, camera, 32, sampling, white)
-        return seen.colour, seen.opacity
+        return seen.color, seen.opacity
 
     cameras = ring_cameras(1.0)
     pictures = [torch.cat([c, o[..., None]], -1) for c, o in (picture(truth, camera) for camera in cameras[::2])]
@@ -393,7 +393,7 @@ def test_a_ball_is_found_from_its_views(pipe, analytic_field):
     config = HiFAConfig.reconstruction(
         num_inference_steps=150, grid_lr=3e-2, network_lr=1e-2, lr_end=0.3, given_rays=1024,
         n_coarse=32, n_fine=16, density_grid=24, levels=4,
-        finest_resolution=32, log2_entries=13, hidden_dim=32, lambda_image_normal=0.0,
+        max_resolution=32, log2_hashmap_size=13, hidden_dim=32, lambda_image_normal=0.0,
     )  # fmt: skip
     run = finish(pipe, pipe.start(None, views=views, config=config, seed=0))
     errors = [((picture(run.radiance_field, c)[0] - picture(truth, c)[0]) ** 2).mean() for c in cameras[1::4]]

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from hifa import HiFAPipeline, HiFARun
 from hifa.optimization.step import DivergedError
-from hifa.storage.run_folder import FILE, RunError, read_facts
+from hifa.storage.run_folder import FILE, RunError, read_metadata
 from tests.test_pipeline import TINY, generator
 
 
@@ -70,8 +70,8 @@ def test_a_run_that_diverges_does_not_overwrite_what_was_saved(pipe, tmp_path):
 
 def test_facts_can_be_read_without_tensors(pipe, tmp_path):
     finish(pipe, pipe.start("a red ball", config=TINY, generator=generator())).save(tmp_path)
-    facts = read_facts(tmp_path)
-    assert facts["prompt"] == "a red ball" and facts["step"] == 3 and len(facts["losses"]) == 3
+    metadata = read_metadata(tmp_path)
+    assert metadata["prompt"] == "a red ball" and metadata["step"] == 3 and len(metadata["losses"]) == 3
 
 
 def test_resumes_bit_for_bit_after_sigkill(pipe, tiny_prior, tmp_path):

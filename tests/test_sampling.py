@@ -136,7 +136,7 @@ def test_importance_samples_with_the_boxcar_by_hand():
 
 
 def test_a_surface_in_the_first_cell_draws_no_sample_to_the_last():
-    # Half in the cell itself, half in its neighbour, nothing at the other end, where a wrap would put a third.
+    # Half in the cell itself, half in its neighbor, nothing at the other end, where a wrap would put a third.
     edges, weights = torch.arange(11.0)[None], torch.zeros(1, 10)
     weights[0, 0] = 1
     samples = importance_samples(edges, weights, 4)

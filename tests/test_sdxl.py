@@ -14,8 +14,8 @@ from hifa.toybox.models import MAX_TOKENS, build_tokenizer
 
 
 SMALL = dict(
-    num_inference_steps=3, render_size=16, start_render_size=16, n_coarse=8, n_fine=8, levels=4, finest_resolution=32,
-    log2_entries=10, hidden_dim=8,
+    num_inference_steps=3, render_size=16, start_render_size=16, n_coarse=8, n_fine=8, levels=4, max_resolution=32,
+    log2_hashmap_size=10, hidden_dim=8,
 )  # fmt: skip
 TEXT_DIM, POOLED_DIM, TIME_DIM = 16, 24, 8
 
@@ -82,7 +82,7 @@ def test_a_stock_folder_becomes_an_asset(pipe):
     assert isinstance(pipe.make_prior(), SDXLPrior) and pipe.image_size == 32
     output = pipe("a red ball", generator=torch.Generator().manual_seed(0), num_frames=1, frame_size=16, **SMALL)
     assert output.runs[0].finished and len(output.runs[0].losses) == 3
-    assert output.assets[0].render(size=16).colour.isfinite().all()
+    assert output.assets[0].render(size=16).color.isfinite().all()
 
 
 @pytest.mark.parametrize("negative", ["", "a blue cube"])

@@ -19,7 +19,7 @@ from .space_setup import (
     LearningPipeline,
     finished_run,
     request,
-    tiny_shelf,
+    tiny_model_cache,
 )  # fmt: skip
 from .syncdreamer_models import tiny_pipeline
 
@@ -28,13 +28,13 @@ pytestmark = pytest.mark.usefixtures("light_files")
 
 
 @pytest.fixture(scope="module")
-def shelf(tiny_prior):
-    return tiny_shelf(tiny_prior, LearningPipeline)
+def model_cache(tiny_prior):
+    return tiny_model_cache(tiny_prior, LearningPipeline)
 
 
 @pytest.fixture(scope="module")
-def reference(shelf):
-    return finished_run(shelf, torch.get_num_threads())
+def reference(model_cache):
+    return finished_run(model_cache, torch.get_num_threads())
 
 
 @pytest.mark.parametrize("error, words", [
@@ -51,9 +51,9 @@ def no_space(*_) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_full_disk_is_told_wherever_it_is_met(tmp_path, shelf, monkeypatch):
+def test_a_full_disk_is_told_wherever_it_is_met(tmp_path, model_cache, monkeypatch):
     folder = RunStore(tmp_path).create(request())
-    list(lease.begin(lease.Models(shelf, tiny_pipeline), shelf.get("toybox"), folder, math.inf))
+    list(lease.begin(lease.Models(model_cache, tiny_pipeline), model_cache.get("toybox"), folder, math.inf))
     run = HiFARun.load(folder.run)
     monkeypatch.setattr(os, "replace", no_space)
     for write in (lambda: folder.write(folder.read()), lambda: run.save(folder.run)):
@@ -70,9 +70,9 @@ def test_folders_of_the_server_are_not_told(tmp_path, caplog):
     assert "https://huggingface.co/some/model is gone" in explain(OSError("https://huggingface.co/some/model is gone"))
 
 
-def test_a_run_whose_prior_cannot_be_loaded_is_kept_and_says_what_it_needs(tmp_path, shelf):
+def test_a_run_whose_prior_cannot_be_loaded_is_kept_and_says_what_it_needs(tmp_path, model_cache):
     store = RunStore(tmp_path)
     folder = store.create(replace(request(), prior="lost"))
     with pytest.raises(ValueError, match="needs Lost prior, which cannot be loaded now: .*Resume later"):
-        Actions(store, shelf, 1).check_resumable(folder)
-    Actions(store, shelf, 1).check_resumable(store.create(request()))
+        Actions(store, model_cache, 1).check_resumable(folder)
+    Actions(store, model_cache, 1).check_resumable(store.create(request()))

@@ -4,12 +4,12 @@ import gradio as gr
 import pytest
 
 from hifa.space.deploy.warm_up import warm_up
-from hifa.space.jobs.models import PRIORS, PriorShelf
+from hifa.space.jobs.models import PRIORS, ModelCache
 from hifa.space.jobs.quota import BUDGETS, DAYS, gpu_seconds, left_for_last, quota_text
 from hifa.space.jobs.step_times import Timings, work_key
 from hifa.space.ui.run_settings import RunSettings
 
-from .space_setup import tiny_shelf
+from .space_setup import tiny_model_cache
 
 
 def test_presets_of_one_prior_are_measured_apart(tmp_path):
@@ -29,7 +29,7 @@ def test_presets_of_one_prior_are_measured_apart(tmp_path):
 def test_an_estimate_follows_what_is_measured_after_the_page_was_built(tmp_path):
     timings = Timings(tmp_path / "timings.json")
     with gr.Blocks():
-        settings = RunSettings("text", "text", PriorShelf("cpu", PRIORS), timings, False)
+        settings = RunSettings("text", "text", ModelCache("cpu", PRIORS), timings, False)
     assert "known after the first run" in settings.preset.info
     timings.note(work_key("text", "toybox", {"num_inference_steps": 480, "guidance_scale": 20.0}), 0.1, 1.0)
     assert "480 steps, about 48 s, as measured here" in settings.refreshed().info
@@ -38,19 +38,19 @@ def test_an_estimate_follows_what_is_measured_after_the_page_was_built(tmp_path)
 
 
 def test_warming_up_tells_the_first_visitor_how_long_a_run_takes(tmp_path, tiny_prior, light_files):
-    shelf, timings = tiny_shelf(tiny_prior), Timings(tmp_path / "timings.json")
-    toybox = shelf.fallback
-    warm_up(toybox, shelf.get(toybox.key), timings)
+    model_cache, timings = tiny_model_cache(tiny_prior), Timings(tmp_path / "timings.json")
+    toybox = model_cache.fallback
+    warm_up(toybox, model_cache.get(toybox.key), timings)
     key = work_key("text", toybox.key, {})
     assert 1e-3 < timings.get(key) < 10
     with gr.Blocks():
-        settings = RunSettings("text", "text", shelf, timings, False)
-        others = [RunSettings(kind, kind, shelf, timings, False) for kind in ("image", "hallucination")]
+        settings = RunSettings("text", "text", model_cache, timings, False)
+        others = [RunSettings(kind, kind, model_cache, timings, False) for kind in ("image", "hallucination")]
     assert "40 steps, about" in settings.preset.info
     assert all("as measured here" in other.preset.info for other in others)
     timings.note(key, 20.0, 1.0)
     assert timings.get(key) == 20.0, "what a run took counts, not its mean with a guess"
-    warm_up(toybox, shelf.get(toybox.key), timings)
+    warm_up(toybox, model_cache.get(toybox.key), timings)
     assert timings.get(key) == 20.0
 
 
@@ -75,8 +75,8 @@ def test_the_last_lease_has_to_be_granted_too():
 def test_presets_on_zero_gpu_have_the_steps_that_their_budget_allows(tmp_path):
     timings = Timings(tmp_path / "timings.json")
     with gr.Blocks():
-        settings = RunSettings("text", "text", PriorShelf("cuda", PRIORS), timings, True)
-        at_home = RunSettings("text", "text", PriorShelf("cuda", PRIORS), timings, False)
+        settings = RunSettings("text", "text", ModelCache("cuda", PRIORS), timings, True)
+        at_home = RunSettings("text", "text", ModelCache("cuda", PRIORS), timings, False)
     assert [preset.steps for preset in at_home.presets("sd15")] == [500, 1500, 10_000]
     key = work_key("text", "sd15", {})
     for step_seconds in (None, 0.05, 0.2, 0.5):

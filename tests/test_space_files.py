@@ -15,26 +15,26 @@ from benchmarks.load import Told, Visitor, check, make_late
 from hifa.space.jobs import gpu_lease as lease
 from hifa.space.jobs.exports import KINDS, MeshOptions
 from hifa.space.jobs.run_store import PICTURE, RunFolder
-from hifa.space.jobs.status import Shown
+from hifa.space.jobs.status import RunStatus
 from hifa.space.jobs.worker import Worker
 from hifa.space.ui.image_inputs import sample_pictures
 from hifa.space.ui.validation import read_photo
 
-from .space_setup import BallPipeline, make_worker, request, small, tiny_shelf
+from .space_setup import BallPipeline, make_worker, request, small, tiny_model_cache
 
 
 pytestmark = pytest.mark.usefixtures("light_files")
-STAGES = ("Reading the run", "Finding the surface", "Colouring", "Making the turntable", "Packing")
+STAGES = ("Reading the run", "Finding the surface", "Coloring", "Making the turntable", "Packing")
 
 
 @pytest.fixture(scope="module")
-def shelf(tiny_prior):
-    return tiny_shelf(tiny_prior, BallPipeline)
+def model_cache(tiny_prior):
+    return tiny_model_cache(tiny_prior, BallPipeline)
 
 
 @pytest.fixture
-def worker(tmp_path, shelf) -> Worker:
-    return make_worker(tmp_path, shelf)
+def worker(tmp_path, model_cache) -> Worker:
+    return make_worker(tmp_path, model_cache)
 
 
 def leave_at(stream, words: str) -> None:
@@ -43,7 +43,7 @@ def leave_at(stream, words: str) -> None:
         assert any(words in state.text for state in stream), f"it never came to {words!r}"
 
 
-def last(stream) -> Shown:
+def last(stream) -> RunStatus:
     return list(stream)[-1]
 
 
@@ -172,7 +172,7 @@ def test_a_server_that_is_killed_while_files_are_made(tmp_path, tiny_prior, work
 def advance_in_a_process(root: Path, model: Path, run_id: str, news) -> None:
     torch.set_num_threads(1)
     small(pytest.MonkeyPatch())
-    worker = make_worker(root, tiny_shelf(model, BallPipeline))
+    worker = make_worker(root, tiny_model_cache(model, BallPipeline))
     for state in worker.advance(RunFolder(worker.store.root / run_id)):
         news.send(state.text)
         if "Making the turntable" in state.text:
@@ -182,7 +182,7 @@ def advance_in_a_process(root: Path, model: Path, run_id: str, news) -> None:
 # The mesh again
 
 
-def faces(end: Shown) -> tuple[int, int]:
+def faces(end: RunStatus) -> tuple[int, int]:
     """Of the GLB and of the PLY."""
     return tuple(len(trimesh.load(end.files[kind], force="mesh").faces) for kind in ("glb", "ply"))
 
@@ -190,11 +190,11 @@ def faces(end: Shown) -> tuple[int, int]:
 def test_a_mesh_that_is_cancelled_leaves_the_old_one_and_lets_go_at_once(worker):
     folder = worker.store.create(request(4))
     before = last(worker.advance(folder))
-    for words in ("Finding the surface", "Colouring"):
+    for words in ("Finding the surface", "Coloring"):
         leave_at(worker.remake_mesh(folder, MeshOptions(32, 300, 64)), words)
         assert not folder.busy
         after = folder.read()
-        assert after.files == before.record.files and after.facts == before.record.facts
+        assert after.files == before.record.files and after.metadata == before.record.metadata
     # And at once another one can be made.
     end = last(worker.remake_mesh(folder, MeshOptions(32, 300, 64)))
     assert faces(end)[0] == faces(end)[1] <= 300 and not end.making and not end.missing

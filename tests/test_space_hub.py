@@ -7,7 +7,7 @@ from hifa import HiFAAsset
 from hifa.space.ui.hub_form import HubForm
 
 from .hub_server import hub_server
-from .space_setup import BallPipeline, make_worker, request, tiny_shelf
+from .space_setup import BallPipeline, make_worker, request, tiny_model_cache
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def hub():
 
 @pytest.fixture(scope="module")
 def worker(tiny_prior, tmp_path_factory):
-    return make_worker(tmp_path_factory.mktemp("runs"), tiny_shelf(tiny_prior, BallPipeline))
+    return make_worker(tmp_path_factory.mktemp("runs"), tiny_model_cache(tiny_prior, BallPipeline))
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def run_id(worker, light_files, monkeypatch) -> str:
 
 def form(worker, hub) -> HubForm:
     with gr.Blocks():
-        return HubForm(worker.store, tiny_shelf("no/where"), gr.Column(), hub.address)
+        return HubForm(worker.store, tiny_model_cache("no/where"), gr.Column(), hub.address)
 
 
 def test_who_signed_in_pushes_in_the_own_name_and_who_did_not_is_told(worker, hub, run_id):

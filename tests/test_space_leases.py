@@ -22,7 +22,7 @@ from .space_setup import (
     grids_as_on_a_gpu,
     make_worker,
     request,
-    tiny_shelf,
+    tiny_model_cache,
 )  # fmt: skip
 
 
@@ -36,13 +36,13 @@ def code_of_a_gpu():
 
 
 @pytest.fixture(scope="module")
-def shelf(tiny_prior):
-    return tiny_shelf(tiny_prior, LearningPipeline)
+def model_cache(tiny_prior):
+    return tiny_model_cache(tiny_prior, LearningPipeline)
 
 
 @pytest.fixture(scope="module")
-def reference(shelf):
-    return finished_run(shelf, threads=1)
+def reference(model_cache):
+    return finished_run(model_cache, threads=1)
 
 
 def test_leases_are_sized_from_the_measured_step_time():
@@ -51,14 +51,14 @@ def test_leases_are_sized_from_the_measured_step_time():
     assert lease_seconds(10, 0.5, 3) == 3 + 6 + RESERVE
 
 
-def test_a_run_crosses_several_leases_bit_for_bit(tmp_path, shelf, reference, monkeypatch):
+def test_a_run_crosses_several_leases_bit_for_bit(tmp_path, model_cache, reference, monkeypatch):
     # Three seconds to work in, in which no more than ten of the sixteen steps fit.
     monkeypatch.setattr(lease, "RESERVE", 9.0)
     monkeypatch.setattr(lease, "FIRST_LEASE", 12)
     monkeypatch.setattr(lease, "LONGEST_LEASE", 12)
-    slow_down(monkeypatch, shelf, 0.3)
+    slow_down(monkeypatch, model_cache, 0.3)
     gpu = LeasedGPU()
-    worker = make_worker(tmp_path, shelf, gpu)
+    worker = make_worker(tmp_path, model_cache, gpu)
     folder = worker.store.create(request())
     end = list(worker.advance(folder))[-1]
     assert end.record.status == "finished", end.text
@@ -67,11 +67,11 @@ def test_a_run_crosses_several_leases_bit_for_bit(tmp_path, shelf, reference, mo
     assert_same(HiFARun.load(folder.run), reference)
 
 
-def test_aborted_leases_pause_and_resume_gives_the_uninterrupted_run(tmp_path, shelf, reference, monkeypatch):
+def test_aborted_leases_pause_and_resume_gives_the_uninterrupted_run(tmp_path, model_cache, reference, monkeypatch):
     monkeypatch.setattr(lease, "PREVIEW_SECONDS", 0.0)
     monkeypatch.setattr(lease, "SAVE_SECONDS", 0.0)
     gpu = LeasedGPU(abort=0.7, seed=1)
-    worker = make_worker(tmp_path, shelf, gpu)
+    worker = make_worker(tmp_path, model_cache, gpu)
     folder = worker.store.create(request())
     pauses = 0
     for _ in range(40):
@@ -84,11 +84,11 @@ def test_aborted_leases_pause_and_resume_gives_the_uninterrupted_run(tmp_path, s
     assert_same(HiFARun.load(folder.run), reference)
 
 
-def test_quota_and_queue_errors_pause_the_run(tmp_path, shelf):
+def test_quota_and_queue_errors_pause_the_run(tmp_path, model_cache):
     quota = "You have exceeded your free ZeroGPU quota (45s requested vs. 3s left). Try again in 1:02"
     title = "ZeroGPU quota exceeded"
     gpu = LeasedGPU(refusals=((title, quota), (title, "No GPU was available after 60s")))
-    worker = make_worker(tmp_path, shelf, gpu)
+    worker = make_worker(tmp_path, model_cache, gpu)
     folder = worker.store.create(request(10))
     first, second, third = (list(worker.advance(folder))[-1] for _ in range(3))
     assert first.record.status == second.record.status == "paused"
@@ -114,7 +114,7 @@ def test_a_lease_that_ignores_its_deadline_is_taken_away(tmp_path, monkeypatch):
 
     def endless(task):
         while True:
-            yield lease.News(text="Views of seed 0: denoising step 3 of 50", share=0.06)
+            yield lease.Progress(text="Views of seed 0: denoising step 3 of 50", share=0.06)
             time.sleep(0.01)
 
     gpu = LeasedGPU()
@@ -130,8 +130,8 @@ def test_leases_that_come_no_further_end(tmp_path):
 
     def too_short(task):
         asked.append(task.seconds)
-        yield lease.News(text="Views of seed 0: denoising step 3 of 50", share=0.06)
-        yield lease.News(end=lease.DEADLINE)
+        yield lease.Progress(text="Views of seed 0: denoising step 3 of 50", share=0.06)
+        yield lease.Progress(end=lease.DEADLINE)
 
     store = RunStore(tmp_path)
     worker = Worker(store, too_short, True, Timings(tmp_path / "timings.json"))
@@ -140,10 +140,10 @@ def test_leases_that_come_no_further_end(tmp_path):
     assert asked == [lease.FIRST_LEASE, lease.LONGEST_LEASE], "once more, and with all that can be had"
 
 
-def test_a_visitor_who_leaves_in_a_lease_gives_the_gpu_back(tmp_path, shelf, monkeypatch):
+def test_a_visitor_who_leaves_in_a_lease_gives_the_gpu_back(tmp_path, model_cache, monkeypatch):
     monkeypatch.setattr(lease, "PREVIEW_SECONDS", 0.0)
     gpu = LeasedGPU()
-    worker = make_worker(tmp_path, shelf, gpu)
+    worker = make_worker(tmp_path, model_cache, gpu)
     folder = worker.store.create(request(2000))
     with closing(worker.advance(folder)) as stream:
         for state in stream:
@@ -153,8 +153,8 @@ def test_a_visitor_who_leaves_in_a_lease_gives_the_gpu_back(tmp_path, shelf, mon
     assert folder.read().status == "paused" and HiFARun.load(folder.run).step >= 4
 
 
-def slow_down(monkeypatch, shelf, seconds: float) -> None:
-    pipe = shelf.get("toybox")
+def slow_down(monkeypatch, model_cache, seconds: float) -> None:
+    pipe = model_cache.get("toybox")
     advance = type(pipe).advance
 
     def slowly(self, run, steps=None):

@@ -6,21 +6,21 @@ import time
 import pytest
 
 from hifa.space.jobs import gpu_lease as lease
-from hifa.space.jobs.queue import Line
+from hifa.space.jobs.queue import RunQueue
 
-from .space_setup import BallPipeline, LearningPipeline, make_worker, request, tiny_shelf
+from .space_setup import BallPipeline, LearningPipeline, make_worker, request, tiny_model_cache
 
 
 pytestmark = pytest.mark.usefixtures("light_files")
 
 
 @pytest.fixture(scope="module")
-def shelf(tiny_prior):
-    return tiny_shelf(tiny_prior, LearningPipeline)
+def model_cache(tiny_prior):
+    return tiny_model_cache(tiny_prior, LearningPipeline)
 
 
 def test_a_place_moves_up_when_others_leave():
-    line = Line()
+    line = RunQueue()
     with line.joined("a"), line.joined("c"):
         with line.joined("b"):
             assert [line.before(run) for run in ("a", "c", "b", "x")] == [0, 1, 2, 0]
@@ -56,9 +56,9 @@ class Visitor:
         return self.text
 
 
-def test_who_waits_is_told_the_place_and_can_be_stopped(tmp_path, shelf, monkeypatch):
+def test_who_waits_is_told_the_place_and_can_be_stopped(tmp_path, model_cache, monkeypatch):
     monkeypatch.setattr(lease, "PREVIEW_SECONDS", 0.0)
-    worker = make_worker(tmp_path, shelf)
+    worker = make_worker(tmp_path, model_cache)
     first = Visitor(worker, worker.store.create(request(2000)))
     first.until("Step")
     second = Visitor(worker, worker.store.create(request(2000)))
@@ -76,9 +76,9 @@ def test_who_waits_is_told_the_place_and_can_be_stopped(tmp_path, shelf, monkeyp
     assert "Stopped at step" in first.ended() and "Finished 4 steps" in third.ended()
 
 
-def test_the_mesh_of_a_stopped_run_is_there_in_two_seconds(tmp_path, shelf, monkeypatch):
+def test_the_mesh_of_a_stopped_run_is_there_in_two_seconds(tmp_path, model_cache, monkeypatch):
     monkeypatch.setattr(lease, "PREVIEW_SECONDS", 0.0)
-    worker = make_worker(tmp_path, shelf)
+    worker = make_worker(tmp_path, model_cache)
     folder = worker.store.create(request(2000))
     asked = None
     for state in worker.advance(folder):
@@ -92,7 +92,7 @@ def test_the_mesh_of_a_stopped_run_is_there_in_two_seconds(tmp_path, shelf, monk
 
 @pytest.mark.parametrize("in_turn", [True, False])
 def test_where_files_are_made_beside_the_next_run_works_meanwhile(tmp_path, tiny_prior, in_turn):
-    worker = make_worker(tmp_path, tiny_shelf(tiny_prior, BallPipeline), export_in_turn=in_turn)
+    worker = make_worker(tmp_path, tiny_model_cache(tiny_prior, BallPipeline), export_in_turn=in_turn)
     first = worker.advance(worker.store.create(request(4)))
     assert any("Finding the surface" in state.text for state in first)
     second = worker.advance(worker.store.create(request(4)))
@@ -103,8 +103,8 @@ def test_where_files_are_made_beside_the_next_run_works_meanwhile(tmp_path, tiny
     first.close()
 
 
-def test_who_leaves_the_line_makes_room(tmp_path, shelf):
-    worker = make_worker(tmp_path, shelf)
+def test_who_leaves_the_line_makes_room(tmp_path, model_cache):
+    worker = make_worker(tmp_path, model_cache)
     folder = worker.store.create(request(4))
     with worker.line.joined("another"):
         stream = worker.advance(folder)

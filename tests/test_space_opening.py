@@ -4,7 +4,7 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from hifa.space.jobs.models import PRIORS, PriorShelf
+from hifa.space.jobs.models import PRIORS, ModelCache
 from hifa.space.jobs.run_store import Request, RunStore
 from hifa.space.jobs.step_times import Timings
 from hifa.space.jobs.view_sheets import Sheets, contact_picture
@@ -13,7 +13,7 @@ from hifa.space.ui.requests import Actions, Guided
 from hifa.space.ui.restore import Tab
 from hifa.space.ui.run_settings import RunSettings
 
-from .space_setup import tiny_shelf
+from .space_setup import tiny_model_cache
 
 
 SIDE = 16
@@ -25,7 +25,7 @@ def store(tmp_path) -> RunStore:
 
 
 def striped(first: str) -> Image.Image:
-    """Sixteen views, the first of another colour."""
+    """Sixteen views, the first of another color."""
     sheet = Image.new("RGB", (16 * SIDE, SIDE), "blue")
     sheet.paste(first, (0, 0, SIDE, SIDE))
     return sheet
@@ -39,10 +39,10 @@ def values(parts, shown) -> dict:
 
 
 def test_what_was_entered_for_a_run_comes_back(tmp_path, store, monkeypatch):
-    shelf = PriorShelf("cpu", PRIORS)
-    monkeypatch.setattr(shelf, "get_or_fall_back", lambda key: (key, None, ""))  # as on a GPU
+    model_cache = ModelCache("cpu", PRIORS)
+    monkeypatch.setattr(model_cache, "get_or_fall_back", lambda key: (key, None, ""))  # as on a GPU
     with gr.Blocks():
-        settings = RunSettings("text", "text", shelf, Timings(tmp_path / "t.json"), False)
+        settings = RunSettings("text", "text", model_cache, Timings(tmp_path / "t.json"), False)
         tab = Tab(settings, gr.Textbox(label="Prompt"))
     paper = next(prior for prior in PRIORS if prior.key == "sd15").presets[2]
     asked = {**paper.settings, "num_inference_steps": 10_000, "denoising_stride": 0.5}
@@ -59,7 +59,7 @@ def test_what_was_entered_for_a_run_comes_back(tmp_path, store, monkeypatch):
 
 def test_other_steps_than_those_of_a_preset_come_back_too(tmp_path, store):
     with gr.Blocks():
-        settings = RunSettings("text", "text", PriorShelf("cpu", PRIORS), Timings(tmp_path / "t.json"), False)
+        settings = RunSettings("text", "text", ModelCache("cpu", PRIORS), Timings(tmp_path / "t.json"), False)
     back = values(
         settings.inputs, settings.restored(Request("text", "a", "toybox", 1, settings={"num_inference_steps": 321}))
     )
@@ -84,18 +84,18 @@ def test_views_of_a_run_come_back_to_be_chosen_from(tmp_path, store):
 
 
 def test_an_uploaded_sheet_takes_the_place_of_made_views_and_of_a_picture(tiny_prior, store, tmp_path):
-    actions = Actions(store, tiny_shelf(tiny_prior), view_steps=1)
+    actions = Actions(store, tiny_model_cache(tiny_prior), view_steps=1)
     made = store.create(Request("image", "", "toybox", 3))
     Sheets(made.path).add(3, striped("red"), 1.0)
     striped("lime").save(tmp_path / "sheet.png")
     sheet, options = str(tmp_path / "sheet.png"), ("", "", "toybox", 0, False, {"num_inference_steps": 10})
 
-    def first_colour(given: Guided):
+    def first_color(given: Guided):
         folder, _ = actions.guided("image", given, *options)
         return Sheets(folder.path).best().getpixel((2, 2))
 
-    assert first_colour(Guided(None, 0.8, 20, None, (made.id, 3))) == (255, 0, 0)
-    assert first_colour(Guided(None, 0.8, 20, sheet, (made.id, 3))) == (0, 255, 0)
+    assert first_color(Guided(None, 0.8, 20, None, (made.id, 3))) == (255, 0, 0)
+    assert first_color(Guided(None, 0.8, 20, sheet, (made.id, 3))) == (0, 255, 0)
 
 
 def test_the_page_says_and_keeps_what_came_last():

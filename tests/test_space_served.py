@@ -15,7 +15,7 @@ import app
 from hifa.space.jobs.run_store import Request, RunStore
 from hifa.space.jobs.upload_cache import VARIABLE, Served, folder_for, serve_from
 
-from .space_setup import free_port, tiny_pipeline, tiny_shelf
+from .space_setup import free_port, tiny_model_cache, tiny_pipeline
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_an_upload_is_given_back_as_a_download_alone(elsewhere, tiny_prior, tmp_
     monkeypatch.delenv(VARIABLE)
     root = tmp_path / "runs"
     serve_from(root)
-    demo = app.build_demo(root, tiny_shelf(tiny_prior), tiny_pipeline)
+    demo = app.build_demo(root, tiny_model_cache(tiny_prior), tiny_pipeline)
     app.launch(demo, allowed_paths=app.given_away(root), prevent_thread_lock=True, server_port=free_port(), quiet=True)
     try:
         page = {"files": ("page.html", b"<script>alert(1)</script>", "text/html")}
@@ -125,7 +125,7 @@ def test_nobody_else_can_look_into_the_folder(shared, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("squatter", ["link", "dangling", "file", "folder"])
-def test_a_neighbour_who_makes_the_folder_first_gets_nothing(shared, tmp_path, monkeypatch, squatter):
+def test_a_neighbor_who_makes_the_folder_first_gets_nothing(shared, tmp_path, monkeypatch, squatter):
     home = tmp_path / "home"
     home.mkdir()
     (home / "letter.txt").write_text("mine")

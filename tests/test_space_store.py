@@ -22,7 +22,7 @@ def store(tmp_path) -> RunStore:
 
 def test_a_record_comes_back_as_it_was(store):
     folder = store.create(REQUEST)
-    record = folder.write(folder.read(), step=4, files={"glb": "a.glb"}, facts={"faces": 7})
+    record = folder.write(folder.read(), step=4, files={"glb": "a.glb"}, metadata={"faces": 7})
     again = store.open(folder.id).read()
     assert again == record and again.request == REQUEST and isinstance(again.request.view_seeds, tuple)
 

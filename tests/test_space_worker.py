@@ -23,7 +23,7 @@ from .space_setup import (
     finished_run,
     make_worker,
     request,
-    tiny_shelf,
+    tiny_model_cache,
 )  # fmt: skip
 
 
@@ -31,32 +31,34 @@ pytestmark = pytest.mark.usefixtures("light_files")
 
 
 @pytest.fixture(scope="module")
-def shelf(tiny_prior):
-    return tiny_shelf(tiny_prior, LearningPipeline)
+def model_cache(tiny_prior):
+    return tiny_model_cache(tiny_prior, LearningPipeline)
 
 
 @pytest.fixture(scope="module")
-def reference(shelf):
-    return finished_run(shelf, torch.get_num_threads())
+def reference(model_cache):
+    return finished_run(model_cache, torch.get_num_threads())
 
 
 def test_a_run_is_worked_off_and_its_files_are_made(tmp_path, tiny_prior):
-    worker = make_worker(tmp_path, tiny_shelf(tiny_prior, BallPipeline))
+    worker = make_worker(tmp_path, tiny_model_cache(tiny_prior, BallPipeline))
     folder = worker.store.create(request())
     states = list(worker.advance(folder))
     looks = [state for state in states if state.previews]
-    assert set(looks[0].previews) == {"colour", "normals", "depth", "opacity"} and looks[0].record.step == 0
+    assert set(looks[0].previews) == {"color", "normals", "depth", "opacity"} and looks[0].record.step == 0
     assert len({looks[0].previews[mode] for mode in looks[0].previews}) == 4
     end = states[-1]
     assert end.record.status == "finished" and end.settled and not end.working and "Finished 16 steps" in end.text
     assert set(end.files) == {"glb", "obj", "ply", "mp4", "asset", "run"}
-    assert end.record.facts["faces"] > 100 and worker.timings.get("text/toybox/default") > 0
+    assert end.record.metadata["faces"] > 100 and worker.timings.get("text/toybox/default") > 0
     assert end.status()["status"] == "finished" and end.status()["seed"] == 3
 
 
-def test_stop_keeps_what_is_there_and_resume_gives_the_uninterrupted_run(tmp_path, shelf, reference, monkeypatch):
+def test_stop_keeps_what_is_there_and_resume_gives_the_uninterrupted_run(
+    tmp_path, model_cache, reference, monkeypatch
+):
     monkeypatch.setattr(lease, "PREVIEW_SECONDS", 0.0)
-    worker = make_worker(tmp_path, shelf)
+    worker = make_worker(tmp_path, model_cache)
     folder = worker.store.create(request())
     for state in worker.advance(folder):
         if state.record.step == 11:
@@ -72,25 +74,25 @@ def test_stop_keeps_what_is_there_and_resume_gives_the_uninterrupted_run(tmp_pat
     assert_same(HiFARun.load(folder.run), reference)
 
 
-def test_drafts_of_a_stopped_run_can_be_made_in_full(tmp_path, shelf, monkeypatch):
+def test_drafts_of_a_stopped_run_can_be_made_in_full(tmp_path, model_cache, monkeypatch):
     monkeypatch.setattr(lease, "PREVIEW_SECONDS", 0.0)
     monkeypatch.setattr(files, "STOPPED_MESH", files.MeshOptions(32, 1000, 128))
-    worker = make_worker(tmp_path, shelf)
+    worker = make_worker(tmp_path, model_cache)
     folder = worker.store.create(request())
     for state in worker.advance(folder):
         if state.record.step == 4 and state.working:
             folder.request_stop()
-    assert state.record.status == "stopped" and state.record.facts["texture_size"] == 128
+    assert state.record.status == "stopped" and state.record.metadata["texture_size"] == 128
     assert "drafts" in facts_html(state) and not state.missing
     end = list(worker.make_files(folder))[-1]
-    assert end.record.status == "stopped" and end.record.facts["texture_size"] == 64
+    assert end.record.status == "stopped" and end.record.metadata["texture_size"] == 64
     assert "drafts" not in facts_html(end)
     folder.clear_stop()
     assert "drafts" not in facts_html(list(worker.advance(folder))[-1])
 
 
-def test_files_that_are_put_off_are_made_later(tmp_path, shelf, monkeypatch):
-    worker = make_worker(tmp_path, shelf)
+def test_files_that_are_put_off_are_made_later(tmp_path, model_cache, monkeypatch):
+    worker = make_worker(tmp_path, model_cache)
     folder = worker.store.create(request(4))
     folder.put_off_files()  # a wish of before does not count
     monkeypatch.setattr(files, "TURNTABLE", files.TurntableOptions(1000, 64))
@@ -108,17 +110,17 @@ def test_files_that_are_put_off_are_made_later(tmp_path, shelf, monkeypatch):
     assert not end.missing and "canceled" not in end.text
 
 
-def test_stop_before_its_turn_ends_a_run_before_the_first_step(tmp_path, shelf):
-    worker = make_worker(tmp_path, shelf)
+def test_stop_before_its_turn_ends_a_run_before_the_first_step(tmp_path, model_cache):
+    worker = make_worker(tmp_path, model_cache)
     folder = worker.store.create(request())
     folder.request_stop()
     end = list(worker.advance(folder))[-1]
     assert end.record.status == "stopped" and not folder.started and "before the first step" in end.text
 
 
-def test_a_reader_that_goes_away_leaves_a_run_that_goes_on(tmp_path, shelf, reference, monkeypatch):
+def test_a_reader_that_goes_away_leaves_a_run_that_goes_on(tmp_path, model_cache, reference, monkeypatch):
     monkeypatch.setattr(lease, "PREVIEW_SECONDS", 0.0)
-    worker = make_worker(tmp_path, shelf)
+    worker = make_worker(tmp_path, model_cache)
     folder = worker.store.create(request())
     with closing(worker.advance(folder)) as stream:
         for state in stream:
@@ -131,9 +133,9 @@ def test_a_reader_that_goes_away_leaves_a_run_that_goes_on(tmp_path, shelf, refe
     assert_same(HiFARun.load(folder.run), reference)
 
 
-def test_a_second_worker_is_refused_and_can_look_on(tmp_path, shelf, monkeypatch):
+def test_a_second_worker_is_refused_and_can_look_on(tmp_path, model_cache, monkeypatch):
     monkeypatch.setattr(lease, "PREVIEW_SECONDS", 0.0)
-    worker = make_worker(tmp_path, shelf)
+    worker = make_worker(tmp_path, model_cache)
     folder = worker.store.create(request())
     with closing(worker.advance(folder)) as stream:
         for state in stream:
@@ -153,8 +155,8 @@ async def collected(stream) -> list:
     return [item async for item in stream]
 
 
-def test_a_hundred_who_look_on_hold_no_thread(tmp_path, shelf):
-    worker = make_worker(tmp_path, shelf)
+def test_a_hundred_who_look_on_hold_no_thread(tmp_path, model_cache):
+    worker = make_worker(tmp_path, model_cache)
     folder = worker.store.create(request())
 
     async def look_on() -> int:
@@ -170,7 +172,7 @@ def test_a_hundred_who_look_on_hold_no_thread(tmp_path, shelf):
 
 def test_a_field_without_a_surface_is_no_error(tmp_path, tiny_prior, monkeypatch):
     monkeypatch.setattr(BallPipeline, "blob_density", 0.0)
-    worker = make_worker(tmp_path, tiny_shelf(tiny_prior, BallPipeline))
+    worker = make_worker(tmp_path, tiny_model_cache(tiny_prior, BallPipeline))
     end = list(worker.advance(worker.store.create(request(10))))[-1]
     assert end.record.status == "finished" and "no surface yet" in end.text
     assert set(end.files) == {"asset", "run"} and not end.missing, "what can be made without a surface is made"
@@ -178,7 +180,7 @@ def test_a_field_without_a_surface_is_no_error(tmp_path, tiny_prior, monkeypatch
 
 def test_files_of_an_earlier_step_stay_when_the_surface_is_lost(tmp_path, tiny_prior, monkeypatch):
     monkeypatch.setattr(lease, "PREVIEW_SECONDS", 0.0)
-    worker = make_worker(tmp_path, tiny_shelf(tiny_prior, BallPipeline))
+    worker = make_worker(tmp_path, tiny_model_cache(tiny_prior, BallPipeline))
     folder = worker.store.create(request(8))
     with closing(worker.advance(folder)) as stream:
         assert any(state.record.step >= 2 for state in stream)
@@ -195,11 +197,11 @@ def test_files_of_an_earlier_step_stay_when_the_surface_is_lost(tmp_path, tiny_p
     assert set(end.missing) == {"glb", "obj", "ply", "mp4"}, "they can be made again with more steps"
 
 
-def test_a_run_that_diverges_pauses_at_its_last_good_step_and_resumes(tmp_path, shelf, monkeypatch):
+def test_a_run_that_diverges_pauses_at_its_last_good_step_and_resumes(tmp_path, model_cache, monkeypatch):
     """Once it has found no finite gradient often enough it is saved as it was, and Resume draws other noise."""
-    worker = make_worker(tmp_path, shelf)
+    worker = make_worker(tmp_path, model_cache)
     folder = worker.store.create(request(10))
-    pipe = shelf.get("toybox")
+    pipe = model_cache.get("toybox")
     advance, bad = type(pipe).advance, [True] * ATTEMPTS
 
     def spoil(gradient):
@@ -221,10 +223,10 @@ def test_a_run_that_diverges_pauses_at_its_last_good_step_and_resumes(tmp_path, 
     assert end.record.status == "finished" and HiFARun.load(folder.run).skipped == ATTEMPTS
 
 
-def test_a_field_that_was_spoilt_does_not_replace_the_last_save(tmp_path, shelf, monkeypatch):
-    worker = make_worker(tmp_path, shelf)
+def test_a_field_that_was_spoilt_does_not_replace_the_last_save(tmp_path, model_cache, monkeypatch):
+    worker = make_worker(tmp_path, model_cache)
     folder = worker.store.create(request(10))
-    pipe = shelf.get("toybox")
+    pipe = model_cache.get("toybox")
     advance = type(pipe).advance
 
     def poisoned(self, run, steps=None):

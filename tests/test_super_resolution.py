@@ -60,7 +60,7 @@ def test_a_stock_folder_goes_on_with_a_run_of_stage_1(pipe, folders, tmp_path):
     assert not torch.equal(before, run.radiance_field.state_dict()["grid.table"])
     again = HiFARun.load(tmp_path / "run")
     assert [step.losses["sds"] for step in pipe.advance(again)] == losses
-    assert run.asset().render(size=16).colour.isfinite().all()
+    assert run.asset().render(size=16).color.isfinite().all()
 
 
 def test_the_small_image_is_noised_as_in_ifs_own_pipeline(pipe):
@@ -69,9 +69,9 @@ def test_the_small_image_is_noised_as_in_ifs_own_pipeline(pipe):
     z = torch.full((1, 3, 32, 32), 0.25)
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(5))
     expected = DDPMScheduler(beta_schedule="squaredcos_cap_v2").add_noise(z, noise, torch.tensor([NOISE_LEVEL]))
-    torch.testing.assert_close(prior.beside(z, torch.Generator().manual_seed(5)), expected)
+    torch.testing.assert_close(prior.concat_cond(z, torch.Generator().manual_seed(5)), expected)
     ramp = torch.linspace(-1, 1, 32).expand(1, 3, 32, 32)
-    clean = prior.beside(ramp, torch.Generator().manual_seed(5)) - (1 - prior.small_alpha_cumprod) ** 0.5 * noise
+    clean = prior.concat_cond(ramp, torch.Generator().manual_seed(5)) - (1 - prior.small_alpha_cumprod) ** 0.5 * noise
     shown = clean / prior.small_alpha_cumprod**0.5
     assert (shown - ramp).abs().max() < 2 * 2 / 31 and abs(shown.mean()) < 1e-5  # within two pixels
 
@@ -83,10 +83,10 @@ def test_single_step_estimate_by_hand(pipe):
         prior.encode(torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))),
         pipe.encode_prompt("a red ball"),
     )
-    beside = prior.beside(z, torch.Generator().manual_seed(2))
+    concat_cond = prior.concat_cond(z, torch.Generator().manual_seed(2))
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(1))
     z_t = pipe.scheduler.add_noise(z, noise, torch.tensor([t]))
-    both = torch.cat([z_t, beside], 1).expand(2, -1, -1, -1)
+    both = torch.cat([z_t, concat_cond], 1).expand(2, -1, -1, -1)
     levels = torch.tensor([NOISE_LEVEL] * 2)
     with torch.no_grad():
         output = pipe.unet(both, t, embeds[[0, 3]], class_labels=levels).sample[:, :3]
@@ -95,7 +95,7 @@ def test_single_step_estimate_by_hand(pipe):
     negative, positive = output.split(1)
     epsilon, alpha = negative + 7 * (positive - negative), float(pipe.scheduler.alphas_cumprod[t])
     clean = (z_t - (1 - alpha) ** 0.5 * epsilon) / alpha**0.5
-    guidance = replace(classifier_free(embeds, 1, 7.0, 1.0, 0.0), beside=beside)
+    guidance = replace(classifier_free(embeds, 1, 7.0, 1.0, 0.0), concat_cond=concat_cond)
     actual = prior.estimate(z, t, guidance, 1.0, 0.0, torch.Generator().manual_seed(1))
     torch.testing.assert_close(actual, clean.clamp(-1, 1), rtol=1e-3, atol=1e-3)
 

@@ -106,17 +106,17 @@ def test_the_gradient_moves_the_depth_towards_the_ball_and_leaves_opacity_and_co
     estimate = SurfaceEstimate(in_camera_axes(normals), (normals.norm(dim=-1) > 0.5).float())
     bumps = 0.02 * torch.sin(torch.arange(SIZE * SIZE) * 0.9)
     depth = (view.rendered.depth + bumps * view.rendered.opacity).requires_grad_()
-    opacity, colour = view.rendered.opacity.clone().requires_grad_(), view.rendered.colour.clone().requires_grad_()
+    opacity, color = view.rendered.opacity.clone().requires_grad_(), view.rendered.color.clone().requires_grad_()
     optimizer, losses = torch.optim.Adam([depth], 1e-3), []
     for _ in range(150):
-        lumpy = WholeView(CAMERA, view.rays, replace(view.rendered, depth=depth, opacity=opacity, colour=colour), SIZE)
+        lumpy = WholeView(CAMERA, view.rays, replace(view.rendered, depth=depth, opacity=opacity, color=color), SIZE)
         loss = normal_guidance(lumpy, estimate)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.1 * losses[0]
-    assert opacity.grad is None and colour.grad is None
+    assert opacity.grad is None and color.grad is None
 
 
 def test_a_ball_bends_less_than_a_lumpy_one():
@@ -129,8 +129,8 @@ def test_a_ball_bends_less_than_a_lumpy_one():
 def ball_views(size: int = 32) -> tuple[GivenViews, list[torch.Tensor]]:
     cameras = tuple(Camera(azimuth, 20) for azimuth in (0, 90, 180, 270))
     masks = torch.stack([sphere(c, size)[0].rendered.opacity.view(size, size) for c in cameras])
-    colour = (255 - 200 * masks[..., None]).byte().expand(-1, -1, -1, 3).contiguous()
-    return GivenViews(colour, (255 * masks).byte(), cameras)
+    color = (255 - 200 * masks[..., None]).byte().expand(-1, -1, -1, 3).contiguous()
+    return GivenViews(color, (255 * masks).byte(), cameras)
 
 
 def test_corners_of_given_views_are_a_pixel_with_the_one_beside_and_the_one_below():
@@ -166,7 +166,7 @@ def test_normal_guidance_is_the_same_with_deferred_backpropagation(tiny_prior):
     pipe = HiFAPipeline.from_pretrained(tiny_prior)
     pipe.set_progress_bar_config(disable=True)
     pipe._normal_prior = Oracle()
-    config = replace(TINY, lambda_normal=1.0, lambda_curvature=0.3, num_inference_steps=2, regulariser_warmup=0.0)
+    config = replace(TINY, lambda_normal=1.0, lambda_curvature=0.3, num_inference_steps=2, regularizer_warmup=0.0)
     whole, chunks = (
         finish(pipe, pipe.start("a red ball", config=config, generator=generator(), rays_per_chunk=chunk))
         for chunk in (2**13, 50)

@@ -34,7 +34,7 @@ def test_poses_invert_those_of_the_project():
     torch.testing.assert_close(in_camera @ pose[:, :3].T + pose[:, 3], points)
 
 
-def test_centre_is_seen_in_the_middle_of_every_view():
+def test_center_is_seen_in_the_middle_of_every_view():
     ring = ViewRing(num_views=5, elevation_deg=10.0, radius=2.0, focal_length=1.0)
     pixels, depths = project(torch.zeros(1, 3), ring.world_to_camera(), ring.intrinsics(32))
     torch.testing.assert_close(pixels, torch.full((5, 1, 2), 16.0))
@@ -53,7 +53,7 @@ def test_frustum_points_project_back_to_their_pixels():
 
 
 def test_half_a_pixel_to_the_rays_of_the_project():
-    """Rays of `hifa.cameras` go through pixel centres, those of the networks through corners: as documented."""
+    """Rays of `hifa.cameras` go through pixel centers, those of the networks through corners: as documented."""
     ring = ViewRing()
     camera = ring.cameras()[2]
     rays = image_rays(camera_to_world(camera), camera.fov_deg, 8)

@@ -17,7 +17,7 @@ RING = ViewRing(radius=2.4)  # Toybox's ball of radius 0.8, as large in the imag
 def view(camera: Camera) -> torch.Tensor:
     shape = make_scene("duck", "yellow").shape
     picture = render(shape, camera_to_world(camera).numpy(), 64, camera.fov_deg, background=(1.0, 1.0, 1.0))
-    return torch.from_numpy(np.asarray(picture.colour, np.float32))
+    return torch.from_numpy(np.asarray(picture.color, np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,8 @@ def good(images):
 
 
 def test_renders_of_one_object_agree(good):
-    assert good.silhouette > 0.93 and good.colour > 0.6
-    assert good.score == pytest.approx(good.silhouette * good.colour)
+    assert good.silhouette > 0.93 and good.color > 0.6
+    assert good.score == pytest.approx(good.silhouette * good.color)
     assert len(good.views) == 16 and min(good.views) > 0.4
 
 
@@ -48,12 +48,12 @@ def test_a_wrong_shape_costs_silhouette_and_is_found(images, good):
     assert int(np.argmin(bad.views)) == 4
 
 
-def test_a_wrong_colour_costs_colour_and_is_found(images, good):
+def test_a_wrong_color_costs_color_and_is_found(images, good):
     damaged = images.clone()
     damaged[9] = images[9][..., [2, 0, 1]]
     bad = score(damaged)
     assert bad.silhouette == pytest.approx(good.silhouette, abs=0.02)
-    assert bad.colour < good.colour - 0.05
+    assert bad.color < good.color - 0.05
     assert int(np.argmin(bad.views)) == 9
 
 

@@ -8,10 +8,10 @@ import torch
 from hifa.multiview.input_image import prepare_image
 
 
-def picture(size=(40, 20), box=(10, 5, 29, 14), colour=(255, 0, 0, 255)) -> PIL.Image.Image:
+def picture(size=(40, 20), box=(10, 5, 29, 14), color=(255, 0, 0, 255)) -> PIL.Image.Image:
     """A rectangle, both corners included, on a transparent background."""
     image = PIL.Image.new("RGBA", size, 0)
-    PIL.ImageDraw.Draw(image).rectangle(box, fill=colour)
+    PIL.ImageDraw.Draw(image).rectangle(box, fill=color)
     return image
 
 
@@ -44,7 +44,7 @@ def test_faint_alpha_widens_the_frame_unless_it_is_ignored():
 
 
 def test_half_transparent_is_mixed_with_white():
-    prepared = prepare_image(picture(colour=(0, 0, 0, 128)), size=40)
+    prepared = prepare_image(picture(color=(0, 0, 0, 128)), size=40)
     torch.testing.assert_close(prepared[:, 20, 20], torch.full((3,), 1 - 2 * 128 / 255))
 
 
@@ -59,7 +59,7 @@ def test_an_object_of_one_pixel():
         (PIL.Image.new("RGB", (8, 8)), {}, r"no transparency \(mode RGB\); remove its background"),
         (PIL.Image.new("RGBA", (8, 8), (1, 2, 3, 255)), {}, "opaque everywhere; remove its background"),
         (PIL.Image.new("RGBA", (8, 8), 0), {}, "transparent everywhere: the maximum alpha is 0"),
-        (picture(colour=(9, 9, 9, 5)), {"alpha_threshold": 12}, "maximum alpha is 5"),
+        (picture(color=(9, 9, 9, 5)), {"alpha_threshold": 12}, "maximum alpha is 5"),
         (picture(), {"crop_size": 300}, "crop_size must be from 1 to 256 pixels, got 300"),
         (picture(), {"crop_size": 0}, "crop_size must be from 1 to 256 pixels, got 0"),
         (picture(), {"alpha_threshold": 255}, "alpha_threshold must be from 0 to 254, got 255"),

@@ -16,7 +16,7 @@ from .syncdreamer_models import TINY, tiny_models, tiny_pipeline
 from .test_syncdreamer_input import picture
 
 
-IMAGE = picture(colour=(200, 60, 30, 255))
+IMAGE = picture(color=(200, 60, 30, 255))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_options_change_the_result(pipe, images, options):
 
 
 def test_the_picture_matters(pipe, images):
-    other = pipe(picture(colour=(0, 90, 250, 255)), 20, 2, output_type="pt").images
+    other = pipe(picture(color=(0, 90, 250, 255)), 20, 2, output_type="pt").images
     assert (other - images).abs().max() > 1e-3
 
 

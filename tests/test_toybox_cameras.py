@@ -48,7 +48,7 @@ def test_poses_are_those_of_the_pictures(rings):
     camera = Camera(azimuth + 90, elevation, rng.uniform(*ring_dataset.RADIUS))
     np.testing.assert_allclose(loaded.poses[0, 2], pose_numbers(camera), atol=1e-5)
     background = ring_dataset.sample_background(rng)
-    again = ring_dataset.render(scene.shape, camera_to_world(camera).numpy(), 64, 40.0, background).colour
+    again = ring_dataset.render(scene.shape, camera_to_world(camera).numpy(), 64, 40.0, background).color
     assert np.abs(again * 255 - loaded.pixels[0, 2]).max() <= 1
 
 

@@ -106,7 +106,7 @@ def test_the_embedded_model_ranks_near_before_far(background):
     correlations, model = {}, load_embedded()
     for index, kind in enumerate(world.KINDS):
         picture = look(world.make_scene(kind, "green").shape, Camera(70.0 * index + 20, 35.0))
-        color = (picture.colour - (1 - background) * (1 - picture.mask[..., None])).clip(0, 1)  # from white
+        color = (picture.color - (1 - background) * (1 - picture.mask[..., None])).clip(0, 1)  # from white
         x = torch.from_numpy(color).permute(2, 0, 1)[None]
         seen, inside = model.estimate(x, 64).disparity, torch.from_numpy(picture.mask) > 0.5
         truth = 1 / torch.from_numpy(picture.depth).clamp(min=0.1)

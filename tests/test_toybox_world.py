@@ -17,37 +17,37 @@ HELD_OUT_EXAMPLES = {("chair", "black"), ("donut", "orange"), ("house", "red"), 
 
 
 def some_captions(seed: int, draws: int = 4) -> list[str]:
-    """Captions of every kind and colour and of pairs, in varied words; captions need no geometry."""
+    """Captions of every kind and color and of pairs, in varied words; captions need no geometry."""
     rng, captions = np.random.default_rng(seed), []
-    for kind, colour in product(world.KINDS, world.COLOURS):
+    for kind, color in product(world.KINDS, world.COLORS):
         for _ in range(draws):
-            scene = world.Scene(kind, colour, None, None, shape=None)
+            scene = world.Scene(kind, color, None, None, shape=None)
             captions.append(world.caption(scene, rng, view=VIEWS[rng.integers(4)]))
-    colours = list(world.COLOURS)
+    colors = list(world.COLORS)
     for kind, below in product(world.PAIR_TOPS, world.PAIR_BOTTOMS):
         for _ in range(20):
-            scene = world.Scene(kind, colours[rng.integers(12)], below, colours[rng.integers(12)], shape=None)
+            scene = world.Scene(kind, colors[rng.integers(12)], below, colors[rng.integers(12)], shape=None)
             captions.append(world.caption(scene, rng, view=VIEWS[rng.integers(4)]))
     return captions
 
 
-def test_enough_kinds_and_colours():
-    assert len(world.KINDS) >= 24 and len(world.COLOURS) >= 12
+def test_enough_kinds_and_colors():
+    assert len(world.KINDS) >= 24 and len(world.COLORS) >= 12
     assert list(vocabulary.KIND_WORDS) == list(world.KINDS)
-    assert list(vocabulary.COLOUR_WORDS) == list(world.COLOURS)
+    assert list(vocabulary.COLOR_WORDS) == list(world.COLORS)
     assert set(world.KINDS_WITH_FRONT) | set(world.PAIR_TOPS) | set(world.PAIR_BOTTOMS) <= set(world.KINDS)
     assert vocabulary.VIEWS == VIEWS
 
 
-def test_synonyms_belong_to_one_kind_or_colour():
-    for table in (vocabulary.KIND_WORDS, vocabulary.COLOUR_WORDS):
+def test_synonyms_belong_to_one_kind_or_color():
+    for table in (vocabulary.KIND_WORDS, vocabulary.COLOR_WORDS):
         phrases = [phrase for synonyms in table.values() for phrase in synonyms]
         assert len(phrases) == len(set(phrases))
         assert all(name in synonyms for name, synonyms in table.items())
 
 
-def test_colours_are_far_apart():
-    values = np.array(list(world.COLOURS.values()))
+def test_colors_are_far_apart():
+    values = np.array(list(world.COLORS.values()))
     distances = np.linalg.norm(values[:, None] - values[None], axis=-1) + 9 * np.eye(len(values))
     assert distances.min() > 0.25 and values.min() >= 0 and values.max() <= 1
 
@@ -58,10 +58,8 @@ def test_held_out_tenth_is_fixed():
     assert not set(held_out) & set(trained)
     assert set(held_out) >= HELD_OUT_EXAMPLES
     assert all(world.is_held_out(*pair) for pair in held_out) and not world.is_held_out("mushroom", "red")
-    # Every kind and every colour is seen in training.
-    assert {kind for kind, _ in trained} == set(world.KINDS) and {colour for _, colour in trained} == set(
-        world.COLOURS
-    )
+    # Every kind and every color is seen in training.
+    assert {kind for kind, _ in trained} == set(world.KINDS) and {color for _, color in trained} == set(world.COLORS)
 
 
 @pytest.mark.parametrize("pair_share, draws", [(0.0, 40), (1.0, 20)])
@@ -69,10 +67,10 @@ def test_held_out_combinations_are_never_sampled(pair_share, draws):
     rng, kinds = np.random.default_rng(0), set()
     for _ in range(draws):
         scene = world.sample_scene(rng, pair_share)
-        assert not world.is_held_out(scene.kind, scene.colour)
+        assert not world.is_held_out(scene.kind, scene.color)
         assert (scene.on_kind is not None) == (pair_share == 1)
         if scene.on_kind is not None:
-            assert not world.is_held_out(scene.on_kind, scene.on_colour)
+            assert not world.is_held_out(scene.on_kind, scene.on_color)
             assert scene.kind in world.PAIR_TOPS and scene.on_kind in world.PAIR_BOTTOMS
         kinds.add(scene.kind)
     assert len(kinds) > 3
@@ -81,7 +79,7 @@ def test_held_out_combinations_are_never_sampled(pair_share, draws):
 def test_scenes_are_a_function_of_the_generator():
     first, again, other = (world.sample_scene(np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert first.kind == again.kind and np.array_equal(first.shape.size, again.shape.size)
-    assert (first.kind, first.colour) != (other.kind, other.colour) or first.shape.size.shape != other.shape.size.shape
+    assert (first.kind, first.color) != (other.kind, other.color) or first.shape.size.shape != other.shape.size.shape
 
 
 def shell(radius: float, n: int = 4000) -> np.ndarray:
@@ -115,7 +113,7 @@ def test_sampled_scenes_fit_in_the_ball_that_is_rendered():
     "arguments, wrong",
     [(("unicorn", "red"), "unicorn"), (("mug", "beige"), "beige"), (("ball", "red", "cloud", "red"), "cloud")],
 )
-def test_unknown_kinds_and_colours_are_refused_by_name(arguments, wrong):
+def test_unknown_kinds_and_colors_are_refused_by_name(arguments, wrong):
     with pytest.raises(ValueError, match=wrong):
         (world.make_scene if len(arguments) == 2 else world.make_pair)(*arguments)
 
@@ -135,10 +133,10 @@ def test_varied_captions_use_known_words_and_end_with_the_view():
         assert text.endswith(tuple(f", {view}" for view in VIEWS)) and text.count(",") == 1
         assert set(vocabulary.words(text)) <= known, text
         assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", text), f"article: {text}"
-    # Wording varies, and synonyms of every kind and colour occur.
+    # Wording varies, and synonyms of every kind and color occur.
     everything = " ".join(captions)
     assert len(set(captions)) > len(captions) / 2
-    for synonyms in (*vocabulary.KIND_WORDS.values(), *vocabulary.COLOUR_WORDS.values()):
+    for synonyms in (*vocabulary.KIND_WORDS.values(), *vocabulary.COLOR_WORDS.values()):
         assert all(phrase in everything for phrase in synonyms), synonyms
 
 
@@ -170,7 +168,7 @@ def test_an_unknown_word_is_explained(word):
     text = vocabulary.explain_unknown_word(word)
     assert repr(word) in text and "\n" not in text
     assert all(repr(near) in text for near in vocabulary.nearest_words(word)) and vocabulary.nearest_words(word)
-    assert all(kind in text for kind in world.KINDS) and all(colour in text for colour in world.COLOURS)
+    assert all(kind in text for kind in world.KINDS) and all(color in text for color in world.COLORS)
     assert "from_pretrained" in text, "says how to use another prior"
 
 
@@ -178,10 +176,10 @@ def test_an_unknown_word_is_explained(word):
 def test_render_of_a_ball_in_closed_form(azimuth, elevation):
     scene = world.make_scene("ball", "white")
     radius, size, fov = float(scene.shape.size[0, 0]), 48, 40.0
-    np.testing.assert_allclose(scene.shape.centre[0], 0, atol=1e-6)
+    np.testing.assert_allclose(scene.shape.center[0], 0, atol=1e-6)
     pose = orbit_pose(azimuth, elevation, 2.5)
     picture = render(scene.shape, pose, size, fov, background=(0.25, 0.5, 0.75), samples=1)
-    # Rays through the pixel centres, as in hifa.cameras.
+    # Rays through the pixel centers, as in hifa.cameras.
     focal = 0.5 * size / np.tan(np.radians(fov) / 2)
     v, u = np.meshgrid(*[(np.arange(size) + 0.5 - size / 2) / focal] * 2, indexing="ij")
     directions = np.stack([u, v, np.ones_like(u)], -1) @ pose[:, :3].T
@@ -196,7 +194,7 @@ def test_render_of_a_ball_in_closed_form(azimuth, elevation):
     normals = (pose[:, 3] + directions * depth[..., None]) / radius
     assert ((picture.normals * normals).sum(-1)[interior] > 0.999).all()
     np.testing.assert_allclose(
-        picture.colour[outside], np.broadcast_to([0.25, 0.5, 0.75], picture.colour[outside].shape)
+        picture.color[outside], np.broadcast_to([0.25, 0.5, 0.75], picture.color[outside].shape)
     )
 
 
@@ -212,12 +210,12 @@ def test_mask_is_the_covered_share_of_a_pixel():
 
 def test_render_looks_the_same_as_the_world_turns_around_a_ball():
     scene = world.make_scene("ball", "green")
-    first, second = (render(scene.shape, orbit_pose(a, 30, 2.5), 24).colour for a in (0, 137))
+    first, second = (render(scene.shape, orbit_pose(a, 30, 2.5), 24).color for a in (0, 137))
     np.testing.assert_allclose(first, second, atol=2e-3)  # the light has no azimuth
 
 
 def seen_from(scene: world.Scene, azimuth: float, elevation: float = 15) -> np.ndarray:
-    return render(scene.shape, orbit_pose(azimuth, elevation, 2.5), 64, samples=1).colour
+    return render(scene.shape, orbit_pose(azimuth, elevation, 2.5), 64, samples=1).color
 
 
 def test_beak_and_eyes_of_a_duck_are_in_front():

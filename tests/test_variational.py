@@ -252,7 +252,7 @@ def test_a_step_that_fails_leaves_the_prior_as_it_was(v_pipe, error, calls):
     assert finish(v_pipe, run).finished and finish(v_pipe, start(v_pipe)).finished
 
 
-def test_a_failing_optimiser_or_a_reader_that_goes_away_leave_it_too(v_pipe, monkeypatch):
+def test_a_failing_optimizer_or_a_reader_that_goes_away_leave_it_too(v_pipe, monkeypatch):
     before, run = snapshot(v_pipe.unet), start(v_pipe)
     stream = v_pipe.advance(run)
     next(stream)  # kept open

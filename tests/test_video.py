@@ -1,4 +1,4 @@
-"""Videos opened again with ffmpeg, and the colours of normals and depth."""
+"""Videos opened again with ffmpeg, and the colors of normals and depth."""
 
 import imageio_ffmpeg
 import numpy as np
@@ -7,35 +7,35 @@ import pytest
 from hifa.export import depth_to_rgb, normal_to_rgb, write_video
 
 
-def flat(colour, height=48, width=64):
-    return np.broadcast_to(np.array(colour, np.float32), (height, width, 3))
+def flat(color, height=48, width=64):
+    return np.broadcast_to(np.array(color, np.float32), (height, width, 3))
 
 
 def reopened(path):
     reader = imageio_ffmpeg.read_frames(str(path))
-    facts = next(reader)
-    width, height = facts["size"]
-    return facts, [np.frombuffer(f, np.uint8).reshape(height, width, 3) for f in reader]
+    metadata = next(reader)
+    width, height = metadata["size"]
+    return metadata, [np.frombuffer(f, np.uint8).reshape(height, width, 3) for f in reader]
 
 
-def test_size_rate_format_and_colours(tmp_path):
-    colours = [(0.9, 0.1, 0.1), (0.1, 0.8, 0.2), (0.2, 0.2, 0.9), (0.5, 0.5, 0.5)]
-    frames = [flat(c) if k % 2 else np.round(flat(c) * 255).astype(np.uint8) for k, c in enumerate(colours * 5)]
+def test_size_rate_format_and_colors(tmp_path):
+    colors = [(0.9, 0.1, 0.1), (0.1, 0.8, 0.2), (0.2, 0.2, 0.9), (0.5, 0.5, 0.5)]
+    frames = [flat(c) if k % 2 else np.round(flat(c) * 255).astype(np.uint8) for k, c in enumerate(colors * 5)]
     path = write_video(tmp_path / "turn.mp4", iter(frames), fps=10)
-    facts, pictures = reopened(path)
-    assert facts["size"] == (64, 48) and facts["fps"] == 10 and facts["codec"] == "h264"
-    assert facts["pix_fmt"].startswith("yuv420p")
+    metadata, pictures = reopened(path)
+    assert metadata["size"] == (64, 48) and metadata["fps"] == 10 and metadata["codec"] == "h264"
+    assert metadata["pix_fmt"].startswith("yuv420p")
     assert imageio_ffmpeg.count_frames_and_secs(str(path)) == (20, pytest.approx(2.0, abs=0.01))
-    for picture, colour in zip(pictures, colours * 5, strict=True):
-        np.testing.assert_allclose(picture[8:-8, 8:-8].mean((0, 1)) / 255, colour, atol=0.02)
+    for picture, color in zip(pictures, colors * 5, strict=True):
+        np.testing.assert_allclose(picture[8:-8, 8:-8].mean((0, 1)) / 255, color, atol=0.02)
     # The index comes before the pictures, so that players need not fetch the whole file.
     data = path.read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")
 
 
 def test_odd_sizes_are_made_even(tmp_path):
-    facts, pictures = reopened(write_video(tmp_path / "odd.mp4", [flat((1, 0, 0), 33, 47)] * 3))
-    assert facts["size"] == (48, 34) and len(pictures) == 3
+    metadata, pictures = reopened(write_video(tmp_path / "odd.mp4", [flat((1, 0, 0), 33, 47)] * 3))
+    assert metadata["size"] == (48, 34) and len(pictures) == 3
     assert (pictures[0][-1, :, 0] > 200).all()  # the edge is repeated, not black
 
 
@@ -51,8 +51,8 @@ def test_errors_leave_no_file(tmp_path):
 
 def test_a_relative_path_with_a_colon(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    facts, pictures = reopened(tmp_path / write_video("a:b.mp4", [flat((1, 0, 0))] * 3))
-    assert facts["codec"] == "h264" and len(pictures) == 3
+    metadata, pictures = reopened(tmp_path / write_video("a:b.mp4", [flat((1, 0, 0))] * 3))
+    assert metadata["codec"] == "h264" and len(pictures) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["a:b.mp4"]
 
 
@@ -86,7 +86,7 @@ def test_no_ffmpeg(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_normals_as_colours():
+def test_normals_as_colors():
     rgb = normal_to_rgb(np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]]), np.array([1.0, 1.0, 0.0]))
     np.testing.assert_allclose(rgb, [[1, 0.5, 0.5], [0.5, 0.5, 0], [1, 1, 1]])
 

@@ -155,9 +155,9 @@ def test_what_does_not_belong_together_is_refused(models):
     kinds = dict(
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")
     )
-    labelled = UNet2DConditionModel(**sizes, **attention, **kinds, num_class_embeds=3)
+    labeled = UNet2DConditionModel(**sizes, **attention, **kinds, num_class_embeds=3)
     with pytest.raises(ValueError, match="already has class embeddings"):
-        check_embedding(labelled, CameraEmbedding(128))
+        check_embedding(labeled, CameraEmbedding(128))
 
 
 def test_every_self_attention_of_the_published_model_sees_the_views():

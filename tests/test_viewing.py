@@ -26,13 +26,13 @@ class Bumps(RadianceField):
         density = 150 * torch.sigmoid((0.5 + wave - points.norm(dim=-1)) / 0.01)
         return density, torch.cat([points, torch.zeros(len(points), 12)], -1)
 
-    def colour_of(self, features, directions):
+    def color_of(self, features, directions):
         return 0.5 + 0.5 * torch.sin(4 * features[:, :3])
 
 
 @pytest.fixture
 def bumps():
-    return Bumps(levels=1, base_resolution=2, finest_resolution=2, log2_entries=4)
+    return Bumps(levels=1, base_resolution=2, max_resolution=2, log2_hashmap_size=4)
 
 
 def psnr(first, second):
@@ -42,7 +42,7 @@ def psnr(first, second):
 def test_pictures_agree_with_many_samples_of_the_field(bumps):
     truth = render_picture(bumps, CAMERA, 64, RaySampling(256, 128), GRAY)
     seen = Viewer(bumps).picture(CAMERA, 64, GRAY)
-    assert psnr(seen.colour, truth.colour) > 38
+    assert psnr(seen.color, truth.color) > 38
     opaque = truth.opacity > 0.9
     assert (seen.depth - truth.depth)[opaque].abs().mean() < 0.005
     agree = (seen.normals * truth.normals).sum(-1)[opaque]
@@ -64,7 +64,7 @@ def test_few_points_are_asked_about(bumps):
 def test_an_empty_field_shows_the_background(bumps):
     bumps.encode = lambda points: (torch.zeros(len(points)), torch.zeros(len(points), 15))
     picture = Viewer(bumps).picture(CAMERA, 16, GRAY)
-    torch.testing.assert_close(picture.colour, GRAY.expand(16, 16, 3))
+    torch.testing.assert_close(picture.color, GRAY.expand(16, 16, 3))
     assert not picture.opacity.any() and not picture.depth.any() and not picture.normals.any()
 
 
@@ -72,7 +72,7 @@ def test_the_learned_background(bumps):
     rays = image_rays(camera_to_world(CAMERA), CAMERA.fov_deg, 16)
     seen = Viewer(bumps).picture(CAMERA, 16)
     behind = bumps.background(rays.directions).view(16, 16, 3)
-    torch.testing.assert_close(seen.colour[0, 0], behind[0, 0])
+    torch.testing.assert_close(seen.color[0, 0], behind[0, 0])
 
 
 @pytest.mark.parametrize("cells, samples", [(48, 16), (5, 3), (1, 4), (2, 1)])

@@ -19,10 +19,10 @@ def test_weights_by_hand():
     assert accumulate(weights).item() == pytest.approx(15 / 16)
 
 
-def test_colours_by_hand():
+def test_colors_by_hand():
     weights = torch.tensor([[0.5, 0.25, 0.0], [0.1, 0.0, 0.6]])
-    colours = torch.eye(3).expand(2, 3, 3)  # red, green, blue
-    torch.testing.assert_close(accumulate(weights, colours), weights)
+    colors = torch.eye(3).expand(2, 3, 3)  # red, green, blue
+    torch.testing.assert_close(accumulate(weights, colors), weights)
     torch.testing.assert_close(accumulate(weights), torch.tensor([[0.75], [0.7]]))
 
 

@@ -9,7 +9,7 @@ MEASURES = {
     "same_kind": "one kind from all sides",
     "consistent": "consistent",
     "diverged": "diverged",
-    "colour_error": "color error",
+    "color_error": "color error",
     "sharpness": "sharpness",
     "roughness": "off the world's sharpness",
     "z_variance": "z-variance x 1000",
@@ -87,11 +87,11 @@ CLAIMS = (
         "Latent and image space together beat either alone; image space alone shifts colors",
         "5",
         ("hifa", "latent", "image", "image-equal"),
-        ("right", "colour_error", "sharpness", "roughness", "diverged"),
+        ("right", "color_error", "sharpness", "roughness", "diverged"),
         (
             *_better("hifa", ("latent", "image", "image-equal"), "right"),
             *_better("hifa", ("latent", "image", "image-equal"), "roughness", -1),
-            *_better("hifa", ("image", "image-equal"), "colour_error", -1),
+            *_better("hifa", ("image", "image-equal"), "color_error", -1),
         ),
     ),
     Claim(
@@ -135,7 +135,7 @@ CLAIMS = (
         "The same with all timesteps down to 20",
         "7",
         ("deep-sqrt", "deep-linear", "deep-cosine", "deep-random"),
-        ("right", "consistent", "colour_error", "z_variance", "sharpness", "roughness", "late"),
+        ("right", "consistent", "color_error", "z_variance", "sharpness", "roughness", "late"),
         (
             *_better("deep-sqrt", ("deep-linear", "deep-cosine", "deep-random"), "right"),
             *_better("deep-sqrt", ("deep-linear", "deep-cosine", "deep-random"), "consistent"),
@@ -148,7 +148,7 @@ CLAIMS = (
         "Several denoising steps beat one",
         "appendix A.1",
         ("hifa", "several-equal", "paper-r"),
-        ("right", "sharpness", "roughness", "colour_error", "z_variance", "diverged"),
+        ("right", "sharpness", "roughness", "color_error", "z_variance", "diverged"),
         (
             *(Expectation(several, "hifa", "right", 1) for several in ("several-equal", "paper-r")),
             *(Expectation(several, "hifa", "roughness", -1) for several in ("several-equal", "paper-r")),
@@ -170,7 +170,7 @@ CLAIMS = (
         "HiFA's additions sharpen VSD",
         "19, 20",
         ("vsd", "vsd-zvar", "vsd-hifa"),
-        ("right", "z_variance", "semi_opaque", "sharpness", "roughness", "colour_error", "diversity", "diverged"),
+        ("right", "z_variance", "semi_opaque", "sharpness", "roughness", "color_error", "diversity", "diverged"),
         (
             *_better("vsd-hifa", ("vsd",), "right"),
             *(Expectation(more, "vsd", "z_variance", -1) for more in ("vsd-zvar", "vsd-hifa")),
@@ -189,7 +189,7 @@ CLAIMS = (
             "diverged",
             "sharpness",
             "roughness",
-            "colour_error",
+            "color_error",
             "z_variance",
             "diversity",
         ),

@@ -27,9 +27,9 @@ def plot_differences(claim: Claim, table: Table, labels: dict[str, str], path: P
         for row, name in enumerate(others):
             change = difference(scaled(table, name, measure), scaled(table, reference, measure))
             if np.isfinite(change.mean):
-                colour = "tab:red" if change.is_sure else "tab:gray"
-                axis.plot([change.low, change.high], [row, row], color=colour, linewidth=2)
-                axis.plot([change.mean], [row], "o", color=colour, markersize=5)
+                color = "tab:red" if change.is_sure else "tab:gray"
+                axis.plot([change.low, change.high], [row, row], color=color, linewidth=2)
+                axis.plot([change.mean], [row], "o", color=color, markersize=5)
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_yticks(range(len(others)), [labels[name] for name in others])
         axis.set_ylim(len(others) - 0.5, -0.5)
@@ -56,7 +56,7 @@ def asset_sheet(claim: Claim, assets: dict[str, list[HiFAAsset]], prompts: list[
             draw.text((6, top + SIDE * row + SIDE // 2 - 8), prompts[row], "black", plain)
             asset = assets[name][row]
             for index, azimuth in enumerate(AZIMUTHS):
-                pixels = asset.render(asset.camera(azimuth, ELEVATION), SIDE).colour.numpy()
+                pixels = asset.render(asset.camera(azimuth, ELEVATION), SIDE).color.numpy()
                 tile = Image.fromarray((pixels * 255).round().astype(np.uint8))
                 sheet.paste(tile, (left + wide * column + SIDE * index, top + SIDE * row))
     return sheet

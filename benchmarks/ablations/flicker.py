@@ -33,12 +33,12 @@ def slow_turntable(
         Color `(frames, H, W, 3)` on middle gray, opacity `(frames, H, W)`.
     """
     sampling = RaySampling(samples // 2, samples // 2, kernel)
-    grey = torch.full((3,), 0.5)
+    gray = torch.full((3,), 0.5)
     cameras = [
         Camera(START_DEG + TURN_DEG * frame, base.elevation_deg, base.radius, base.fov_deg) for frame in range(FRAMES)
     ]
-    pictures = [render_picture(field, camera, SIZE, sampling, grey) for camera in cameras]
-    return torch.stack([p.colour for p in pictures]), torch.stack([p.opacity for p in pictures])
+    pictures = [render_picture(field, camera, SIZE, sampling, gray) for camera in cameras]
+    return torch.stack([p.color for p in pictures]), torch.stack([p.opacity for p in pictures])
 
 
 def temporal_flicker(frames: Tensor, mask: Tensor) -> float:

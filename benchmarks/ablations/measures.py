@@ -37,14 +37,14 @@ def measure(asset: HiFAAsset, prompt: Prompt, number: int, judge: Judge) -> dict
     Returns:
         `right`: share of views with correct kind and color; `same_kind`, `consistent` and `diverged` as in
             `benchmarks.text_to_3d`, 0 or 1; `z_variance`: mean over opaque pixels, squared world units; `semi_opaque`:
-            share of the rays that are not empty; `colour_error`: distance in RGB of the mean color from the world's;
+            share of the rays that are not empty; `color_error`: distance in RGB of the mean color from the world's;
             `sharpness`: binary logarithm of the sharpness relative to the world's, so 1 means twice as sharp;
             `roughness`: absolute value of `sharpness`; `features`: `(8, 192)` of the judge, for the diversity. Values
             are NaN where there is no object to measure.
     """
     rng = np.random.default_rng([BACKGROUND_SEED, number])
     seen = [asset.render(asset.camera(azimuth, ELEVATION), SIZE, sample_background(rng)) for azimuth in AZIMUTHS]
-    pictures = torch.stack([view.colour.permute(2, 0, 1) for view in seen])
+    pictures = torch.stack([view.color.permute(2, 0, 1) for view in seen])
     opacity = torch.stack([view.opacity for view in seen])
     opaque = torch.stack([view.z_variance for view in seen])[opacity > 0.5]
     z_variance = float(opaque.mean()) if len(opaque) else float("nan")
@@ -60,7 +60,7 @@ def measure(asset: HiFAAsset, prompt: Prompt, number: int, judge: Judge) -> dict
         "diverged": float(row["diverged"]),
         "z_variance": z_variance,
         "semi_opaque": semi_opaque_share(opacity),
-        "colour_error": float(np.nanmean([_colour_error(*pair) for pair in zip(seen, _world(prompt), strict=True)]))
+        "color_error": float(np.nanmean([_color_error(*pair) for pair in zip(seen, _world(prompt), strict=True)]))
         if len(opaque)
         else float("nan"),
         "sharpness": sharp,
@@ -76,24 +76,24 @@ def semi_opaque_share(opacity: Tensor) -> float:
     return float((there & (opacity < high)).sum() / there.sum()) if there.any() else float("nan")
 
 
-def mean_colour(colour: Tensor, mask: Tensor) -> Tensor:
+def mean_color(color: Tensor, mask: Tensor) -> Tensor:
     """Return the mean color `(3,)` over the pixels of a mask, for color `(H, W, 3)` and mask `(H, W)` bool."""
-    return colour[mask].mean(0)
+    return color[mask].mean(0)
 
 
-def sharpness(colour: Tensor, mask: Tensor) -> float:
+def sharpness(color: Tensor, mask: Tensor) -> float:
     """Return the mean absolute Laplacian of the luminance; NaN if no pixel counts.
 
     Only pixels whose four neighbors are in the mask count, which excludes the outline.
 
     Args:
-        colour: `(H, W, 3)` in [0, 1].
+        color: `(H, W, 3)` in [0, 1].
         mask: `(H, W)` bool.
     """
-    grey = colour @ torch.tensor(LUMINANCE)
+    gray = color @ torch.tensor(LUMINANCE)
     inner = mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
-    around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
-    laplacian = (around - 4 * grey[1:-1, 1:-1]).abs()
+    around = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:]
+    laplacian = (around - 4 * gray[1:-1, 1:-1]).abs()
     return float(laplacian[inner].mean()) if inner.any() else float("nan")
 
 
@@ -108,13 +108,13 @@ def diversity(features: np.ndarray) -> float:
     return float(np.mean([np.linalg.norm(unit[i] - unit[j], axis=-1).mean() for i, j in pairs]))
 
 
-def _colour_error(view: Picture, truth: tuple[Tensor, float]) -> float:
+def _color_error(view: Picture, truth: tuple[Tensor, float]) -> float:
     mask = view.opacity > 0.5
-    return float((mean_colour(view.colour, mask) - truth[0]).norm()) if mask.any() else float("nan")
+    return float((mean_color(view.color, mask) - truth[0]).norm()) if mask.any() else float("nan")
 
 
 def _mean_sharpness(seen: list[Picture]) -> float:
-    values = [sharpness(view.colour, view.opacity > 0.5) for view in seen]
+    values = [sharpness(view.color, view.opacity > 0.5) for view in seen]
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
@@ -123,16 +123,16 @@ def _world(prompt: Prompt) -> list[tuple[Tensor, float]]:
     """Return the mean color `(3,)` and the sharpness of world renders of the prompt, for each of the eight views."""
     truths = []
     for azimuth in AZIMUTHS:
-        colours, values = [], []
+        colors, values = [], []
         for index in range(WORLD_SCENES):
             rng = np.random.default_rng([WORLD_SEED, index, azimuth])
-            shape = world.make_scene(prompt.kind, prompt.colour, rng).shape
+            shape = world.make_scene(prompt.kind, prompt.color, rng).shape
             pose = orbit_pose(azimuth, ELEVATION, CAMERA_RADIUS)
             picture = render(shape, pose, SIZE, FOV_DEG, sample_background(rng))
-            colour, mask = torch.from_numpy(picture.colour), torch.from_numpy(picture.mask) > 0.5
-            colours.append(mean_colour(colour, mask))
-            values.append(sharpness(colour, mask))
-        truths.append((torch.stack(colours).mean(0), float(np.nanmean(values))))
+            color, mask = torch.from_numpy(picture.color), torch.from_numpy(picture.mask) > 0.5
+            colors.append(mean_color(color, mask))
+            values.append(sharpness(color, mask))
+        truths.append((torch.stack(colors).mean(0), float(np.nanmean(values))))
     return truths
 
 

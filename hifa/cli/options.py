@@ -238,7 +238,7 @@ def _mesh_exports(asset: "HiFAAsset", folder: Path, arguments: argparse.Namespac
     from ..export import bake_texture, write_mesh, write_ply
 
     mesh = cache(lambda: asset.mesh(arguments.mesh_resolution, arguments.max_faces))
-    textured = cache(lambda: bake_texture(mesh(), asset.colour, arguments.texture_size))
+    textured = cache(lambda: bake_texture(mesh(), asset.color, arguments.texture_size))
 
     def write(path: Path) -> None:
         if path.suffix == ".ply":

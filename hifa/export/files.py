@@ -16,7 +16,7 @@ from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
 from ..storage.files import atomically
-from .grid import Colour, Density
+from .grid import Color, Density
 from .mesh import Mesh, extract_mesh
 from .texture import TexturedMesh, bake_texture
 
@@ -24,7 +24,7 @@ from .texture import TexturedMesh, bake_texture
 def export_mesh(
     path: str | os.PathLike,
     density: Density,
-    colour: Colour,
+    color: Color,
     bound: float,
     *,
     resolution: int = 128,
@@ -39,7 +39,7 @@ def export_mesh(
 
     Args:
         path: Output file in an existing folder.
-        density, colour, bound, resolution, threshold, max_faces: As for `extract_mesh`.
+        density, color, bound, resolution, threshold, max_faces: As for `extract_mesh`.
         texture_size: Height and width of the texture in texels.
 
     Raises:
@@ -48,10 +48,10 @@ def export_mesh(
         OSError: If `path` cannot be written.
     """
     path = _checked(path)
-    mesh = extract_mesh(density, colour, bound, resolution=resolution, threshold=threshold, max_faces=max_faces)
+    mesh = extract_mesh(density, color, bound, resolution=resolution, threshold=threshold, max_faces=max_faces)
     if path.suffix.lower() == ".ply":
         return write_ply(path, mesh)
-    return write_mesh(path, bake_texture(mesh, colour, texture_size))
+    return write_mesh(path, bake_texture(mesh, color, texture_size))
 
 
 def write_mesh(path: str | os.PathLike, textured: TexturedMesh) -> Path:
@@ -106,8 +106,8 @@ def write_obj_zip(path: str | os.PathLike, textured: TexturedMesh) -> Path:
 def write_ply(path: str | os.PathLike, mesh: Mesh) -> Path:
     """Write binary PLY with normals and 8-bit sRGB vertex colors; +Y up and front +Z as in the GLB."""
     vertices, normals = _in_file_axes(mesh)
-    colours = np.round(mesh.colours * 255).astype(np.uint8)
-    ply = trimesh.Trimesh(vertices, mesh.faces, vertex_normals=normals, vertex_colors=colours, process=False)
+    colors = np.round(mesh.colors * 255).astype(np.uint8)
+    ply = trimesh.Trimesh(vertices, mesh.faces, vertex_normals=normals, vertex_colors=colors, process=False)
     return _write(path, ply.export(file_type="ply", vertex_normal=True))
 
 

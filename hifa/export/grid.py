@@ -10,7 +10,7 @@ from .opacity import lit_shell
 
 
 Density = Callable[[torch.Tensor], torch.Tensor]  # (n, 3) world units -> (n,) per world unit
-Colour = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # points (n, 3), unit directions (n, 3) -> RGB (n, 3)
+Color = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # points (n, 3), unit directions (n, 3) -> RGB (n, 3)
 
 COARSEST = 64  # cells per side up to which a grid is evaluated completely
 CHUNK = 1 << 16  # points per call, which bounds the memory that a field needs

@@ -26,7 +26,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
 
 # Licenses that can be selected for an asset, as Hub identifiers.
-LICENCES = ("cc-by-4.0", "cc0-1.0", "cc-by-nc-4.0", "cc-by-sa-4.0", "apache-2.0", "openrail", "other")
+LICENSES = ("cc-by-4.0", "cc0-1.0", "cc-by-nc-4.0", "cc-by-sa-4.0", "apache-2.0", "openrail", "other")
 REPO_ID = re.compile(r"[\w][\w.-]{0,95}/[\w][\w.-]{0,95}")
 METADATA = "train/metadata.jsonl"
 # Class names of connection errors. Names do not depend on the HTTP library, which huggingface_hub has changed before.
@@ -38,29 +38,29 @@ class HubError(ValueError):
 
 
 def model_card(
-    facts: dict[str, Any], repo_id: str | None = None, licence: str | None = None, endpoint: str | None = None
+    metadata: dict[str, Any], repo_id: str | None = None, license: str | None = None, endpoint: str | None = None
 ) -> str:
     """Return the README of an asset, with its description, its metadata and code to load the asset.
 
     Args:
-        facts: Metadata as in `HiFAAsset`, and `prior_licence` if the license is known.
+        metadata: Metadata as in `HiFAAsset`, and `prior_license` if the license is known.
         repo_id: Repository of the card, which also has a turntable, `front.png` and `mesh.glb`. `None` makes a card
             for a folder that contains only the asset, without links to these files.
-        licence: License of the asset, one of `LICENCES`.
+        license: License of the asset, one of `LICENSES`.
         endpoint: URL of the Hub. The default is the public Hub.
     """
-    views = facts.get("given_views")
-    prompt = " ".join(str(facts.get("prompt", "")).split()) or ("from pictures" if views else "no prompt")
-    prior = str(facts.get("prior", "unknown") or "none")
+    views = metadata.get("given_views")
+    prompt = " ".join(str(metadata.get("prompt", "")).split()) or ("from pictures" if views else "no prompt")
+    prior = str(metadata.get("prior", "unknown") or "none")
     data = ModelCardData(
         library_name="hifa",
-        license=licence,
+        license=license,
         pipeline_tag="image-to-3d" if views else "text-to-3d",
         tags=["text-to-3d", "nerf", "hifa"],
         base_model=prior if re.fullmatch(r"[\w.-]+/[\w.-]+", prior) and not Path(prior).exists() else None,
         widget=[{"text": prompt, "output": {"url": "front.png"}}] if repo_id else None,
     )
-    config = facts.get("config", {})
+    config = metadata.get("config", {})
     video = ""
     if repo_id:
         turntable = f"{endpoint or constants.ENDPOINT}/{repo_id}/resolve/main/turntable.mp4"
@@ -76,16 +76,16 @@ def model_card(
 | | |
 |---|---|
 | prompt | {_escaped(prompt)} |
-| negative prompt | {_escaped(facts.get("negative_prompt", "")) or "none"} |
+| negative prompt | {_escaped(metadata.get("negative_prompt", "")) or "none"} |
 | prior | {_escaped(Path(prior).name)} |
-| license of the prior | {_escaped(facts.get("prior_licence", "see the card of the prior"))} |
+| license of the prior | {_escaped(metadata.get("prior_license", "see the card of the prior"))} |
 | given views | {views or "none"} |
-| seed | {facts.get("seed", "unknown")} |
-| steps | {facts.get("steps", "unknown")} of {config.get("num_inference_steps", "unknown")} |
+| seed | {metadata.get("seed", "unknown")} |
+| steps | {metadata.get("steps", "unknown")} of {config.get("num_inference_steps", "unknown")} |
 | guidance scale | {config.get("guidance_scale", "unknown")} |
 | denoising stride | {config.get("denoising_stride", "unknown")} |
 | render size | {config.get("render_size", "unknown")} pixels |
-| time | {facts.get("seconds", "unknown")} s |
+| time | {metadata.get("seconds", "unknown")} s |
 
 ```bash
 pip install -e .  # in a checkout of HiFA
@@ -96,7 +96,7 @@ from hifa import HiFAAsset
 
 asset = HiFAAsset.from_pretrained("{repo_id or "."}"){"" if repo_id else "  # this folder"}
 asset.export_mesh("mesh.glb")
-asset.render(asset.camera(azimuth_deg=30)).colour  # (256, 256, 3)
+asset.render(asset.camera(azimuth_deg=30)).color  # (256, 256, 3)
 ```
 
 GLB files have +Y up and the front along +Z. The asset was optimized against a 2D diffusion model, so different sides
@@ -180,7 +180,7 @@ def add_mesh_row(
     repo_id: str,
     glb: Path,
     name: str,
-    facts: dict[str, Any],
+    metadata: dict[str, Any],
     *,
     private: bool = True,
     token: str | None = None,
@@ -196,7 +196,7 @@ def add_mesh_row(
         repo_id: Name of the dataset, `user/name`.
         glb: GLB file of the mesh.
         name: Name of the mesh in the dataset, without suffix. The first digits of the hash are appended.
-        facts: Columns of the row.
+        metadata: Columns of the row.
         private: Whether the dataset must be private.
         token: Token with write access.
         endpoint: URL of the Hub. The default is the public Hub.
@@ -214,7 +214,7 @@ def add_mesh_row(
         info = api.repo_info(repo_id, repo_type="dataset")
         _check_private(info, repo_id, private)
         rows = [row for row in _rows(api, repo_id) if row.get("file_name") != f"{name}.glb"]
-        rows.append({"file_name": f"{name}.glb", **facts})
+        rows.append({"file_name": f"{name}.glb", **metadata})
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         operations = [
             CommitOperationAdd(f"train/{name}.glb", glb),
@@ -233,7 +233,7 @@ def _rows(api: HfApi, repo_id: str) -> list[dict[str, Any]]:
             path = api.hf_hub_download(repo_id, METADATA, repo_type="dataset", cache_dir=cache)
         except EntryNotFoundError:
             return []
-        return [json.loads(line) for line in Path(path).read_text().splitlines() if line.strip()]
+        return [json.loads(line) for line in Path(path).read_text("utf-8").splitlines() if line.strip()]
 
 
 def _dataset_card() -> str:

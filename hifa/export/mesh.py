@@ -3,7 +3,7 @@
 The field is given as two callables, so extraction works for any object with a density and a color:
 
     density(points (n, 3)) -> (n,)                     per world unit
-    colour(points (n, 3), directions (n, 3)) -> (n, 3) RGB in [0, 1]; directions are unit, from the camera to the point
+    color(points (n, 3), directions (n, 3)) -> (n, 3) RGB in [0, 1]; directions are unit, from the camera to the point
 
 Both callables get float32 CPU tensors without a graph, with at most `grid.CHUNK` points per call. The callables move
 the tensors to their own device. World axes: z up, front along +x, the object inside [-bound, bound]^3.
@@ -17,7 +17,7 @@ import numpy as np
 
 from .check import MeshFaults, faulty_vertices, find_faults
 from .decimate import decimated
-from .grid import Colour, Density, density_grid, in_chunks
+from .grid import Color, Density, density_grid, in_chunks
 from .opacity import solid_level
 from .surface import (
     level_set,
@@ -29,7 +29,7 @@ from .surface import (
     vertex_normals,
     without_floaters,
 )
-from .views import DEPTHS, pictured_colour
+from .views import DEPTHS, pictured_color
 
 
 REPAIRS = 4  # attempts to extract a two-manifold surface
@@ -52,7 +52,7 @@ class Mesh:
         vertices: `(V, 3)` float32, world units.
         faces: `(F, 3)` int32 vertex indices, counter-clockwise when viewed from outside.
         normals: `(V, 3)` float32 unit outward normals.
-        colours: `(V, 3)` float32 RGB in [0, 1], the colors that renders show.
+        colors: `(V, 3)` float32 RGB in [0, 1], the colors that renders show.
         seen: `(V, 3)` float32, world units: the point at which a ray against the normal has passed half of the
             opacity. Renders take their colors from this depth, a little below the surface of a soft field.
         faults: Faults of the mesh. Evaluates to false for a closed, two-manifold mesh with unit normals and no folds.
@@ -61,14 +61,14 @@ class Mesh:
     vertices: np.ndarray
     faces: np.ndarray
     normals: np.ndarray
-    colours: np.ndarray
+    colors: np.ndarray
     seen: np.ndarray
     faults: MeshFaults = field(default_factory=MeshFaults)
 
 
 def extract_mesh(
     density: Density,
-    colour: Colour,
+    color: Color,
     bound: float,
     *,
     resolution: int = 128,
@@ -83,7 +83,7 @@ def extract_mesh(
     that no ray from outside can reach are dropped, too. A field that reaches the faces of the cube is closed there.
 
     Args:
-        density, colour: Callables of the field, see the module docstring.
+        density, color: Callables of the field, see the module docstring.
         bound: Half the side of the cube, world units.
         resolution: Cells per side. A power of two times a number of at most 64 is fastest.
         threshold: Density at the surface, per world unit, in place of the default surface.
@@ -121,8 +121,8 @@ def extract_mesh(
     if faults:
         warnings.warn(f"The mesh could not be repaired and has {faults}.", MeshWarning, stacklevel=2)
     seen = _seen_points(density, vertices, normals, 2 * bound / resolution, bound)
-    colours = pictured_colour(grid, colour, vertices, normals, bound)
-    return Mesh(vertices, faces.astype(np.int32), normals, colours, seen, faults)
+    colors = pictured_color(grid, color, vertices, normals, bound)
+    return Mesh(vertices, faces.astype(np.int32), normals, colors, seen, faults)
 
 
 def _surface(

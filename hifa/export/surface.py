@@ -104,7 +104,7 @@ def unfolded(vertices: np.ndarray, faces: np.ndarray, rounds: int = 20) -> np.nd
         around[at] = True
         for _ in range(2):
             around[faces[around[faces].any(1)]] = True
-        mean = neighbour_mean(len(vertices), faces)
+        mean = neighbor_mean(len(vertices), faces)
         vertices[around] += 0.5 * (mean @ vertices - vertices)[around]
     return vertices
 
@@ -140,19 +140,19 @@ def smoothed(vertices: np.ndarray, faces: np.ndarray, rounds: int) -> np.ndarray
 
     Each round shrinks the mesh, then expands the mesh slightly more.
     """
-    mean = neighbour_mean(len(vertices), faces)
+    mean = neighbor_mean(len(vertices), faces)
     for _ in range(rounds):
         for step in (0.5, -0.53):
             vertices = vertices + step * (mean @ vertices - vertices)
     return vertices
 
 
-def neighbour_mean(n_vertices: int, faces: np.ndarray) -> sparse.csr_matrix:
+def neighbor_mean(n_vertices: int, faces: np.ndarray) -> sparse.csr_matrix:
     """Return the matrix `(V, V)` that maps vertex values to the means over neighboring vertices."""
     # Each edge of a closed mesh occurs once in each direction, so the adjacency matrix is symmetric.
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    neighbours = sparse.csr_matrix((np.ones(len(edges)), tuple(edges.T)), shape=(n_vertices, n_vertices))
-    return sparse.diags(1 / np.asarray(neighbours.sum(1)).ravel()) @ neighbours
+    neighbors = sparse.csr_matrix((np.ones(len(edges)), tuple(edges.T)), shape=(n_vertices, n_vertices))
+    return sparse.diags(1 / np.asarray(neighbors.sum(1)).ravel()) @ neighbors
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from .grid import Colour, in_chunks
+from .grid import Color, in_chunks
 from .mesh import Mesh
 from .texture_cpu import rasterize
 from .unwrap import unwrap
-from .views import seen_colour
+from .views import seen_color
 
 
 DETAIL = 1 / 40  # longest edge that resolves the composited colors, as a fraction of the object's size
@@ -36,18 +36,18 @@ class TexturedMesh:
     texture: np.ndarray
 
 
-def bake_texture(mesh: Mesh, colour: Colour, size: int = 1024) -> TexturedMesh:
+def bake_texture(mesh: Mesh, color: Color, size: int = 1024) -> TexturedMesh:
     """Unwrap a mesh and bake the colors of the field into a texture.
 
     A texel gets the color at its point of `mesh.seen`, viewed against the normal. Two corrections are computed at the
     vertices and interpolated, so that the field is evaluated only once per texel. The first correction gives the
     mean color over view directions. The second correction gives the color composited along rays, as in renders
-    (`mesh.colours`). Texels outside all charts repeat the nearest chart, so that filters and mipmaps do not mix in
+    (`mesh.colors`). Texels outside all charts repeat the nearest chart, so that filters and mipmaps do not mix in
     other colors at seams.
 
     Args:
         mesh: Mesh from `extract_mesh` of the same field.
-        colour: As for `extract_mesh`.
+        color: As for `extract_mesh`.
         size: Height and width of the texture in texels.
     """
     source, faces, uv = unwrap(mesh.vertices, mesh.faces, mesh.normals, size)
@@ -62,10 +62,10 @@ def bake_texture(mesh: Mesh, colour: Colour, size: int = 1024) -> TexturedMesh:
     normals = on_texels(mesh.normals)
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
     texture = np.zeros((size, size, 3), np.float32)
-    texture[rows, columns] = in_chunks(colour, on_texels(mesh.seen), -normals)
-    mean = seen_colour(colour, mesh.seen, mesh.normals)
-    difference = mean - in_chunks(colour, mesh.seen, -mesh.normals)
-    texture[rows, columns] += on_texels(difference + _detail(mesh) * (mesh.colours - mean))
+    texture[rows, columns] = in_chunks(color, on_texels(mesh.seen), -normals)
+    mean = seen_color(color, mesh.seen, mesh.normals)
+    difference = mean - in_chunks(color, mesh.seen, -mesh.normals)
+    texture[rows, columns] += on_texels(difference + _detail(mesh) * (mesh.colors - mean))
     nearest = ndimage.distance_transform_edt(owner < 0, return_distances=False, return_indices=True)
     texture = texture[tuple(nearest)]
     return TexturedMesh(mesh, source, faces, uv, np.round(texture.clip(0, 1) * 255).astype(np.uint8))

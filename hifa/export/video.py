@@ -14,7 +14,7 @@ from .files import atomically
 
 
 # From far (dark) to near (light), readable also in grayscale: six colors of magma by Smith and van der Walt.
-DEPTH_COLOURS = np.array(
+DEPTH_COLORS = np.array(
     [
         (0.08, 0.05, 0.21),
         (0.32, 0.07, 0.49),
@@ -99,13 +99,13 @@ def depth_to_rgb(depth: np.ndarray, opacity: np.ndarray) -> np.ndarray:
     shown = depth[opacity > 0.5]
     near, far = (shown.min(), shown.max()) if shown.size else (0.0, 1.0)
     nearness = ((far - depth) / max(far - near, 1e-6)).clip(0, 1)
-    stops = np.linspace(0, 1, len(DEPTH_COLOURS))
-    return _on_white(np.stack([np.interp(nearness, stops, c) for c in DEPTH_COLOURS.T], axis=-1), opacity)
+    stops = np.linspace(0, 1, len(DEPTH_COLORS))
+    return _on_white(np.stack([np.interp(nearness, stops, c) for c in DEPTH_COLORS.T], axis=-1), opacity)
 
 
-def _on_white(colour: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+def _on_white(color: np.ndarray, opacity: np.ndarray) -> np.ndarray:
     opacity = np.asarray(opacity, np.float32)[..., None]
-    return (colour * opacity + 1 - opacity).clip(0, 1).astype(np.float32)
+    return (color * opacity + 1 - opacity).clip(0, 1).astype(np.float32)
 
 
 def _bytes(frame: np.ndarray) -> np.ndarray:

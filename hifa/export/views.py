@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
-from .grid import Colour, in_chunks
+from .grid import Color, in_chunks
 
 
 # Cameras around the object: elevation in degrees, number of azimuths, weight. Most views are from slightly above.
@@ -16,8 +16,8 @@ DEPTHS = np.concatenate([np.arange(-4, -1), np.arange(-1, 2, 0.5), np.arange(2, 
 AHEAD = np.arange(5, 61, 2, dtype=np.float32)  # sample depths in front of the surface, in cells, to find occluders
 
 
-def pictured_colour(
-    grid: np.ndarray, colour: Colour, vertices: np.ndarray, normals: np.ndarray, bound: float
+def pictured_color(
+    grid: np.ndarray, color: Color, vertices: np.ndarray, normals: np.ndarray, bound: float
 ) -> np.ndarray:
     """Return the colors `(V, 3)` float32 of vertices, averaged over the cameras that see each vertex.
 
@@ -26,7 +26,7 @@ def pictured_colour(
 
     Args:
         grid: `(n, n, n)` densities, per world unit, over [-bound, bound]^3.
-        colour: As for `extract_mesh`.
+        color: As for `extract_mesh`.
         vertices, normals: `(V, 3)`.
         bound: Half the side of the cube, world units.
     """
@@ -34,7 +34,7 @@ def pictured_colour(
     total, weights = np.zeros((len(vertices), 3)), np.zeros(len(vertices))
 
     def add(rows: np.ndarray, views: np.ndarray, facing: np.ndarray) -> None:
-        total[rows] += facing[:, None] * _composited(grid, colour, vertices[rows], views, spacing, bound)
+        total[rows] += facing[:, None] * _composited(grid, color, vertices[rows], views, spacing, bound)
         weights[rows] += facing
 
     for camera, weight in _cameras(bound):
@@ -50,13 +50,13 @@ def pictured_colour(
     return (total / weights[:, None]).clip(0, 1).astype(np.float32)
 
 
-def seen_colour(colour: Colour, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+def seen_color(color: Color, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
     """Return colors `(n, 3)` of surface points, averaged over four views.
 
     One view is against the normal. Three views are at 45 degrees to the normal, 120 degrees apart.
     """
     views = [-normals] + [_tilted(normals, turn) for turn in (0.0, 120.0, 240.0)]
-    return np.mean([in_chunks(colour, points, view) for view in views], axis=0).clip(0, 1).astype(np.float32)
+    return np.mean([in_chunks(color, points, view) for view in views], axis=0).clip(0, 1).astype(np.float32)
 
 
 def _tilted(normals: np.ndarray, turn_deg: float) -> np.ndarray:
@@ -80,7 +80,7 @@ def _cameras(bound: float) -> list[tuple[np.ndarray, float]]:
 
 
 def _composited(
-    grid: np.ndarray, colour: Colour, points: np.ndarray, views: np.ndarray, spacing: float, bound: float
+    grid: np.ndarray, color: Color, points: np.ndarray, views: np.ndarray, spacing: float, bound: float
 ) -> np.ndarray:
     """Return colors `(n, 3)`, composited along `DEPTHS` of rays in the directions `views` through `points`."""
     depths = DEPTHS * np.float32(spacing)
@@ -92,8 +92,8 @@ def _composited(
     weights /= weights.sum(1, keepdims=True)
     row, at = np.nonzero(weights > 0.05)
     along = (points[row] + middles[at, None] * views[row]).clip(-bound, bound)
-    colours, weight = in_chunks(colour, along, views[row]), weights[row, at]
-    sums = [np.bincount(row, weight * colours[:, k], minlength=len(points)) for k in range(3)]
+    colors, weight = in_chunks(color, along, views[row]), weights[row, at]
+    sums = [np.bincount(row, weight * colors[:, k], minlength=len(points)) for k in range(3)]
     return np.stack(sums, axis=1) / np.bincount(row, weight, minlength=len(points))[:, None]
 
 

@@ -89,14 +89,14 @@ class HashGrid(nn.Module):
 
     Args:
         levels: Number of levels L.
-        base_resolution, finest_resolution: Cells per axis of the first and the last level.
-        log2_entries: log2 of the table size T of a level. A level with more than T grid points is hashed.
+        base_resolution, max_resolution: Cells per axis of the first and the last level.
+        log2_hashmap_size: log2 of the table size T of a level. A level with more than T grid points is hashed.
     """
 
-    def __init__(self, levels: int, base_resolution: int, finest_resolution: int, log2_entries: int):
+    def __init__(self, levels: int, base_resolution: int, max_resolution: int, log2_hashmap_size: int):
         super().__init__()
-        self.entries = 2**log2_entries
-        resolutions = level_resolutions(levels, base_resolution, finest_resolution)
+        self.entries = 2**log2_hashmap_size
+        resolutions = level_resolutions(levels, base_resolution, max_resolution)
         self.register_buffer("resolutions", torch.tensor(resolutions), persistent=False)
         self.table = nn.Parameter(torch.empty(levels * self.entries, FEATURES))
         self.out_features = FEATURES * levels

@@ -18,7 +18,7 @@ class RadianceField(ModelMixin, ConfigMixin):
 
     Args:
         bound: Half the side of the cube, world units.
-        levels, base_resolution, finest_resolution, log2_entries: Hash grid, see `HashGrid`.
+        levels, base_resolution, max_resolution, log2_hashmap_size: Hash grid, see `HashGrid`.
         hidden_dim: Width of the hidden layers.
         hidden_layers: Number of hidden layers of the density network. 0 is a linear map.
         view_bands: Bands of spherical harmonics of the view direction, 1 to 4. 1 means no view dependence.
@@ -36,8 +36,8 @@ class RadianceField(ModelMixin, ConfigMixin):
         bound: float = 1.0,
         levels: int = 16,
         base_resolution: int = 16,
-        finest_resolution: int = 2048,
-        log2_entries: int = 19,
+        max_resolution: int = 2048,
+        log2_hashmap_size: int = 19,
         hidden_dim: int = 64,
         hidden_layers: int = 1,
         view_bands: int = 4,
@@ -48,10 +48,10 @@ class RadianceField(ModelMixin, ConfigMixin):
         super().__init__()
         check_field(dict(self.config))  # before any allocation: saved fields may come from untrusted sources
         self.bound = bound
-        self.grid = HashGrid(levels, base_resolution, finest_resolution, log2_entries)
+        self.grid = HashGrid(levels, base_resolution, max_resolution, log2_hashmap_size)
         n_features = 15
         self.density_net = _mlp(self.grid.out_features, hidden_dim, hidden_layers, 1 + n_features)
-        self.colour_net = _mlp(n_features + view_bands**2, hidden_dim, 1, 3)
+        self.color_net = _mlp(n_features + view_bands**2, hidden_dim, 1, 3)
         self.background_net = _mlp(MAX_BANDS**2, 16, 1, 3)
         if self.grid.table.device.type != "meta":  # from_pretrained builds on the meta device and loads values later
             self._reset(torch.Generator().manual_seed(seed))
@@ -69,7 +69,7 @@ class RadianceField(ModelMixin, ConfigMixin):
             points: `(n, 3)` in world units, inside the cube.
 
         Returns:
-            Density `(n,)` per world unit, non-negative, and features `(n, 15)` for `colour_of`.
+            Density `(n,)` per world unit, non-negative, and features `(n, 15)` for `color_of`.
         """
         encoded = self.grid((points + self.bound) / (2 * self.bound))
         out = self.density_net(encoded)
@@ -81,14 +81,14 @@ class RadianceField(ModelMixin, ConfigMixin):
         inside = (points.abs() <= self.bound).all(-1)
         return self.encode(points)[0] * inside
 
-    def colour_of(self, features: Tensor, directions: Tensor) -> Tensor:
+    def color_of(self, features: Tensor, directions: Tensor) -> Tensor:
         """Return RGB `(n, 3)` in [0, 1] for features of `encode` and unit view directions `(n, 3)`."""
         basis = spherical_harmonics(directions, self.config.view_bands)
-        return torch.sigmoid(self.colour_net(torch.cat([features, basis], -1)))
+        return torch.sigmoid(self.color_net(torch.cat([features, basis], -1)))
 
-    def colour(self, points: Tensor, directions: Tensor) -> Tensor:
+    def color(self, points: Tensor, directions: Tensor) -> Tensor:
         """Return RGB `(n, 3)` in [0, 1] of points `(n, 3)` viewed along unit `directions` `(n, 3)`."""
-        return self.colour_of(self.encode(points)[1], directions)
+        return self.color_of(self.encode(points)[1], directions)
 
     def background(self, directions: Tensor) -> Tensor:
         """Return the background RGB `(n, 3)` in [0, 1] for unit `directions` `(n, 3)`."""

@@ -8,8 +8,8 @@ from .spherical_harmonics import MAX_BANDS
 
 # Outside these ranges, cell counts overflow in the compiled loops, or a field does not fit into memory.
 FIELD_RANGES: tuple[tuple[str, float, float], ...] = (
-    ("bound", 0.01, 100), ("levels", 1, 32), ("base_resolution", 1, 4096), ("finest_resolution", 1, 2**16),
-    ("log2_entries", 4, 24), ("hidden_dim", 1, 1024), ("view_bands", 1, MAX_BANDS), ("blob_density", 0, 1000),
+    ("bound", 0.01, 100), ("levels", 1, 32), ("base_resolution", 1, 4096), ("max_resolution", 1, 2**16),
+    ("log2_hashmap_size", 4, 24), ("hidden_dim", 1, 1024), ("view_bands", 1, MAX_BANDS), ("blob_density", 0, 1000),
     ("blob_radius", 0.01, 100),
 )  # fmt: skip
 # Arguments of the field that are not settings of a run.
@@ -33,7 +33,7 @@ def check_field(arguments: dict[str, Any]) -> None:
             raise ValueError(f"{name} must be {kind}, got {value!r}.")
         if not math.isfinite(value) or not low <= value <= high:
             raise ValueError(f"{name} must be between {low} and {high}, got {value}.")
-    check_resolutions(arguments["base_resolution"], arguments["finest_resolution"])
+    check_resolutions(arguments["base_resolution"], arguments["max_resolution"])
 
 
 def check_resolutions(base: int, finest: int) -> None:
@@ -43,4 +43,4 @@ def check_resolutions(base: int, finest: int) -> None:
         ValueError: If `finest` is less than `base`.
     """
     if finest < base:
-        raise ValueError(f"finest_resolution must be at least base_resolution={base}, got {finest}.")
+        raise ValueError(f"max_resolution must be at least base_resolution={base}, got {finest}.")

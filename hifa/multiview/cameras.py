@@ -47,8 +47,8 @@ class ViewRing:
 
     def intrinsics(self, size: float) -> Tensor:
         """Return K `(3, 3)` in pixels of an image of `size` x `size`, with the principal point at the center."""
-        focal, centre = self.focal_length * size, size / 2
-        return torch.tensor([[focal, 0.0, centre], [0.0, focal, centre], [0.0, 0.0, 1.0]])
+        focal, center = self.focal_length * size, size / 2
+        return torch.tensor([[focal, 0.0, center], [0.0, focal, center], [0.0, 0.0, 1.0]])
 
 
 def world_to_camera(camera: Camera) -> Tensor:

@@ -9,7 +9,7 @@ the mask. If a part is missing in one view, the hull loses the part, and its out
 
 Color: The hull gives each foreground pixel a depth. The surface point at that depth is projected into the two
 neighboring views. The point is visible in a view if the depth of the hull in the view equals the depth of the point.
-The colors of a visible point should be equal. With the mean absolute difference d of these colors, `colour` is
+The colors of a visible point should be equal. With the mean absolute difference d of these colors, `color` is
 exp(-d / 0.1): a difference of a tenth of the full range divides the score by e.
 
 The visual hull fills concavities, so that even perfect views score below 1. Compare only scores of the same input.
@@ -37,7 +37,7 @@ from .foreground import foreground
 from .projection import frustum_points, project, sample_volumes, volume_points
 
 
-COLOUR_SCALE = 0.1  # mean difference that divides the score by e
+COLOR_SCALE = 0.1  # mean difference that divides the score by e
 HULL_SIZE, IMAGE_SIZE, DEPTH_PLANES = 64, 64, 96
 SAME_DEPTH = 0.04  # world units, between two and three cells of the hull
 
@@ -47,14 +47,14 @@ class Consistency:
     """Agreement of the views of a sheet; all values are in [0, 1].
 
     Args:
-        score: silhouette x colour.
-        silhouette, colour: Means over the views.
-        views: silhouette x colour of each view, to locate errors in a sheet.
+        score: silhouette x color.
+        silhouette, color: Means over the views.
+        views: silhouette x color of each view, to locate errors in a sheet.
     """
 
     score: float
     silhouette: float
-    colour: float
+    color: float
     views: tuple[float, ...]
 
 
@@ -66,14 +66,14 @@ class Hull:
         occupancy: `(1, 1, G, G, G)` in [0, 1], axes z, y, x, over [-half_extent, half_extent]^3.
         half_extent: World units.
         ring: Cameras of the sheet.
-        colours: `(V, 3, S, S)`, views in [0, 1].
+        colors: `(V, 3, S, S)`, views in [0, 1].
         masks: `(V, S, S)` in [0, 1].
     """
 
     occupancy: Tensor
     half_extent: float
     ring: ViewRing
-    colours: Tensor
+    colors: Tensor
     masks: Tensor
 
 
@@ -101,11 +101,11 @@ def visual_hull(images: Tensor, ring: ViewRing, half_extent: float = 0.5) -> Hul
         half_extent: Half side of the volume in world units.
     """
     masks = F.interpolate(foregrounds(images)[:, None], (IMAGE_SIZE, IMAGE_SIZE), mode="area")
-    colours = F.interpolate(images.float().cpu().movedim(-1, 1), (IMAGE_SIZE, IMAGE_SIZE), mode="area")
+    colors = F.interpolate(images.float().cpu().movedim(-1, 1), (IMAGE_SIZE, IMAGE_SIZE), mode="area")
     points = volume_points(HULL_SIZE, half_extent).reshape(-1, 3)
     pixels, _ = project(points, ring.world_to_camera(), ring.intrinsics(IMAGE_SIZE))
     occupancy = _lookup(masks, pixels).amin(0).reshape(1, 1, HULL_SIZE, HULL_SIZE, HULL_SIZE)
-    return Hull(occupancy, half_extent, ring, colours, masks[:, 0])
+    return Hull(occupancy, half_extent, ring, colors, masks[:, 0])
 
 
 def hull_depth(hull: Hull, poses: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,13 +138,13 @@ def _overlap(outline: Tensor, mask: Tensor) -> float:
     return torch.minimum(outline, mask).sum().item() / union if union > 0 else 0.0
 
 
-def _colour_difference(hull: Hull, surface: Tensor, colour: Tensor, seen: Tensor, others: list[int], depth: Tensor):
+def _color_difference(hull: Hull, surface: Tensor, color: Tensor, seen: Tensor, others: list[int], depth: Tensor):
     """Return the mean absolute color difference between an image and views at the visible surface points.
 
     Args:
         hull: Visual hull of the views.
         surface: `(S, S, 3)` world points at the pixels of the image.
-        colour: `(3, S, S)` of the image.
+        color: `(3, S, S)` of the image.
         seen: `(S, S)` bool, pixels to compare.
         others: Indices of the views to compare with.
         depth: `(V, S, S)` of the hull in all views.
@@ -152,16 +152,16 @@ def _colour_difference(hull: Hull, surface: Tensor, colour: Tensor, seen: Tensor
     Returns:
         A float, or `None` if no surface point of the image is visible in any of the views.
     """
-    points, expected = surface[seen], colour[:, seen]
+    points, expected = surface[seen], color[:, seen]
     pixels, distance = project(points, hull.ring.world_to_camera()[others], hull.ring.intrinsics(IMAGE_SIZE))
-    found = _lookup(torch.cat([hull.colours[others], depth[others, None]], 1), pixels)  # (n, 4, P)
+    found = _lookup(torch.cat([hull.colors[others], depth[others, None]], 1), pixels)  # (n, 4, P)
     visible = (found[:, 3] - distance).abs() < SAME_DEPTH
     difference = (found[:, :3] - expected).abs().mean(1)[visible]
     return difference.mean().item() if len(difference) else None
 
 
-def _colour_score(difference: float | None) -> float:
-    return 0.0 if difference is None else float(np.exp(-difference / COLOUR_SCALE))
+def _color_score(difference: float | None) -> float:
+    return 0.0 if difference is None else float(np.exp(-difference / COLOR_SCALE))
 
 
 def _depth(surfaces: Tensor, poses: Tensor) -> Tensor:
@@ -187,15 +187,15 @@ def consistency(images: Tensor, ring: ViewRing | None = None, half_extent: float
     outlines, surfaces = hull_depth(hull, poses)
     depth = _depth(surfaces, poses)
     silhouettes = [_overlap(outline, mask) for outline, mask in zip(outlines, hull.masks, strict=True)]
-    colours = []
+    colors = []
     for view in range(ring.num_views):
         seen = (outlines[view] > 0.5) & (hull.masks[view] > 0.5)
-        neighbours = [(view - 1) % ring.num_views, (view + 1) % ring.num_views]
-        difference = _colour_difference(hull, surfaces[view], hull.colours[view], seen, neighbours, depth)
-        colours.append(_colour_score(difference))
-    silhouette, colour = float(np.mean(silhouettes)), float(np.mean(colours))
-    views = tuple(s * c for s, c in zip(silhouettes, colours, strict=True))
-    return Consistency(silhouette * colour, silhouette, colour, views)
+        neighbors = [(view - 1) % ring.num_views, (view + 1) % ring.num_views]
+        difference = _color_difference(hull, surfaces[view], hull.colors[view], seen, neighbors, depth)
+        colors.append(_color_score(difference))
+    silhouette, color = float(np.mean(silhouettes)), float(np.mean(colors))
+    views = tuple(s * c for s, c in zip(silhouettes, colors, strict=True))
+    return Consistency(silhouette * color, silhouette, color, views)
 
 
 def input_agreement(
@@ -235,8 +235,8 @@ def input_agreement(
     depth = _depth(hull_depth(hull, poses)[1], poses)
     both = (picture[0] > 0.5) & (seen[0] > 0.5)
     others = [0, 1, ring.num_views - 1]
-    difference = _colour_difference(hull, seen[1:].movedim(0, -1), picture[1:], both, others, depth)
-    return _overlap(seen[0], picture[0]) * _colour_score(difference)
+    difference = _color_difference(hull, seen[1:].movedim(0, -1), picture[1:], both, others, depth)
+    return _overlap(seen[0], picture[0]) * _color_score(difference)
 
 
 def _fitted(layers: Tensor, mask: Tensor, oversampling: int) -> Tensor | None:
@@ -250,10 +250,10 @@ def _fitted(layers: Tensor, mask: Tensor, oversampling: int) -> Tensor | None:
         return None
     low = torch.stack([columns.amin(), rows.amin()]).float()
     high = torch.stack([columns.amax(), rows.amax()]).float() + 1
-    side, centre, samples = (high - low).max() * 1.1, (low + high) / 2, oversampling * IMAGE_SIZE
+    side, center, samples = (high - low).max() * 1.1, (low + high) / 2, oversampling * IMAGE_SIZE
     line = (torch.arange(samples) + 0.5) / samples - 0.5
     v, u = torch.meshgrid(line, line, indexing="ij")
-    pixels = torch.stack([u, v], -1).reshape(1, -1, 2) * side + centre
+    pixels = torch.stack([u, v], -1).reshape(1, -1, 2) * side + center
     return F.avg_pool2d(_lookup(layers[None], pixels).reshape(1, -1, samples, samples), oversampling)[0]
 
 

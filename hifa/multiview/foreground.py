@@ -13,14 +13,14 @@ HOLE_SHARE, HOLE_PIXELS = 0.01, 8  # fraction of the object's pixels, holes incl
 HOLE_LEVEL = 250 / 255  # minimum median of the darkest channel in a hole
 
 
-def foreground(colour: np.ndarray) -> np.ndarray:
+def foreground(color: np.ndarray) -> np.ndarray:
     """Return the mask `(H, W)` bool of the object in an image `(H, W, 3)` in [0, 1].
 
     White pixels that are connected to the border are background. White pixels inside the object, such as a highlight,
     an eye or a label, belong to the object. The exception is a large region as white as the background, such as the
     hole of a donut or of the handle of a mug.
     """
-    darkest = colour.min(-1)
+    darkest = color.min(-1)
     solid = ndimage.binary_fill_holes(darkest < WHITE_LEVEL)
     regions, count = ndimage.label(solid & (darkest >= WHITE_LEVEL))
     if not count:

@@ -29,13 +29,13 @@ class PixelBatch:
 
     Args:
         rays: Rays in the field's world units.
-        colour: `(n, 3)` RGB in [0, 1] on white.
+        color: `(n, 3)` RGB in [0, 1] on white.
         mask: `(n,)` in [0, 1].
         index: `(n,)` index of each pixel in the flattened masks of all views.
     """
 
     rays: Rays
-    colour: Tensor
+    color: Tensor
     mask: Tensor
     index: Tensor
 
@@ -44,7 +44,7 @@ class PixelBatch:
         rays = Rays(
             *(torch.cat(pair) for pair in zip(vars(self.rays).values(), vars(other.rays).values(), strict=True))
         )
-        pairs = ((self.colour, other.colour), (self.mask, other.mask), (self.index, other.index))
+        pairs = ((self.color, other.color), (self.mask, other.mask), (self.index, other.index))
         return PixelBatch(rays, *(torch.cat(pair) for pair in pairs))
 
 
@@ -55,7 +55,7 @@ class GivenViews:
     Views have 8 bits per channel, so that a saved run is small and restores the exact values.
 
     Args:
-        colour: `(views, H, H, 3)` uint8, on white.
+        color: `(views, H, H, 3)` uint8, on white.
         mask: `(views, H, H)` uint8, 255 on the object.
         cameras: One camera for each view, in the field's world units.
 
@@ -63,15 +63,15 @@ class GivenViews:
         ValueError: If the shapes or the numbers of views, masks and cameras do not match, or if a view is empty.
     """
 
-    colour: Tensor
+    color: Tensor
     mask: Tensor
     cameras: tuple[Camera, ...]
 
     def __post_init__(self):
         count, size = self.mask.shape[:2]
-        if self.colour.shape != (count, size, size, 3) or self.mask.shape != (count, size, size):
+        if self.color.shape != (count, size, size, 3) or self.mask.shape != (count, size, size):
             raise ValueError(
-                f"Views must be square, each with a mask of the same size, got shapes {tuple(self.colour.shape)} and "
+                f"Views must be square, each with a mask of the same size, got shapes {tuple(self.color.shape)} and "
                 f"{tuple(self.mask.shape)}."
             )
         if len(self.cameras) != count:
@@ -89,18 +89,18 @@ class GivenViews:
         return self.mask.shape[1]
 
     def to(self, device: torch.device | str) -> "GivenViews":
-        return GivenViews(self.colour.to(device), self.mask.to(device), self.cameras)
+        return GivenViews(self.color.to(device), self.mask.to(device), self.cameras)
 
     def tensors(self) -> dict[str, Tensor]:
         """Convert to tensors. The cameras become rows of azimuth, elevation, radius and field of view in float64."""
         rows = [(c.azimuth_deg, c.elevation_deg, c.radius, c.fov_deg) for c in self.cameras]
-        return {"colour": self.colour, "mask": self.mask, "cameras": torch.tensor(rows, dtype=torch.float64)}
+        return {"color": self.color, "mask": self.mask, "cameras": torch.tensor(rows, dtype=torch.float64)}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "GivenViews":
         """Convert the result of `tensors` back to views."""
         cameras = tuple(Camera(*row) for row in tensors["cameras"].tolist())
-        return cls(tensors["colour"], tensors["mask"], cameras)
+        return cls(tensors["color"], tensors["mask"], cameras)
 
     @staticmethod
     def layout() -> Layout:
@@ -109,18 +109,18 @@ class GivenViews:
         The layout does not fix the numbers of views and pixels. The constructor checks that these numbers match.
         """
         return {
-            "colour": Spec((None, None, None, 3), torch.uint8),
+            "color": Spec((None, None, None, 3), torch.uint8),
             "mask": Spec((None, None, None), torch.uint8),
             "cameras": Spec((None, 4), torch.float64),
         }
 
     def picture(self, view: int) -> tuple[Tensor, Tensor]:
         """Return the color `(H, H, 3)` and the mask `(H, H)` of a view in [0, 1]."""
-        return self.colour[view].float() / 255, self.mask[view].float() / 255
+        return self.color[view].float() / 255, self.mask[view].float() / 255
 
     def sheet(self) -> PIL.Image.Image:
         """Return an image of all views side by side on white, a valid input of `read_views`."""
-        return PIL.Image.fromarray(np.concatenate(list(self.colour.cpu().numpy()), 1))
+        return PIL.Image.fromarray(np.concatenate(list(self.color.cpu().numpy()), 1))
 
     def sample(self, count: int, generator: torch.Generator) -> PixelBatch:
         """Draw `count` pixels uniformly over all views.
@@ -177,8 +177,8 @@ class GivenViews:
         size, index, (poses, focal) = self.size, index.to(self.mask.device), self._lenses
         view, row, column = index // size**2, index // size % size, index % size
         rays = pixel_rays(poses[view], focal[view], torch.stack([row, column], -1), size)
-        colour = self.colour.view(-1, 3)[index].float() / 255
-        return PixelBatch(rays, colour, self.mask.view(-1)[index].float() / 255, index)
+        color = self.color.view(-1, 3)[index].float() / 255
+        return PixelBatch(rays, color, self.mask.view(-1)[index].float() / 255, index)
 
 
 def ring_cameras(bound: float, ring: ViewRing = ViewRing(), half_extent: float = 0.5) -> tuple[Camera, ...]:
@@ -226,8 +226,8 @@ def read_views(views: Any, bound: float, max_size: int = 256, cameras: Sequence[
         raise ValueError(
             f"views must be square and all of the same size, got {', '.join(f'{w}x{h}' for w, h in sizes)}."
         )
-    colour, mask = zip(*(_on_white(image, max_size) for image in images), strict=True)
-    return GivenViews(torch.stack(colour), torch.stack(mask), cameras)
+    color, mask = zip(*(_on_white(image, max_size) for image in images), strict=True)
+    return GivenViews(torch.stack(color), torch.stack(mask), cameras)
 
 
 def _as_images(views: Any, count: int) -> list[PIL.Image.Image]:
@@ -269,13 +269,13 @@ def _eight_bits(views: np.ndarray) -> np.ndarray:
 def _on_white(image: PIL.Image.Image, max_size: int) -> tuple[Tensor, Tensor]:
     """Return the color on white `(H, H, 3)` and the mask `(H, H)` of an image, uint8."""
     rgba = np.asarray(image.convert("RGBA"), np.float32) / 255
-    colour, alpha = rgba[..., :3], rgba[..., 3]
+    color, alpha = rgba[..., :3], rgba[..., 3]
     if alpha.min() == 1:
-        alpha = foreground(colour).astype(np.float32)
+        alpha = foreground(color).astype(np.float32)
     else:
-        colour = colour * alpha[..., None] + 1 - alpha[..., None]
+        color = color * alpha[..., None] + 1 - alpha[..., None]
     # Downscaled after compositing, so that the color of transparent pixels has no effect.
-    layers = torch.from_numpy(np.concatenate([colour, alpha[..., None]], -1)).movedim(-1, 0)[None]
+    layers = torch.from_numpy(np.concatenate([color, alpha[..., None]], -1)).movedim(-1, 0)[None]
     if image.width > max_size:
         layers = torch.nn.functional.interpolate(layers, (max_size, max_size), mode="area")
     layers = (layers[0].movedim(0, -1) * 255).round().byte()

@@ -31,14 +31,14 @@ def prepare_image(
     rgba = _check(image, alpha_threshold)
     if crop_size is None:
         side = max(rgba.size)
-        square = _centred(rgba, side).resize((size, size), BICUBIC)
+        square = _centered(rgba, side).resize((size, size), BICUBIC)
     else:
         if not 1 <= crop_size <= size:
             raise ValueError(f"crop_size must be from 1 to {size} pixels, got {crop_size}.")
-        square = _centred(_crop(rgba, crop_size, alpha_threshold), size)
+        square = _centered(_crop(rgba, crop_size, alpha_threshold), size)
     values = torch.from_numpy(np.asarray(square, dtype=np.float32) / 255).movedim(-1, 0)
-    colour, alpha = values[:3], values[3:]
-    return (colour * alpha + 1 - alpha) * 2 - 1
+    color, alpha = values[:3], values[3:]
+    return (color * alpha + 1 - alpha) * 2 - 1
 
 
 def _check(image: PIL.Image.Image, alpha_threshold: int) -> PIL.Image.Image:
@@ -68,7 +68,7 @@ def _crop(rgba: PIL.Image.Image, crop_size: int, alpha_threshold: int) -> PIL.Im
     return cut.resize((max(1, int(scale * cut.width)), max(1, int(scale * cut.height))), BICUBIC)
 
 
-def _centred(rgba: PIL.Image.Image, side: int) -> PIL.Image.Image:
+def _centered(rgba: PIL.Image.Image, side: int) -> PIL.Image.Image:
     square = PIL.Image.new("RGBA", (side, side), 0)
     square.paste(rgba, ((side - rgba.width) // 2, (side - rgba.height) // 2))
     return square

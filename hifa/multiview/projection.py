@@ -40,8 +40,8 @@ def frustum_points(poses: Tensor, intrinsics: Tensor, size: int, depths: Tensor)
     directions = torch.stack([u, v, torch.ones_like(u)], dim=-1) @ torch.linalg.inv(intrinsics).T
     points = depths[:, None, None, None] * directions  # (D, size, size, 3), camera axes
     rotations, translations = poses[:, :, :3], poses[:, :, 3]
-    centred = points[None] - translations[:, None, None, None]
-    return torch.einsum("vdhwi,vij->vdhwj", centred, rotations)  # inverse rotation = transpose
+    centered = points[None] - translations[:, None, None, None]
+    return torch.einsum("vdhwi,vij->vdhwj", centered, rotations)  # inverse rotation = transpose
 
 
 def project(points: Tensor, poses: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,8 +26,8 @@ def initial_field(config: HiFAConfig, seed: int, device: str | torch.device = "c
         bound=config.bound,
         levels=config.levels,
         base_resolution=config.base_resolution,
-        finest_resolution=config.finest_resolution,
-        log2_entries=config.log2_entries,
+        max_resolution=config.max_resolution,
+        log2_hashmap_size=config.log2_hashmap_size,
         hidden_dim=config.hidden_dim,
         view_bands=config.view_bands,
         blob_density=config.blob_density,
@@ -75,7 +75,7 @@ def front_camera(config: HiFAConfig, azimuth_deg: float = 0.0) -> Camera:
 def preview(field: RadianceField, camera: Camera, sampling: RaySampling, size: int = PREVIEW_SIZE) -> Tensor:
     """Render a field: `(size, size, 3)` RGB in [0, 1] on light gray."""
     background = torch.full((3,), PREVIEW_GRAY, device=field.device)
-    return render_picture(field, camera, size, sampling, background).colour
+    return render_picture(field, camera, size, sampling, background).color
 
 
 def first_preview(config: HiFAConfig, seed: int) -> Tensor:

@@ -22,7 +22,7 @@ from ..priors.vsd import VariationalScore, VariationalState, check_adaptable
 from ..storage.run_folder import RunError
 from .interrupt import Interrupted, first_noted
 from .run import HiFARun
-from .step import DivergedError, HiFAStep, optimisation_step
+from .step import DivergedError, HiFAStep, optimization_step
 
 
 logger = logging.get_logger(__name__)
@@ -96,7 +96,7 @@ class HiFARunner(HiFAComponents):
         guided = image is not None or views is not None
         note = self._check_readable(prompt, negative_prompt, prompt_embeds, pooled_prompt_embeds, guided)
         reads = prompt is not None and not note
-        follows_views = guided and not reads and config is None and "finest_resolution" not in settings
+        follows_views = guided and not reads and config is None and "max_resolution" not in settings
         config = config or self.default_config(guided, reads, hallucinated or image is not None)
         config = replace(config, **{k: v for k, v in settings.items() if v is not None})
         if not reads:
@@ -121,7 +121,7 @@ class HiFARunner(HiFAComponents):
             views = read_views(made.images, config.bound, config.given_size, image.cameras(config.bound))
             note = f"{note} {made.note}".strip()
         if follows_views:  # Cells finer than a pixel would only fit noise.
-            config = replace(config, finest_resolution=max(views.size, config.base_resolution))
+            config = replace(config, max_resolution=max(views.size, config.base_resolution))
         if reads and prompt_embeds is None:
             prompt_embeds, pooled_prompt_embeds = self._encode(prompt, negative_prompt or "")
         # Tensors that are created in a caller's inference mode cannot be optimized.
@@ -180,7 +180,7 @@ class HiFARunner(HiFAComponents):
             clock = time.perf_counter()
             try:
                 with torch.inference_mode(False), torch.enable_grad():
-                    result = optimisation_step(run, prior, surfaces, variational)
+                    result = optimization_step(run, prior, surfaces, variational)
             finally:
                 run.seconds += time.perf_counter() - clock
             if result.skipped:

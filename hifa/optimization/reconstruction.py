@@ -22,7 +22,7 @@ TV_SIZE = 128  # pixels per side of a view at which the weight of total variatio
 def reconstruct_pixels(
     run: HiFARun,
     weight: float,
-    regularise: Callable[[RayOutput], dict[str, Tensor]],
+    regularize: Callable[[RayOutput], dict[str, Tensor]],
     view_normals: ViewNormals | None = None,
 ) -> dict[str, Tensor]:
     """Add the gradients of the reconstruction losses and the regularizers on random pixels of the given views.
@@ -33,7 +33,7 @@ def reconstruct_pixels(
     Args:
         run: Run with given views.
         weight: Factor on the reconstruction losses, in (0, 1].
-        regularise: Function that computes the weighted regularizers of rendered rays.
+        regularize: Function that computes the weighted regularizers of rendered rays.
         view_normals: Predicted normals for settings with `lambda_image_normal`.
 
     Returns:
@@ -47,19 +47,19 @@ def reconstruct_pixels(
     terms: dict[str, Tensor] = {}
 
     def loss_of(seen: RayOutput) -> Tensor:
-        image = image_reconstruction_loss(seen.colour, batch.colour, batch.mask, config.image_outside)
+        image = image_reconstruction_loss(seen.color, batch.color, batch.mask, config.image_outside)
         terms["image"] = weight * config.lambda_image * image
         if config.lambda_mask:
             terms["mask"] = weight * config.lambda_mask * mask_loss(seen.opacity, batch.mask)
         if config.lambda_tv:
             # At twice the image size, neighboring pixels differ half as much.
             scale = run.views.size / TV_SIZE
-            variation = total_variation_loss(seen.colour[:alone], batch.mask[:alone])
+            variation = total_variation_loss(seen.color[:alone], batch.mask[:alone])
             terms["tv"] = weight * config.lambda_tv * scale * variation
         if view_normals is not None:
             normal = view_normals.loss(corners, seen.map(lambda values: values[alone:]))
             terms["normal"] = weight * config.lambda_image_normal * config.warmup(run.step) * normal
-        terms.update(regularise(seen))
+        terms.update(regularize(seen))
         return torch.stack(list(terms.values())).sum()
 
     backpropagate(
@@ -122,12 +122,12 @@ def reconstruct_latents(run: HiFARun, prior: DiffusionPrior, weight: float) -> d
     camera, size = views.cameras[view], config.render_size_at(run.step)
     rays = image_rays(camera_to_world(camera).to(run.device), camera.fov_deg, size)
     offsets = torch.rand(len(rays), 2, generator=run.generator).to(run.device)
-    colour, _ = views.picture(view)
+    color, _ = views.picture(view)
     with torch.no_grad():
-        z_view = prior.encode(to_prior_size(colour.view(-1, 3), views.size, prior.image_size))
+        z_view = prior.encode(to_prior_size(color.view(-1, 3), views.size, prior.image_size))
 
     def loss_of(seen: RayOutput) -> Tensor:
-        z = prior.encode(to_prior_size(seen.colour, size, prior.image_size))
+        z = prior.encode(to_prior_size(seen.color, size, prior.image_size))
         return weight * config.lambda_image_latent * latent_reconstruction_loss(z, z_view)
 
     white = torch.ones(3, device=run.device)

@@ -37,7 +37,7 @@ from ..storage.layout import (
     read_layout,
     unprefixed,
 )
-from ..storage.run_folder import FILE, RunError, is_saved_in, read_facts
+from ..storage.run_folder import FILE, RunError, is_saved_in, read_metadata
 from .adan import Adan
 from .initialization import PREVIEW_SIZE, front_camera, initial_field, initial_grid, preview, ray_sampling
 
@@ -118,7 +118,7 @@ class HiFARun:
         """Return a copy of the current field as an asset. Further steps of the run do not change the asset."""
         copy = RadianceField.from_config(self.radiance_field.config)
         copy.load_state_dict(self.radiance_field.state_dict())
-        facts = {
+        metadata = {
             "prompt": self.prompt or "",
             "negative_prompt": self.negative_prompt,
             "seed": self.seed,
@@ -128,8 +128,8 @@ class HiFARun:
             "config": self.config.to_dict(),
         }
         if self.views is not None:
-            facts |= {"given_views": len(self.views), "note": self.note}
-        return HiFAAsset(copy.to(self.radiance_field.device), facts)
+            metadata |= {"given_views": len(self.views), "note": self.note}
+        return HiFAAsset(copy.to(self.radiance_field.device), metadata)
 
     def save(self, folder: str | Path) -> Path:
         """Save the run as one file in `folder`.
@@ -160,7 +160,7 @@ class HiFARun:
         if self.variational is not None:
             tensors |= with_prefix("variational", self.variational.tensors())
             tensors |= with_prefix("variational_optimizer", optimizer_tensors(self.variational.optimizer))
-        facts = {
+        metadata = {
             "format": FORMAT,
             "prompt": self.prompt,
             "negative_prompt": self.negative_prompt,
@@ -175,7 +175,7 @@ class HiFARun:
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / FILE, tensors, facts)
+            write_atomically(folder / FILE, tensors, metadata)
         except NotFiniteError as error:
             raise RunError(f"The run is not saved to {str(folder)!r}, because it diverged. {error}") from error
         except OSError as error:
@@ -201,33 +201,33 @@ class HiFARun:
         if not is_saved_in(folder):
             raise RunError(f"{str(folder)!r} holds no HiFA run (no {FILE}). Use the folder that a run was saved to.")
         try:
-            facts = read_facts(folder)
+            metadata = read_metadata(folder)
         except Exception as error:  # The classes of safetensors and json differ. All of them mean a damaged file.
             raise RunError(
                 f"{str(path)!r} is damaged or not a HiFA run ({type(error).__name__}). Start a new run."
             ) from error
-        if facts.get("format") != FORMAT:
-            raise RunError(f"{str(path)!r} has format {facts.get('format')!r}, but this version reads {FORMAT!r}.")
+        if metadata.get("format") != FORMAT:
+            raise RunError(f"{str(path)!r} has format {metadata.get('format')!r}, but this version reads {FORMAT!r}.")
         try:
             # The check reads only the header, so that an unrelated large file is not loaded into memory.
-            check_layout(found := read_layout(path), run_layout(facts, found))
-            tensors, facts = read(path)
+            check_layout(found := read_layout(path), run_layout(metadata, found))
+            tensors, metadata = read(path)
             check_finite(tensors)
-            return cls._restore(tensors, facts, torch.device(device))
+            return cls._restore(tensors, metadata, torch.device(device))
         except (KeyError, RuntimeError, TypeError, ValueError, OSError, SafetensorError) as error:
             raise RunError(f"{str(path)!r} has missing or wrong parts ({error}). Start a new run.") from error
 
     @classmethod
-    def _restore(cls, tensors: dict[str, Tensor], facts: dict, device: torch.device) -> "HiFARun":
-        config = HiFAConfig(**facts["config"])
+    def _restore(cls, tensors: dict[str, Tensor], metadata: dict, device: torch.device) -> "HiFARun":
+        config = HiFAConfig(**metadata["config"])
         embeds, pooled = tensors.get("prompt_embeds"), tensors.get("pooled_prompt_embeds")
-        if (embeds is None) != (facts["prior"] is None):  # A prompt that the prior cannot encode has no embeddings.
+        if (embeds is None) != (metadata["prior"] is None):  # A prompt that the prior cannot encode has no embeddings.
             raise KeyError("prompt_embeds")
         views = without_prefix("views", tensors)
         run = cls.begin(
-            facts["prompt"], facts["negative_prompt"], config, facts["seed"], facts["prior"],
+            metadata["prompt"], metadata["negative_prompt"], config, metadata["seed"], metadata["prior"],
             None if embeds is None else embeds.to(device), torch.Generator(), device,
-            GivenViews.from_tensors(views) if views else None, facts.get("note", ""),
+            GivenViews.from_tensors(views) if views else None, metadata.get("note", ""),
             None if pooled is None else pooled.to(device),
         )  # fmt: skip
         run.generator.set_state(tensors["generator"])
@@ -235,16 +235,16 @@ class HiFARun:
         load_optimizer_tensors(run.optimizer, without_prefix("optimizer", tensors))
         if run.grid is not None:
             run.grid.values.copy_(tensors["grid"])
-        learnt = without_prefix("variational", tensors)
-        if bool(learnt) != (embeds is not None and config.distillation == "vsd"):
+        learned = without_prefix("variational", tensors)
+        if bool(learned) != (embeds is not None and config.distillation == "vsd"):
             raise KeyError("variational")
-        if learnt:
+        if learned:
             # Copied, because the memory layout of tensors from a file would change the rounding of sums.
-            learnt = {name: value.to(device, copy=True) for name, value in learnt.items()}
-            run.variational = VariationalState(learnt, config.lora_lr)
+            learned = {name: value.to(device, copy=True) for name, value in learned.items()}
+            run.variational = VariationalState(learned, config.lora_lr)
             load_optimizer_tensors(run.variational.optimizer, without_prefix("variational_optimizer", tensors))
-        run.step, run.losses, run.seconds = facts["step"], facts["losses"], facts["seconds"]
-        run.skipped = facts.get("skipped", 0)  # Files of earlier versions have no count.
+        run.step, run.losses, run.seconds = metadata["step"], metadata["losses"], metadata["seconds"]
+        run.skipped = metadata.get("skipped", 0)  # Files of earlier versions have no count.
         return run
 
     @classmethod
@@ -278,17 +278,17 @@ class HiFARun:
         )  # fmt: skip
 
 
-def run_layout(facts: dict, found: Layout) -> Layout:
+def run_layout(metadata: dict, found: Layout) -> Layout:
     """Return the expected layout of a run file with the given settings.
 
     Args:
-        facts: Metadata of the file.
+        metadata: Metadata of the file.
         found: Actual layout of the file, which determines the optional tensors and some sizes.
 
     Raises:
         KeyError, TypeError, ValueError: If the metadata is invalid.
     """
-    config = HiFAConfig(**facts["config"])
+    config = HiFAConfig(**metadata["config"])
     with torch.device("meta"):
         radiance_field = initial_field(config, 0)
     field_layout = module_layout(radiance_field)
@@ -300,16 +300,16 @@ def run_layout(facts: dict, found: Layout) -> Layout:
     expected |= layout_of({"generator": torch.Generator().get_state()})
     if config.density_grid:
         expected["grid"] = Spec((config.density_grid,) * 3)
-    if facts["prior"] is not None:
+    if metadata["prior"] is not None:
         expected["prompt_embeds"] = Spec((2 + len(VIEWS), None, None))
     if "pooled_prompt_embeds" in found:
         expected["pooled_prompt_embeds"] = Spec((2 + len(VIEWS), None))
     if unprefixed("views", found):
         expected |= prefixed("views", GivenViews.layout())
-    if facts["prior"] is not None and config.distillation == "vsd":
-        learnt = unprefixed("variational", found)
-        expected |= prefixed("variational", saved_layout(learnt, config.lora_rank))
-        parameters = [learnt[name] for name in sorted(learnt)]
+    if metadata["prior"] is not None and config.distillation == "vsd":
+        learned = unprefixed("variational", found)
+        expected |= prefixed("variational", saved_layout(learned, config.lora_rank))
+        parameters = [learned[name] for name in sorted(learned)]
         state = optimizer_layout(parameters, unprefixed("variational_optimizer", found))
         expected |= prefixed("variational_optimizer", state)
     return expected

@@ -76,7 +76,7 @@ class Distilled:
     variational: Tensor | None
 
 
-def optimisation_step(
+def optimization_step(
     run: HiFARun,
     prior: DiffusionPrior | None,
     surfaces: SurfaceModels = SurfaceModels(),
@@ -138,20 +138,20 @@ def add_gradients(
     """Compute the gradients and losses of one attempt at a step.
 
     Args:
-        run, prior, surfaces, variational: See `optimisation_step`.
+        run, prior, surfaces, variational: See `optimization_step`.
 
     Returns:
         The result of the distillation, or `None` without one, and all weighted loss terms, detached.
     """
     config = run.config
     run.optimizer.zero_grad(set_to_none=True)
-    distilled = None if run.prompt_embeds is None else distil_views(run, prior, surfaces, variational)
+    distilled = None if run.prompt_embeds is None else distill_views(run, prior, surfaces, variational)
     terms = {} if distilled is None else dict(distilled.terms)
     # After the end of image guidance (appendix A.5), given views have no effect. No random numbers are drawn for the
     # views either.
     weight = 0.0 if run.views is None else config.given_views_weight(run.step)
     if weight > 0:
-        given = reconstruct_pixels(run, weight, lambda seen: regularisers(run, seen), surfaces.views)
+        given = reconstruct_pixels(run, weight, lambda seen: regularizers(run, seen), surfaces.views)
         if config.lambda_image_latent and prior is not None:
             given |= reconstruct_latents(run, prior, weight)
         terms |= {f"given_{name}": value for name, value in given.items()}
@@ -172,7 +172,7 @@ def read_losses(
     return dict(zip(named, values, strict=False)), values[len(named) :]
 
 
-def distil_views(
+def distill_views(
     run: HiFARun, prior: DiffusionPrior, surfaces: SurfaceModels, variational: VariationalScore | None
 ) -> Distilled:
     """Add the gradients of the distillation (algorithm 1, equation 9).
@@ -204,8 +204,8 @@ def distil_views(
     latent: list[Tensor] = []
 
     def loss_of(seen: RayOutput) -> Tensor:
-        image.append(seen.colour.detach())
-        x = to_prior_size(seen.colour, size, prior.image_size)
+        image.append(seen.color.detach())
+        x = to_prior_size(seen.color, size, prior.image_size)
         z = prior.encode(x)
         latent.append(z.detach())
         views = Views(x, z, t, cameras, by_cameras=num_views > 0)
@@ -214,7 +214,7 @@ def distil_views(
         terms["sds"] = distillation_loss(config, views, target)
         wholes = whole_views(cameras, parts, seen, size)
         terms.update(surface_terms(run, surfaces, wholes, target.estimate if guides_normals else None, t))
-        terms.update(regularisers(run, seen))
+        terms.update(regularizers(run, seen))
         return torch.stack(list(terms.values())).sum()
 
     backpropagate(
@@ -227,11 +227,11 @@ def distil_views(
         chunk=config.rays_per_chunk,
     )
     detached = {name: value.detach() for name, value in terms.items()}
-    learnt = None
+    learned = None
     if variational is not None:
         prompt = prompt_of(run, cameras[0])
-        learnt = variational.add_gradients(latent[0], prompt, cameras[0], config.lora_prediction, run.generator)
-    return Distilled(t, detached, image[0].view(-1, size, size, 3)[0], learnt)
+        learned = variational.add_gradients(latent[0], prompt, cameras[0], config.lora_prediction, run.generator)
+    return Distilled(t, detached, image[0].view(-1, size, size, 3)[0], learned)
 
 
 def surface_terms(
@@ -294,11 +294,11 @@ def draw_background(run: HiFARun) -> Tensor | None:
     """
     share, level, *tint = torch.rand(5, generator=run.generator).tolist()
     low, high = run.config.background_range
-    colour = torch.tensor([low + (high - low) * level + 0.08 * (value - 0.5) for value in tint]).clamp(0, 1)
-    return colour.to(run.device) if share < run.config.random_background else None
+    color = torch.tensor([low + (high - low) * level + 0.08 * (value - 0.5) for value in tint]).clamp(0, 1)
+    return color.to(run.device) if share < run.config.random_background else None
 
 
-def regularisers(run: HiFARun, seen: RayOutput) -> dict[str, Tensor]:
+def regularizers(run: HiFARun, seen: RayOutput) -> dict[str, Tensor]:
     """Return the weighted regularizers, which apply to sampled and given views.
 
     These are z-variance (equation 8), the opacity and its entropy, monotonicity and the entropy of z from the public

@@ -38,7 +38,7 @@ class WholeView:
     @property
     def picture(self) -> Tensor:
         """Return the colors of the view `(1, 3, n, n)`, detached."""
-        return self.square(self.rendered.colour.detach()).movedim(-1, 0)[None]
+        return self.square(self.rendered.color.detach()).movedim(-1, 0)[None]
 
     def square(self, values: Tensor) -> Tensor:
         return values.view(self.size, self.size, *values.shape[1:])

@@ -131,8 +131,8 @@ def distillation_target(
             "HiFAPipeline.advance does, or use distillation='sds'."
         )
     config, x, z, t = run.config, views.x, views.z, views.t
-    beside = prior.beside(z, run.generator)
-    guidance = replace(guidance_of(run, views), beside=beside)
+    concat_cond = prior.concat_cond(z, run.generator)
+    guidance = replace(guidance_of(run, views), concat_cond=concat_cond)
     if config.distillation == "hifa":
         z_hat = prior.estimate(z, t, guidance, config.denoising_stride, config.eta, run.generator)
         x_hat = prior.decode(z_hat) if config.lambda_rgb or estimate else None
@@ -149,7 +149,7 @@ def distillation_target(
     if variational is None:
         return Target(weight, z_hat, x_hat, picture)
     (camera,) = views.cameras  # `HiFAConfig` rejects several views with a variational score.
-    prompt = replace(prompt_of(run, camera), beside=beside)
+    prompt = replace(prompt_of(run, camera), concat_cond=concat_cond)
     epsilon_phi = variational.predict_noise(z_t, t, prompt, camera)
     z_phi = to_sample(epsilon_phi, z_t, alpha_cumprod)
     x_target = None if x_hat is None else x + x_hat - prior.decode(z_phi)

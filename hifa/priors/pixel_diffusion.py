@@ -16,14 +16,14 @@ class PixelDiffusionPrior(DiffusionPrior):
         unet, scheduler: diffusers components. If `thresholding` is set in the scheduler configuration, as for IF,
             estimates are limited by dynamic thresholding (Saharia et al. 2022, "Photorealistic Text-to-Image Diffusion
             Models", section 2.3). Otherwise, if `clip_sample` is set, estimates are clipped to [-1, 1].
-        beside: Number of additional input channels of the UNet.
+        concat_channels: Number of additional input channels of the UNet.
 
     Raises:
         ValueError: If the UNet has a different number of input channels, or the prediction type is unknown.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, scheduler: DDIMScheduler, beside: int = 0):
-        super().__init__(unet, scheduler, channels=3, beside=beside)
+    def __init__(self, unet: UNet2DConditionModel, scheduler: DDIMScheduler, concat_channels: int = 0):
+        super().__init__(unet, scheduler, channels=3, concat_channels=concat_channels)
         self.settings = scheduler.config
 
     @property

@@ -19,14 +19,14 @@ class DiffusionPrior(ABC):
     Args:
         unet, scheduler: diffusers components with epsilon, v or sample prediction.
         channels: Number of channels of z.
-        beside: Number of additional input channels of the UNet, see the method `beside`.
+        concat_channels: Number of additional input channels of the UNet, see the method `concat_cond`.
 
     Raises:
         ValueError: If the UNet has a different number of input channels, or the prediction type is unknown.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, scheduler: DDIMScheduler, channels: int, beside: int = 0):
-        if unet.config.in_channels != channels + beside:
+    def __init__(self, unet: UNet2DConditionModel, scheduler: DDIMScheduler, channels: int, concat_channels: int = 0):
+        if unet.config.in_channels != channels + concat_channels:
             raise ValueError(
                 f"The UNet takes {unet.config.in_channels} channels, but the denoised image or latent has {channels}: "
                 "the model inpaints or edits images. Use a text-to-image model."
@@ -105,7 +105,7 @@ class DiffusionPrior(ABC):
         noise = randn_tensor(z.shape, generator=generator, device=z.device, dtype=z.dtype)
         return add_noise(z.detach(), noise, float(self.alphas_cumprod[t])), noise
 
-    def beside(self, z: Tensor, generator: torch.Generator | None) -> Tensor | None:
+    def concat_cond(self, z: Tensor, generator: torch.Generator | None) -> Tensor | None:
         """Return additional UNet input channels, the same for all noisy versions of z. The default is `None`."""
         return None
 
@@ -115,7 +115,7 @@ class DiffusionPrior(ABC):
 
     def predict_noise(self, latents: Tensor, t: int, guidance: Guidance) -> Tensor:
         """Return the guided noise eps_hat of noisy latents `(1, C, h, w)` at timestep t."""
-        shown = latents if guidance.beside is None else torch.cat([latents, guidance.beside], 1)
+        shown = latents if guidance.concat_cond is None else torch.cat([latents, guidance.concat_cond], 1)
         batch = shown.to(self.dtype).expand(len(guidance.embeds), -1, -1, -1)
         outputs = self.unet(batch, t, **self.conditions(guidance), return_dict=False)[0]
         outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))  # half becomes float32; double stays
@@ -124,9 +124,9 @@ class DiffusionPrior(ABC):
         return to_epsilon(output, latents, float(self.alphas_cumprod[t]), self.prediction_type)
 
 
-def to_prior_size(colour: Tensor, size: int, image_size: int) -> Tensor:
+def to_prior_size(color: Tensor, size: int, image_size: int) -> Tensor:
     """Convert ray colors `(V * size * size, 3)` to images x `(V, 3, image_size, image_size)` for the prior."""
-    x = colour.view(-1, size, size, 3).permute(0, 3, 1, 2)
+    x = color.view(-1, size, size, 3).permute(0, 3, 1, 2)
     if size == image_size:
         return x
     antialias = size > image_size

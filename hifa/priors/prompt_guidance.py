@@ -23,7 +23,7 @@ class Guidance:
         combine: Function from the n outputs `(n, C, h, w)`, in the order of `embeds`, to the guided output
             `(1, C, h, w)`.
         pooled: `(n, pooled)` pooled embeddings of the same prompts, for a prior that takes them (SDXL).
-        beside: `(1, C', h, w)` additional input channels of the UNet, see `DiffusionPrior.beside`.
+        concat_cond: `(1, C', h, w)` additional input channels of the UNet, see `DiffusionPrior.concat_cond`.
         poses: `(V, 16)` camera poses, see `cameras.pose_numbers`, for a prior that denoises V views jointly.
         sample_rescale: phi of `multiview_diffusion.rescaled_noise`, for a multi-view prior. 0 turns rescaling off.
     """
@@ -31,7 +31,7 @@ class Guidance:
     embeds: Tensor
     combine: Callable[[Tensor], Tensor]
     pooled: Tensor | None = None
-    beside: Tensor | None = None
+    concat_cond: Tensor | None = None
     poses: Tensor | None = None
     sample_rescale: float = 0.0
 
@@ -94,7 +94,7 @@ def perp_neg(embeds: Tensor, camera: Camera, scale: float, strength: float) -> G
     """
     if camera.view == OVERHEAD:
         return classifier_free(embeds, OVERHEAD, scale, 1.0, 0.0)
-    r, nearer, farther, opposite = _neighbours(camera.azimuth_deg)
+    r, nearer, farther, opposite = _neighbors(camera.azimuth_deg)
     mixed = r * embeds[2 + nearer] + (1 - r) * embeds[2 + farther]
     negatives = (nearer, farther) if opposite is None else (nearer, opposite)
     weights = perp_neg_weights(camera.azimuth_deg, strength)
@@ -117,7 +117,7 @@ def perp_neg_weights(azimuth_deg: float, strength: float = 2.0) -> tuple[float, 
     weights belong to the side prompt and the front prompt. The weight is 0 if the camera is at or near the view of the
     negative prompt.
     """
-    r, nearer, _, _ = _neighbours(azimuth_deg)
+    r, nearer, _, _ = _neighbors(azimuth_deg)
     if nearer == FRONT:
         front = 0.0 if r > 0.8 else -strength * math.exp(-FRONT_DECAY * r)
         side = 0.0 if r < 0.2 else -strength * math.exp(-SIDE_DECAY * (1 - r))
@@ -126,7 +126,7 @@ def perp_neg_weights(azimuth_deg: float, strength: float = 2.0) -> tuple[float, 
     return side, -strength
 
 
-def _neighbours(azimuth_deg: float) -> tuple[float, int, int, int | None]:
+def _neighbors(azimuth_deg: float) -> tuple[float, int, int, int | None]:
     """Return the views on either side of an azimuth, and the interpolation weight of the first view.
 
     Returns:

@@ -41,14 +41,14 @@ class SuperResolutionPrior(PixelDiffusionPrior):
         scheduler: DDIMScheduler,
         image_noising_scheduler: DDIMScheduler | None = None,
     ):
-        super().__init__(unet, scheduler, beside=3)
+        super().__init__(unet, scheduler, concat_channels=3)
         self.small_alpha_cumprod = float((image_noising_scheduler or scheduler).alphas_cumprod[NOISE_LEVEL])
 
     @property
     def image_size(self) -> int:
         return self.unet.config.sample_size or IMAGE_SIZE
 
-    def beside(self, z: Tensor, generator: torch.Generator | None) -> Tensor:
+    def concat_cond(self, z: Tensor, generator: torch.Generator | None) -> Tensor:
         # Upsample with aligned corners, as the IF pipeline does.
         small = F.interpolate(z.detach(), scale_factor=1 / SCALE, mode="bilinear", antialias=True)
         large = F.interpolate(small, z.shape[-2:], mode="bilinear", align_corners=True)

@@ -127,7 +127,7 @@ class VariationalScore:
         """
         t = int(torch.randint(len(self.prior.alphas_cumprod), (), generator=generator))
         z_t, noise = self.prior.noisy(z, t, generator)
-        prompt = replace(prompt, beside=self.prior.beside(z, generator))
+        prompt = replace(prompt, concat_cond=self.prior.concat_cond(z, generator))
         self.state.optimizer.zero_grad(set_to_none=True)
         with self._in_place(camera):
             predicted = self.prior.predict_noise(z_t, t, prompt)

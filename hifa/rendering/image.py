@@ -67,14 +67,14 @@ class Picture:
     """Rendered view with H = W. Disparity and normals are computed on first access.
 
     Args:
-        colour: `(H, W, 3)` RGB in [0, 1].
+        color: `(H, W, 3)` RGB in [0, 1].
         opacity: `(H, W)` in [0, 1].
         depth: `(H, W)` distance along the ray, world units; 0 where the ray meets nothing.
         z_variance: `(H, W)` squared world units.
         directions: `(H, W, 3)` unit world directions of the rays.
     """
 
-    colour: Tensor
+    color: Tensor
     opacity: Tensor
     depth: Tensor
     z_variance: Tensor
@@ -122,7 +122,7 @@ def picture_of(seen: RayOutput, rays: Rays, size: int) -> Picture:
     """Reshape the output of all rays of a square image to a `Picture`."""
     square = (size, size)
     return Picture(
-        colour=seen.colour.clamp(0, 1).view(*square, 3),
+        color=seen.color.clamp(0, 1).view(*square, 3),
         opacity=seen.opacity.clamp(0, 1).view(square),
         depth=seen.depth.view(square),
         z_variance=seen.z_variance.view(square),

@@ -23,7 +23,7 @@ class RayOutput:
     """Output of rendered rays. If a ray meets nothing, depth and z-variance are 0 and the color is the background.
 
     Args:
-        colour: `(n_rays, 3)` RGB in [0, 1], including the background.
+        color: `(n_rays, 3)` RGB in [0, 1], including the background.
         opacity: `(n_rays,)` sum of the weights.
         depth: `(n_rays,)` mu_z, distance along the ray, world units (equation 6).
         z_variance: `(n_rays,)` (equation 7).
@@ -33,7 +33,7 @@ class RayOutput:
             far; `(n_rays, 0)` unless `RaySampling.keep_density` is set.
     """
 
-    colour: Tensor
+    color: Tensor
     opacity: Tensor
     depth: Tensor
     z_variance: Tensor
@@ -142,7 +142,7 @@ def _fine_pass(field, rays, edges, sampling, behind, offset) -> RayOutput:
     seen = _composite(field, rays[live], z, density, features, behind[live], sampling)
     nothing = torch.zeros(len(rays), device=z.device)
     return RayOutput(
-        behind.index_copy(0, live, seen.colour),
+        behind.index_copy(0, live, seen.color),
         *(
             nothing.index_copy(0, live, value)
             for value in (seen.opacity, seen.depth, seen.z_variance, seen.z_entropy, seen.distortion)
@@ -166,15 +166,15 @@ def _composite(field, rays, z, density, features, behind, sampling) -> RayOutput
     weights = weights_from_density(edges, density * _visible(edges, density))
     # Compute colors of visible samples only: behind a surface and in empty space, most samples have no weight.
     seen = torch.nonzero(weights.detach() > NEGLIGIBLE_SHARE / z.shape[1], as_tuple=True)
-    colours = field.colour_of(features[seen], rays.directions[seen[0]])
-    colour = torch.zeros(*z.shape, 3, device=z.device).index_put(seen, colours)
+    colors = field.color_of(features[seen], rays.directions[seen[0]])
+    color = torch.zeros(*z.shape, 3, device=z.device).index_put(seen, colors)
     opacity = accumulate(weights)
     depth, z_variance = depth_moments(weights, z)
     entropy = z_entropy(weights, edges.diff()) if sampling.keep_entropy else torch.zeros_like(depth)
     distorted = distortion(weights, edges) if sampling.keep_distortion else torch.zeros_like(depth)
     kept = weights / edges.diff().clamp_min(1e-5) if sampling.keep_density else weights[:, :0]
-    colour = accumulate(weights, colour) + (1 - opacity) * behind
-    return RayOutput(colour, opacity[:, 0], depth, z_variance, entropy, distorted, kept)
+    color = accumulate(weights, color) + (1 - opacity) * behind
+    return RayOutput(color, opacity[:, 0], depth, z_variance, entropy, distorted, kept)
 
 
 @torch.no_grad()

@@ -118,7 +118,7 @@ class Viewer:
             weights = through[:, :-1] - through[:, 1:]
             shown = torch.nonzero(weights > NEGLIGIBLE_SHARE / self.n_samples, as_tuple=True)
             colors = torch.zeros(*near.shape, 3, device=z.device)
-            colors[shown] = self.field.colour_of(
+            colors[shown] = self.field.color_of(
                 features.view(*near.shape, features.shape[-1])[shown], directions[shown[0]]
             )
             color.index_add_(0, going, (weights[..., None] * colors).sum(1))

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from .files import atomically
 from .layout import MOMENTS, Spec, check_layout, layout_of, optimizer_layout
+from .migration import current_metadata, current_tensors
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -58,7 +59,7 @@ def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
                 raise NotFiniteError(f"{name} is not finite: its values range from {low:g} to {high:g}.")
 
 
-def write_atomically(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+def write_atomically(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, Any]) -> None:
     """Write tensors and JSON metadata atomically to a safetensors file.
 
     Raises:
@@ -68,7 +69,7 @@ def write_atomically(path: Path, tensors: dict[str, torch.Tensor], facts: dict[s
     partial = path.with_name(path.name + ".partial")
     contiguous = {key: value.detach().contiguous().cpu() for key, value in tensors.items()}
     check_finite(contiguous)
-    save_file(contiguous, partial, metadata={"facts": json.dumps(facts)})
+    save_file(contiguous, partial, metadata={"facts": json.dumps(metadata)})
     with open(partial, "rb") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
@@ -85,8 +86,8 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
-        facts = json.loads((file.metadata() or {})["facts"])
-    return load_file(path), facts
+        metadata = json.loads((file.metadata() or {})["facts"])
+    return current_tensors(load_file(path)), current_metadata(metadata)
 
 
 def with_prefix(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

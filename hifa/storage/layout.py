@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .migration import current_tensors
+
 
 class Spec(NamedTuple):
     """Shape and data type of a tensor.
@@ -52,12 +54,13 @@ def layout_of(tensors: Mapping[str, Tensor]) -> Layout:
 
 
 def read_layout(path: str | Path) -> Layout:
-    """Read the layout of a safetensors file from its header."""
+    """Read the layout of a safetensors file from its header, with the current tensor names."""
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-        return {name: Spec(tuple(part.get_shape()), DTYPES.get(part.get_dtype())) for name, part in slices.items()}
+        specs = {name: Spec(tuple(part.get_shape()), DTYPES.get(part.get_dtype())) for name, part in slices.items()}
+    return current_tensors(specs)
 
 
 def check_layout(found: Mapping[str, Spec], expected: Mapping[str, Spec]) -> None:

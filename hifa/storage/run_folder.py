@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .migration import current_metadata
+
 
 FILE = "run.safetensors"
 
@@ -29,12 +31,12 @@ def find_saved(folder: str | Path) -> Path:
     raise RunError(f"{str(folder)!r} holds no HiFA run (no {FILE}). Use the folder that a run was saved to.")
 
 
-def read_facts(folder: str | Path) -> dict[str, Any]:
+def read_metadata(folder: str | Path) -> dict[str, Any]:
     """Read the metadata of a saved run without its tensors: prompt, settings, step and losses."""
     from safetensors import safe_open
 
     with safe_open(Path(folder) / FILE, "np") as file:
-        return json.loads(file.metadata()["facts"])
+        return current_metadata(json.loads(file.metadata()["facts"]))
 
 
 def check_may_save(folder: str | Path) -> None:
@@ -46,8 +48,8 @@ def check_may_save(folder: str | Path) -> None:
     if not is_saved_in(folder):
         return
     try:
-        facts = read_facts(folder)
-        step, end = facts["step"], facts["config"]["num_inference_steps"]
+        metadata = read_metadata(folder)
+        step, end = metadata["step"], metadata["config"]["num_inference_steps"]
     except Exception as error:  # The classes of safetensors and json differ.
         raise RunError(
             f"{str(folder)!r} holds a run that cannot be read ({type(error).__name__}) and would be overwritten."

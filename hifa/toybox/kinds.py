@@ -12,7 +12,7 @@ import numpy as np
 from .shapes import BOX, CAPSULE, CONE, CUT, CYLINDER, ELLIPSOID, PRISM, TORUS, Part
 
 
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 Jitter = Callable[[], float]
 
 WHITE, INK, WOOD, STEEL = (0.93, 0.93, 0.91), (0.07, 0.07, 0.08), (0.50, 0.33, 0.18), (0.62, 0.65, 0.68)
@@ -29,15 +29,15 @@ def _eyes(x: float, y: float, z: float, r: float) -> list[Part]:
     return [Part(ELLIPSOID, (r, r, r), (x, side * y, z), INK) for side in (-1, 1)]
 
 
-def ball(c: Colour, j: Jitter) -> list[Part]:
+def ball(c: Color, j: Jitter) -> list[Part]:
     return [Part(ELLIPSOID, (0.7, 0.7, 0.7), (0, 0, 0), c)]
 
 
-def cube(c: Colour, j: Jitter) -> list[Part]:
+def cube(c: Color, j: Jitter) -> list[Part]:
     return [Part(BOX, (0.5, 0.5, 0.5, 0.03), (0, 0, 0), c)]
 
 
-def donut(c: Colour, j: Jitter) -> list[Part]:
+def donut(c: Color, j: Jitter) -> list[Part]:
     tube = 0.24 * j()
     return [
         Part(TORUS, (0.48, tube), (0, 0, -0.03), DOUGH),
@@ -45,7 +45,7 @@ def donut(c: Colour, j: Jitter) -> list[Part]:
     ]
 
 
-def mug(c: Colour, j: Jitter) -> list[Part]:
+def mug(c: Color, j: Jitter) -> list[Part]:
     h = 0.5 * j()
     inner = tuple(v * 0.8 for v in c)
     return [
@@ -57,7 +57,7 @@ def mug(c: Colour, j: Jitter) -> list[Part]:
     ]
 
 
-def mushroom(c: Colour, j: Jitter) -> list[Part]:
+def mushroom(c: Color, j: Jitter) -> list[Part]:
     cap = 0.42 * j()
     spots = [(0.0, 0.0), (55, 20), (55, 92), (55, 164), (55, 236), (55, 308)]
     parts = [
@@ -67,12 +67,12 @@ def mushroom(c: Colour, j: Jitter) -> list[Part]:
     ]
     for polar, azimuth in spots:
         s, a = np.sin(np.radians(polar)), np.radians(azimuth)
-        centre = (0.66 * s * np.cos(a), 0.66 * s * np.sin(a), 0.1 + cap * np.cos(np.radians(polar)))
-        parts.append(Part(ELLIPSOID, (0.12, 0.12, 0.1), centre, WHITE))
+        center = (0.66 * s * np.cos(a), 0.66 * s * np.sin(a), 0.1 + cap * np.cos(np.radians(polar)))
+        parts.append(Part(ELLIPSOID, (0.12, 0.12, 0.1), center, WHITE))
     return parts
 
 
-def chair(c: Colour, j: Jitter) -> list[Part]:
+def chair(c: Color, j: Jitter) -> list[Part]:
     back = 0.42 * j()
     legs = [Part(CYLINDER, (0.06, 0.28, 0), (sx * 0.32, sy * 0.32, -0.3), WOOD) for sx in (-1, 1) for sy in (-1, 1)]
     return [
@@ -85,13 +85,13 @@ def chair(c: Colour, j: Jitter) -> list[Part]:
     ]
 
 
-def table(c: Colour, j: Jitter) -> list[Part]:
+def table(c: Color, j: Jitter) -> list[Part]:
     h = 0.3 * j()
     legs = [Part(CYLINDER, (0.07, h, 0), (sx * 0.5, sy * 0.38, -h), WOOD) for sx in (-1, 1) for sy in (-1, 1)]
     return [Part(BOX, (0.66, 0.52, 0.07, 0.02), (0, 0, 0.03), c), *legs]
 
 
-def house(c: Colour, j: Jitter) -> list[Part]:
+def house(c: Color, j: Jitter) -> list[Part]:
     h = 0.34 * j()
     return [
         Part(BOX, (0.45, 0.45, h, 0.01), (0, 0, 0), CREAM),
@@ -103,7 +103,7 @@ def house(c: Colour, j: Jitter) -> list[Part]:
     ]
 
 
-def car(c: Colour, j: Jitter) -> list[Part]:
+def car(c: Color, j: Jitter) -> list[Part]:
     cabin = 0.16 * j()
     wheels = [
         Part(CYLINDER, (0.16, 0.07, 0.03), (sx * 0.4, sy * 0.31, -0.16), INK, turn=(90, 0, 0))
@@ -130,7 +130,7 @@ def car(c: Colour, j: Jitter) -> list[Part]:
     ]
 
 
-def rocket(c: Colour, j: Jitter) -> list[Part]:
+def rocket(c: Color, j: Jitter) -> list[Part]:
     h = 0.42 * j()
     fins = [
         Part(
@@ -149,7 +149,7 @@ def rocket(c: Colour, j: Jitter) -> list[Part]:
     ]
 
 
-def snowman(c: Colour, j: Jitter) -> list[Part]:
+def snowman(c: Color, j: Jitter) -> list[Part]:
     top = 0.2 * j()
     return [
         Part(ELLIPSOID, (0.38, 0.38, 0.36), (0, 0, -0.42), c),
@@ -164,7 +164,7 @@ def snowman(c: Colour, j: Jitter) -> list[Part]:
     ]
 
 
-def ice_cream(c: Colour, j: Jitter) -> list[Part]:
+def ice_cream(c: Color, j: Jitter) -> list[Part]:
     r = 0.4 * j()
     return [
         Part(CONE, (0.03, 0.32, 0.45), (0, 0, -0.42), DOUGH),
@@ -173,7 +173,7 @@ def ice_cream(c: Colour, j: Jitter) -> list[Part]:
     ]
 
 
-def tree(c: Colour, j: Jitter) -> list[Part]:
+def tree(c: Color, j: Jitter) -> list[Part]:
     w = j()
     return [
         Part(CYLINDER, (0.1, 0.18, 0), (0, 0, -0.62), WOOD),
@@ -183,7 +183,7 @@ def tree(c: Colour, j: Jitter) -> list[Part]:
     ]
 
 
-def duck(c: Colour, j: Jitter) -> list[Part]:
+def duck(c: Color, j: Jitter) -> list[Part]:
     head = 0.26 * j()
     return [
         Part(ELLIPSOID, (0.5, 0.36, 0.32), (-0.08, 0, -0.2), c),
@@ -195,7 +195,7 @@ def duck(c: Colour, j: Jitter) -> list[Part]:
     ]
 
 
-def teddy_bear(c: Colour, j: Jitter) -> list[Part]:
+def teddy_bear(c: Color, j: Jitter) -> list[Part]:
     head = 0.3 * j()
     parts = [
         Part(ELLIPSOID, (0.3, 0.34, 0.36), (0, 0, -0.22), c),
@@ -212,7 +212,7 @@ def teddy_bear(c: Colour, j: Jitter) -> list[Part]:
     return parts
 
 
-def bottle(c: Colour, j: Jitter) -> list[Part]:
+def bottle(c: Color, j: Jitter) -> list[Part]:
     h = 0.38 * j()
     return [
         Part(CYLINDER, (0.24, h, 0.05), (0, 0, -0.25), c),
@@ -223,7 +223,7 @@ def bottle(c: Colour, j: Jitter) -> list[Part]:
     ]
 
 
-def lamp(c: Colour, j: Jitter) -> list[Part]:
+def lamp(c: Color, j: Jitter) -> list[Part]:
     h = 0.26 * j()
     return [
         Part(CONE, (0.5, 0.24, h), (0, 0, 0.38), c),
@@ -232,7 +232,7 @@ def lamp(c: Colour, j: Jitter) -> list[Part]:
     ]
 
 
-def sailboat(c: Colour, j: Jitter) -> list[Part]:
+def sailboat(c: Color, j: Jitter) -> list[Part]:
     h = 0.5 * j()
     return [
         Part(ELLIPSOID, (0.7, 0.28, 0.3), (0, 0, -0.3), c),
@@ -245,7 +245,7 @@ def sailboat(c: Colour, j: Jitter) -> list[Part]:
     ]
 
 
-def airplane(c: Colour, j: Jitter) -> list[Part]:
+def airplane(c: Color, j: Jitter) -> list[Part]:
     span = 0.68 * j()
     return [
         Part(ELLIPSOID, (0.7, 0.19, 0.19), (0, 0, 0), c),
@@ -259,7 +259,7 @@ def airplane(c: Colour, j: Jitter) -> list[Part]:
     ]
 
 
-def umbrella(c: Colour, j: Jitter) -> list[Part]:
+def umbrella(c: Color, j: Jitter) -> list[Part]:
     h = 0.4 * j()
     return [
         Part(ELLIPSOID, (0.68, 0.68, h), (0, 0, 0.15), c),
@@ -270,7 +270,7 @@ def umbrella(c: Colour, j: Jitter) -> list[Part]:
     ]
 
 
-def sofa(c: Colour, j: Jitter) -> list[Part]:
+def sofa(c: Color, j: Jitter) -> list[Part]:
     back = 0.26 * j()
     cushion = tuple(min(1.0, v * 0.8 + 0.16) for v in c)
     return [
@@ -281,7 +281,7 @@ def sofa(c: Colour, j: Jitter) -> list[Part]:
     ]
 
 
-def rabbit(c: Colour, j: Jitter) -> list[Part]:
+def rabbit(c: Color, j: Jitter) -> list[Part]:
     ear = 0.26 * j()
     return [
         Part(ELLIPSOID, (0.38, 0.3, 0.32), (-0.1, 0, -0.3), c),
@@ -307,7 +307,7 @@ def rabbit(c: Colour, j: Jitter) -> list[Part]:
     ]
 
 
-def robot(c: Colour, j: Jitter) -> list[Part]:
+def robot(c: Color, j: Jitter) -> list[Part]:
     head = 0.2 * j()
     parts = [
         Part(BOX, (0.24, 0.34, 0.32, 0.03), (0, 0, -0.08), c),
@@ -324,7 +324,7 @@ def robot(c: Colour, j: Jitter) -> list[Part]:
     return parts
 
 
-def top_hat(c: Colour, j: Jitter) -> list[Part]:
+def top_hat(c: Color, j: Jitter) -> list[Part]:
     h = 0.36 * j()
     band = WHITE if sum(c) < 1.2 else INK
     return [
@@ -334,7 +334,7 @@ def top_hat(c: Colour, j: Jitter) -> list[Part]:
     ]
 
 
-KINDS: dict[str, Callable[[Colour, Jitter], list[Part]]] = {
+KINDS: dict[str, Callable[[Color, Jitter], list[Part]]] = {
     "ball": ball,
     "cube": cube,
     "donut": donut,

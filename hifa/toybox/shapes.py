@@ -26,16 +26,16 @@ class Part:
             radius), `CAPSULE` (radius, half-length) and `PRISM` (half-width along y at the bottom, half-height,
             half-length along x: a roof). The axis of symmetry is z.
         size: Up to four numbers as listed for the primitive, world units.
-        centre: `(3,)` position of the center.
-        colour: `(3,)` RGB in [0, 1].
+        center: `(3,)` position of the center.
+        color: `(3,)` RGB in [0, 1].
         turn: Rotation about x, then y, then z, in degrees.
         operation: `UNION` adds the part. `CUT` removes its volume from all parts listed before.
     """
 
     primitive: int
     size: tuple[float, ...]
-    centre: tuple[float, float, float]
-    colour: tuple[float, float, float]
+    center: tuple[float, float, float]
+    color: tuple[float, float, float]
     turn: tuple[float, float, float] = (0.0, 0.0, 0.0)
     operation: int = UNION
 
@@ -47,12 +47,12 @@ class Shape:
     kind: np.ndarray = field(repr=False)  # (n,) primitive
     operation: np.ndarray = field(repr=False)  # (n,)
     size: np.ndarray = field(repr=False)  # (n, 4)
-    centre: np.ndarray = field(repr=False)  # (n, 3)
+    center: np.ndarray = field(repr=False)  # (n, 3)
     rotation: np.ndarray = field(repr=False)  # (n, 3, 3) world -> part
-    colour: np.ndarray = field(repr=False)  # (n, 3)
+    color: np.ndarray = field(repr=False)  # (n, 3)
 
     def arrays(self) -> tuple[np.ndarray, ...]:
-        return self.kind, self.operation, self.size, self.centre, self.rotation, self.colour
+        return self.kind, self.operation, self.size, self.center, self.rotation, self.color
 
 
 def rotation_matrix(turn: tuple[float, float, float]) -> np.ndarray:
@@ -73,9 +73,9 @@ def pack(parts: list[Part]) -> Shape:
         kind=np.array([p.primitive for p in parts], np.int32),
         operation=np.array([p.operation for p in parts], np.int32),
         size=size,
-        centre=np.array([p.centre for p in parts], np.float32),
+        center=np.array([p.center for p in parts], np.float32),
         rotation=np.stack([rotation_matrix(p.turn).T for p in parts]).astype(np.float32),
-        colour=np.array([p.colour for p in parts], np.float32),
+        color=np.array([p.color for p in parts], np.float32),
     )
 
 
@@ -156,11 +156,11 @@ def _primitive(kind, size, x, y, z):
 
 
 @numba.njit(fastmath=True, cache=True)
-def distance(kind, operation, size, centre, rotation, x, y, z):
+def distance(kind, operation, size, center, rotation, x, y, z):
     """Return the signed distance from the point (x, y, z) to the scene, and the index of the nearest part."""
     best, nearest = 1e9, 0
     for i in range(kind.shape[0]):
-        px, py, pz = x - centre[i, 0], y - centre[i, 1], z - centre[i, 2]
+        px, py, pz = x - center[i, 0], y - center[i, 1], z - center[i, 2]
         r = rotation[i]
         d = _primitive(
             kind[i],
@@ -178,11 +178,11 @@ def distance(kind, operation, size, centre, rotation, x, y, z):
 
 
 @numba.njit(fastmath=True, cache=True)
-def distances(kind, operation, size, centre, rotation, points):
+def distances(kind, operation, size, center, rotation, points):
     """Return the signed distances `(n,)` of `points` `(n, 3)`."""
     out = np.empty(points.shape[0], np.float32)
     for i in range(points.shape[0]):
-        out[i], _ = distance(kind, operation, size, centre, rotation, points[i, 0], points[i, 1], points[i, 2])
+        out[i], _ = distance(kind, operation, size, center, rotation, points[i, 0], points[i, 1], points[i, 2])
     return out
 
 
@@ -217,7 +217,7 @@ def transform(parts: list[Part], scale: float, shift: np.ndarray) -> list[Part]:
     """Move all parts by `shift` `(3,)`, then scale them about the origin."""
     moved = []
     for p in parts:
-        centre = tuple(float(v) for v in (np.asarray(p.centre) + shift) * scale)
+        center = tuple(float(v) for v in (np.asarray(p.center) + shift) * scale)
         size = tuple(float(v) * scale for v in p.size)
-        moved.append(Part(p.primitive, size, centre, p.colour, p.turn, p.operation))
+        moved.append(Part(p.primitive, size, center, p.color, p.turn, p.operation))
     return moved

@@ -7,7 +7,7 @@ from ..view_words import VIEWS
 
 
 # sRGB in [0, 1]. The colors remain distinct under the world's shading.
-COLOURS: dict[str, tuple[float, float, float]] = {
+COLORS: dict[str, tuple[float, float, float]] = {
     "red": (0.86, 0.08, 0.08),
     "orange": (0.98, 0.50, 0.06),
     "yellow": (0.98, 0.87, 0.10),
@@ -22,7 +22,7 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "black": (0.09, 0.09, 0.10),
 }
 
-COLOUR_WORDS: dict[str, tuple[str, ...]] = {
+COLOR_WORDS: dict[str, tuple[str, ...]] = {
     "red": ("red", "crimson", "scarlet"),
     "orange": ("orange", "tangerine"),
     "yellow": ("yellow", "golden"),
@@ -117,7 +117,7 @@ def words(text: str) -> list[str]:
 def all_words() -> list[str]:
     """Return every word that captions can contain, sorted."""
     phrases = [*_FILLERS, *VIEWS]
-    for synonyms in (*COLOUR_WORDS.values(), *KIND_WORDS.values()):
+    for synonyms in (*COLOR_WORDS.values(), *KIND_WORDS.values()):
         phrases.extend(synonyms)
     return sorted({word for phrase in phrases for word in words(phrase)})
 
@@ -155,7 +155,7 @@ def explain_no_object(prompt: str) -> str:
 
 def _what_it_knows() -> str:
     return (
-        f"Objects: {', '.join(KIND_WORDS)}. Colors: {', '.join(COLOUR_WORDS)}. Pairs such as 'a red ball on a blue "
+        f"Objects: {', '.join(KIND_WORDS)}. Colors: {', '.join(COLOR_WORDS)}. Pairs such as 'a red ball on a blue "
         "cube' work, too. For other subjects, use an open-vocabulary prior on a GPU: "
         "HiFAPipeline.from_pretrained('stable-diffusion-v1-5/stable-diffusion-v1-5') in Python, --model on the "
         "command line, or another Prior in the app."

@@ -41,9 +41,9 @@ def test_a_finished_example_shows_what_it_is_and_can_be_downloaded(page, served)
     expect(progress(page)).to_contain_text(f"An example: a red mushroom, seed {mushroom.record.request.seed}")
     expect(prompt).to_have_value("a red mushroom")
     expect(page.locator("#text-seed input")).to_have_value(str(mushroom.record.request.seed))
-    expect(page.locator("#preview img.colour")).to_be_visible()
+    expect(page.locator("#preview img.color")).to_be_visible()
     expect(page.locator("#model canvas")).to_be_visible()
-    expect(page.locator("#facts")).to_contain_text(f"{mushroom.record.facts['faces']:,}")
+    expect(page.locator("#facts")).to_contain_text(f"{mushroom.record.metadata['faces']:,}")
     expect(page.locator("#facts")).to_contain_text("finished")
     expect(page.locator("#download-glb")).to_be_enabled()
     assert downloaded(page, "glb").read_bytes() == (mushroom.path / "mesh.glb").read_bytes()
@@ -108,15 +108,15 @@ def test_a_mesh_can_be_made_again_and_one_that_is_cancelled_leaves_the_old_one(p
     start_text(page, 10)
     expect(progress(page)).to_contain_text("Finished 10 steps")
     expect(page.locator("#download-run")).to_be_enabled()
-    facts, glb = page.locator("#facts").inner_text(), downloaded(page, "glb").read_bytes()
+    metadata, glb = page.locator("#facts").inner_text(), downloaded(page, "glb").read_bytes()
     page.locator("#mesh-step button").first.click()
     few, many = choose_mesh(page, 3000, 256), choose_mesh(page, 20_000, 1024)
     assert many > 3 * few
     # One that takes long, until it is given up.
-    colouring, go_on, bake = threading.Event(), threading.Event(), files.bake_texture
+    coloring, go_on, bake = threading.Event(), threading.Event(), files.bake_texture
 
     def slow(*arguments):
-        colouring.set()
+        coloring.set()
         assert go_on.wait(PATIENCE)
         return bake(*arguments)
 
@@ -125,8 +125,8 @@ def test_a_mesh_can_be_made_again_and_one_that_is_cancelled_leaves_the_old_one(p
     page.locator("#extract").click()
     expect(page.locator("#cancel-extract")).to_be_visible()
     expect(page.locator("#extract")).to_be_hidden()
-    expect(progress(page)).to_contain_text("Colouring")
-    assert colouring.is_set()
+    expect(progress(page)).to_contain_text("Coloring")
+    assert coloring.is_set()
     page.locator("#cancel-extract").click()
     expect(page.locator("#cancel-extract")).to_be_hidden()
     expect(page.locator("#extract")).to_be_visible()
@@ -134,7 +134,7 @@ def test_a_mesh_can_be_made_again_and_one_that_is_cancelled_leaves_the_old_one(p
     go_on.set()
     monkeypatch.undo()
     page.wait_for_timeout(2000)  # in which what was given up could still take the place of what is there
-    assert page.locator("#facts").inner_text() == facts
+    assert page.locator("#facts").inner_text() == metadata
     assert downloaded(page, "glb").read_bytes() == glb
     # And now to its end.
     page.locator("#extract").click()

@@ -7,7 +7,7 @@ from playwright.sync_api import expect
 
 from hifa.space.jobs import exports as files
 from hifa.space.ui.result_panel import DOWNLOADS
-from hifa.storage.run_folder import read_facts
+from hifa.storage.run_folder import read_metadata
 
 from ..space_setup import PATIENCE, TOO_MANY, AppServer, LeasedGPU, free_port, grids_as_on_a_gpu
 from .driving import canvas_pixels, downloaded, open_page, progress, run_id, serving, start_text, visit, wait_for
@@ -16,11 +16,11 @@ from .driving import canvas_pixels, downloaded, open_page, progress, run_id, ser
 def test_the_preview_switches_while_it_runs_and_stop_and_resume(page, served):
     start_text(page, TOO_MANY)
     expect(progress(page)).to_contain_text("left")
-    for mode in ("normals", "depth", "opacity", "colour"):
+    for mode in ("normals", "depth", "opacity", "color"):
         page.get_by_label(mode.capitalize(), exact=True).click()
         expect(page.locator(f"#preview img.{mode}")).to_be_visible()
         assert page.locator("#preview img:visible").count() == 1
-    # It turns. With some seeds the ball has one colour all around, but its normals always turn with it.
+    # It turns. With some seeds the ball has one color all around, but its normals always turn with it.
     before = page.locator("#preview img.normals").get_attribute("src")
     page.wait_for_function(
         "before => document.querySelector('#preview img.normals').src !== before", arg=before, timeout=5000
@@ -46,7 +46,7 @@ def test_a_reload_brings_the_run_back(page, served):
     open_page(page, page.url)
     assert run_id(page)
     expect(progress(page)).to_contain_text("The browser window was closed")
-    expect(page.locator("#preview img.colour")).to_be_visible()
+    expect(page.locator("#preview img.color")).to_be_visible()
     expect(page.locator("#history ul a").first).to_contain_text("a red mushroom")
     # From the list of own runs, which lies in this browser, without the address.
     open_page(page, served.url)
@@ -150,12 +150,12 @@ def test_resume_after_a_killed_server(browser, tiny_prior, tmp_path):
         expect(progress(page)).to_contain_text("left")
         folder = tmp_path / "runs" / run_id(page) / "run"
         deadline = time.monotonic() + PATIENCE
-        while not (folder / "run.safetensors").exists() or read_facts(folder)["step"] < 1:
+        while not (folder / "run.safetensors").exists() or read_metadata(folder)["step"] < 1:
             assert time.monotonic() < deadline
             time.sleep(0.2)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    saved = read_facts(folder)["step"]
+    saved = read_metadata(folder)["step"]
     with serving(tmp_path, tiny_prior, port):
         open_page(page, page.url)
         expect(progress(page)).to_contain_text("The server was restarted during the run")
@@ -163,7 +163,7 @@ def test_resume_after_a_killed_server(browser, tiny_prior, tmp_path):
         expect(progress(page)).to_contain_text("left")
         page.get_by_role("button", name="Stop").click()
         expect(progress(page)).to_contain_text("Stopped at step")
-        assert read_facts(folder)["step"] > saved > 0
+        assert read_metadata(folder)["step"] > saved > 0
         page.context.close()
 
 

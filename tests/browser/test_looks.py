@@ -60,21 +60,21 @@ def unfold(page: Page) -> None:
         expect(closed).to_have_count(before - 1)
 
 
-def test_the_model_stands_upright_faces_you_and_has_its_colours(browser, served):
+def test_the_model_stands_upright_faces_you_and_has_its_colors(browser, served):
     """A box that is red above and green below, with a blue left half at its front, opened as the result of a run."""
     folder = served.store.create(Request("text", "a box", "toybox", 0))
 
     def density(points):
         return 100.0 * (points.abs() < torch.tensor([0.4, 0.4, 0.6])).all(-1)
 
-    def colour(points, directions):
+    def color(points, directions):
         red, green, blue = (torch.tensor(c) for c in ((0.8, 0.15, 0.1), (0.1, 0.6, 0.15), (0.1, 0.2, 0.8)))
         x, y, z = points[:, :1], points[:, 1:2], points[:, 2:]
         return torch.where((x > 0.3) & (y < 0), blue, torch.where(z > 0, red, green))
 
-    export_mesh(folder.files / "box.glb", density, colour, 1.0, resolution=64, texture_size=256)
-    facts = {"faces": 1, "texture_size": 256, "glb_megabytes": 0.1}
-    folder.write(folder.read(), status=FINISHED, steps=1, step=1, files={"glb": "box.glb"}, facts=facts)
+    export_mesh(folder.files / "box.glb", density, color, 1.0, resolution=64, texture_size=256)
+    metadata = {"faces": 1, "texture_size": 256, "glb_megabytes": 0.1}
+    folder.write(folder.read(), status=FINISHED, steps=1, step=1, files={"glb": "box.glb"}, metadata=metadata)
     page = visit(browser, f"{served.url}/?run={folder.id}")
     pixels = canvas_pixels(page)
     height, width = pixels.shape[:2]
@@ -115,7 +115,7 @@ def test_a_phone_needs_no_sideways_scrolling_with_a_finished_run_and_everything_
     for part in parts + [f"download-{kind}" for kind in DOWNLOADS]:
         box = page.locator(f"#{part}").bounding_box()
         assert box and box["width"] and box["x"] >= 0 and box["x"] + box["width"] <= 390, (part, box)
-    assert page.locator("#facts").evaluate("facts => facts.scrollWidth <= facts.clientWidth")
+    assert page.locator("#facts").evaluate("facts => metadata.scrollWidth <= metadata.clientWidth")
     page.context.close()
 
 
@@ -144,5 +144,5 @@ def test_what_can_be_used_and_what_is_shown_has_a_name_in_every_tab(page, served
         assert page.evaluate(NAMELESS) == [], tab
     # That it sees what has none.
     nameless = "<input placeholder='a'><button data-testid='b'></button><img alt='' width=9 height=9>"
-    page.locator("#facts").evaluate("(facts, inside) => { facts.innerHTML = inside; }", nameless)
+    page.locator("#facts").evaluate("(metadata, inside) => { metadata.innerHTML = inside; }", nameless)
     assert len(page.evaluate(NAMELESS)) == 3

@@ -30,7 +30,7 @@ def test_text_to_a_downloaded_glb(page, served):
     expect(page.get_by_text("does not know the word 'xylophone'").first).to_be_visible()
     start_text(page, 20)
     began = time.monotonic()
-    expect(page.locator("#preview img.colour")).to_be_visible()
+    expect(page.locator("#preview img.color")).to_be_visible()
     assert time.monotonic() - began < 5
     expect(page.locator("#model")).to_be_hidden()  # there is no model yet
     expect(progress(page)).to_contain_text("Finished 20 steps")

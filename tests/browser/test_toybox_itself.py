@@ -26,7 +26,7 @@ def url(tmp_path_factory):
         yield server.url
 
 
-def surface_colours(glb) -> np.ndarray:
+def surface_colors(glb) -> np.ndarray:
     """`(n, 3)` in [0, 1] of a mesh's vertices, from its texture."""
     mesh = trimesh.load(glb, file_type="glb", force="mesh")
     return mesh.visual.to_color().vertex_colors[:, :3] / 255
@@ -48,12 +48,12 @@ def test_a_picture_becomes_views_and_the_views_a_mesh(browser, url, tmp_path):
     glb = downloaded(page, "glb")
     size = trimesh.load(glb, file_type="glb", force="mesh").extents
     assert size.max() / size.min() < 1.25, "a ball is as wide as it is high and deep"
-    red, green, blue = surface_colours(glb).mean(0)
+    red, green, blue = surface_colors(glb).mean(0)
     assert red > 0.4 and max(green, blue) < 0.25
     page.context.close()
 
 
-def test_a_prompt_becomes_a_mesh_of_its_colours(browser, url):
+def test_a_prompt_becomes_a_mesh_of_its_colors(browser, url):
     page = visit(browser, url)
     page.get_by_label("Prompt", exact=True).first.fill("a red mushroom")
     page.locator("#text-preset").get_by_text("Quick").click()
@@ -61,15 +61,15 @@ def test_a_prompt_becomes_a_mesh_of_its_colours(browser, url):
     expect(progress(page)).to_contain_text("Finished 192 steps")
     expect(page.locator("#turntable video")).to_be_visible()
     glb = downloaded(page, "glb")
-    mesh, colours = trimesh.load(glb, file_type="glb", force="mesh"), surface_colours(glb)
+    mesh, colors = trimesh.load(glb, file_type="glb", force="mesh"), surface_colors(glb)
     height = mesh.vertices[:, 1]
-    cap, stem = (colours[part].mean(0) for part in (height > 0.15, height < -0.25))
+    cap, stem = (colors[part].mean(0) for part in (height > 0.15, height < -0.25))
     assert cap[0] > 2 * cap[1:].max(), "the cap is red"
     assert stem.min() > 0.4 and np.ptp(stem) < 0.3, "the stem is white"
     page.context.close()
 
 
-def test_a_picture_and_a_prompt_become_a_mesh_of_the_colour_of_the_prompt(browser, url):
+def test_a_picture_and_a_prompt_become_a_mesh_of_the_color_of_the_prompt(browser, url):
     page = visit(browser, url)
     page.get_by_role("tab", name="Image-guided hallucination").click()
     page.locator("#guided-samples button").nth(SAMPLES.index("yellow duck")).click()
@@ -80,7 +80,7 @@ def test_a_picture_and_a_prompt_become_a_mesh_of_the_colour_of_the_prompt(browse
     page.get_by_role("button", name="Hallucinate").click()
     expect(progress(page)).to_contain_text("Finished 192 steps")
     expect(page.locator("#views img")).to_have_count(1)
-    red, green, blue = surface_colours(downloaded(page, "glb")).mean(0)
+    red, green, blue = surface_colors(downloaded(page, "glb")).mean(0)
     assert blue > max(red, green)
     page.context.close()
 
@@ -95,5 +95,5 @@ def test_a_first_visitor_is_told_how_long_a_run_takes_and_can_stop_it(browser, u
     page.get_by_role("button", name="Stop").click()
     expect(page.locator("#download-glb")).to_be_enabled(timeout=1000 * PATIENCE)
     assert time.monotonic() - clock < 10, "what is far from the two seconds of benchmarks.app_times"
-    assert surface_colours(downloaded(page, "glb")).shape[1] == 3
+    assert surface_colors(downloaded(page, "glb")).shape[1] == 3
     page.context.close()

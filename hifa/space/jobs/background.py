@@ -15,11 +15,11 @@ T, M = TypeVar("T"), TypeVar("M")
 SECONDS = 0.25  # polling interval
 
 
-class GivenUpError(Exception):
+class Cancelled(Exception):
     """The call was canceled, because its result is no longer needed."""
 
 
-def beside(work: Callable[[threading.Event], T], seconds: float = SECONDS) -> Generator[None, None, T]:
+def run_in_thread(work: Callable[[threading.Event], T], seconds: float = SECONDS) -> Generator[None, None, T]:
     """Run `work` in a background thread and yield until it ends.
 
     Closing this generator cancels the call: the generator sets the event that `work` received, and returns without
@@ -55,7 +55,7 @@ def saying(text: str, work: Callable[[threading.Event], T], message: Callable[[s
 
     Args:
         text: Description of the work.
-        work: See `beside`.
+        work: See `run_in_thread`.
         message: Function that converts a text to the message to yield.
 
     Yields:
@@ -66,7 +66,7 @@ def saying(text: str, work: Callable[[threading.Event], T], message: Callable[[s
     """
     began = time.monotonic()
     yield message(text)
-    with contextlib.closing(beside(work)) as call:
+    with contextlib.closing(run_in_thread(work)) as call:
         while True:
             try:
                 next(call)
@@ -85,11 +85,11 @@ def halves(seconds: float) -> str:
 
 
 def until_given_up(function: Callable[..., T], given_up: threading.Event) -> Callable[..., T]:
-    """Wrap `function` so that calls raise `GivenUpError` once `given_up` is set."""
+    """Wrap `function` so that calls raise `Cancelled` once `given_up` is set."""
 
     def watched(*arguments: Any) -> T:
         if given_up.is_set():
-            raise GivenUpError
+            raise Cancelled
         return function(*arguments)
 
     return watched

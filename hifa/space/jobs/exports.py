@@ -115,7 +115,7 @@ def missing(folder: RunFolder, record: Record) -> tuple[str, ...]:
 
 def are_drafts(record: Record) -> bool:
     """Return whether mesh and turntable are drafts, exported with smaller options than for a finished run."""
-    return bool(record.facts.get("draft"))
+    return bool(record.metadata.get("draft"))
 
 
 def to_make(folder: RunFolder, record: Record, full: bool) -> tuple[str, ...]:
@@ -124,7 +124,7 @@ def to_make(folder: RunFolder, record: Record, full: bool) -> tuple[str, ...]:
     return tuple(kind for kind in KINDS if kind in wanted or (full and are_drafts(record) and kind in SEEN_KINDS))
 
 
-class Making(NamedTuple):
+class ExportProgress(NamedTuple):
     """Progress of an export.
 
     Args:
@@ -138,7 +138,7 @@ class Making(NamedTuple):
     share: float = 0.0
 
 
-def make_missing(folder: RunFolder, record: Record, full: bool) -> Iterator[Making]:
+def make_missing(folder: RunFolder, record: Record, full: bool) -> Iterator[ExportProgress]:
     """Export the files that `to_make` returns, the mesh first.
 
     A file that cannot be made does not stop the export of the remaining files. The reason is written to
@@ -156,8 +156,8 @@ def make_missing(folder: RunFolder, record: Record, full: bool) -> Iterator[Maki
     if set(wanted) & set(MESH_KINDS):
         try:
             for text, record, _ in make_mesh(folder, record, MESH if full else STOPPED_MESH):
-                yield Making(text or "Making the turntable", record)
-            record = folder.write(record, facts=record.facts | {"draft": not full})
+                yield ExportProgress(text or "Making the turntable", record)
+            record = folder.write(record, metadata=record.metadata | {"draft": not full})
         except EmptyFieldError:
             # Keep files of an earlier step. Mark missing files as done, because a retry at this step fails again.
             nothing = {kind: record.step for kind in SEEN_KINDS if kind not in record.files}
@@ -173,7 +173,7 @@ def make_missing(folder: RunFolder, record: Record, full: bool) -> Iterator[Maki
         except Exception as error:
             problems.append(_failure("The turntable", error))
     if {"asset", "run"} & set(wanted):
-        yield Making("Packing", record)
+        yield ExportProgress("Packing", record)
     for kind, pack in (("asset", pack_asset), ("run", pack_run)):
         if kind in wanted:
             try:
@@ -182,7 +182,7 @@ def make_missing(folder: RunFolder, record: Record, full: bool) -> Iterator[Maki
                 problems.append(_failure(f"The zip of the {kind}", error))
     if problems:
         record = folder.write(record, problem=" ".join(problems))
-    yield Making("", record)
+    yield ExportProgress("", record)
 
 
 def _failure(what: str, error: Exception) -> str:
@@ -192,7 +192,7 @@ def _failure(what: str, error: Exception) -> str:
     return f"{what} could not be made: {reason}"
 
 
-def make_mesh(folder: RunFolder, record: Record, options: MeshOptions) -> Iterator[Making]:
+def make_mesh(folder: RunFolder, record: Record, options: MeshOptions) -> Iterator[ExportProgress]:
     """Export the mesh of a saved run as GLB, OBJ and PLY.
 
     Closing the generator early keeps the previous three files. If texturing fails and the run has no GLB, the
@@ -209,25 +209,25 @@ def make_mesh(folder: RunFolder, record: Record, options: MeshOptions) -> Iterat
     Raises:
         EmptyFieldError: If the field has no surface yet.
     """
-    yield Making("Reading the run", record)
+    yield ExportProgress("Reading the run", record)
     asset = HiFARun.load(folder.run).asset()
     name = plain_name(record)
     place = _new_mesh_folder(folder, record)
 
-    searched, painted = Asked((options.resolution + 1) ** 3), Asked(options.texture_size**2)
+    searched, painted = QueryCounter((options.resolution + 1) ** 3), QueryCounter(options.texture_size**2)
 
-    def telling(text: str) -> Making:
-        return Making(text, record, 0.4 * searched.share + 0.6 * painted.share)
+    def telling(text: str) -> ExportProgress:
+        return ExportProgress(text, record, 0.4 * searched.share + 0.6 * painted.share)
 
     def find(given_up: threading.Event):
         density = searched.counted(until_given_up(asset.density, given_up))
-        colour, bound = until_given_up(asset.colour, given_up), asset.radiance_field.bound
-        return extract_mesh(density, colour, bound, resolution=options.resolution, max_faces=options.max_faces)
+        color, bound = until_given_up(asset.color, given_up), asset.radiance_field.bound
+        return extract_mesh(density, color, bound, resolution=options.resolution, max_faces=options.max_faces)
 
-    def colour_and_write(given_up: threading.Event) -> TexturedMesh:
-        colour = painted.counted(until_given_up(asset.colour, given_up))
+    def color_and_write(given_up: threading.Event) -> TexturedMesh:
+        color = painted.counted(until_given_up(asset.color, given_up))
         write_ply(place / f"{name}.ply", mesh)  # first, because texturing may fail
-        textured = bake_texture(mesh, colour, options.texture_size)
+        textured = bake_texture(mesh, color, options.texture_size)
         write_glb(place / f"{name}.glb", textured)
         write_obj_zip(place / f"{name}-obj.zip", textured)
         return textured
@@ -235,7 +235,7 @@ def make_mesh(folder: RunFolder, record: Record, options: MeshOptions) -> Iterat
     mesh = yield from saying("Finding the surface", find, telling)
     names = {"glb": f"{name}.glb", "obj": f"{name}-obj.zip", "ply": f"{name}.ply"}
     try:
-        textured = yield from saying(f"Colouring {len(mesh.faces):,} faces", colour_and_write, telling)
+        textured = yield from saying(f"Coloring {len(mesh.faces):,} faces", color_and_write, telling)
     except Exception:
         if "glb" not in record.files and (place / names["ply"]).is_file():  # A PLY is better than no mesh.
             ply = {"ply": f"{place.name}/{names['ply']}"}
@@ -244,13 +244,13 @@ def make_mesh(folder: RunFolder, record: Record, options: MeshOptions) -> Iterat
     record = folder.write(
         record,
         files=record.files | {kind: f"{place.name}/{names[kind]}" for kind in MESH_KINDS},
-        facts=record.facts | mesh_facts(place / names["glb"], textured),
+        metadata=record.metadata | mesh_metadata(place / names["glb"], textured),
         made_at=record.made_at | dict.fromkeys(MESH_KINDS, record.step),
     )
-    yield Making("", record, 1.0)
+    yield ExportProgress("", record, 1.0)
 
 
-class Asked:
+class QueryCounter:
     """Counter of the points at which wrapped functions are evaluated, for a progress bar.
 
     Args:
@@ -283,7 +283,7 @@ def _new_mesh_folder(folder: RunFolder, record: Record) -> Path:
     return place
 
 
-def mesh_facts(glb: Path, textured: TexturedMesh) -> dict[str, float]:
+def mesh_metadata(glb: Path, textured: TexturedMesh) -> dict[str, float]:
     return {
         "faces": len(textured.faces),
         "vertices": len(textured.mesh.vertices),
@@ -292,7 +292,9 @@ def mesh_facts(glb: Path, textured: TexturedMesh) -> dict[str, float]:
     }
 
 
-def make_turntable(folder: RunFolder, record: Record, options: TurntableOptions) -> Generator[Making, None, Record]:
+def make_turntable(
+    folder: RunFolder, record: Record, options: TurntableOptions
+) -> Generator[ExportProgress, None, Record]:
     """Export the turntable of a saved run as MP4.
 
     Closing the generator early keeps the previous file.
@@ -317,7 +319,7 @@ def make_turntable(folder: RunFolder, record: Record, options: TurntableOptions)
             asset.render = until_given_up(asset.render, given_up)
             asset.export_video(path, options.num_frames, options.size, options.fps)
 
-        yield from saying("Making the turntable", film, lambda text: Making(text, record))
+        yield from saying("Making the turntable", film, lambda text: ExportProgress(text, record))
         path.replace(folder.files / name)
     return _made(folder, record, "mp4", name)
 

@@ -26,9 +26,9 @@ from ...pictures import prepare_picture
 from ...pipeline_hifa import HiFAPipeline
 from ...storage.checkpoint import write_text_atomically
 from ...storage.run_folder import RunError
-from .background import GivenUpError, halves, saying
+from .background import Cancelled, halves, saying
 from .errors import explain
-from .models import PriorShelf
+from .models import ModelCache
 from .previews import snapshot
 from .run_store import PICTURE, PREVIEWS, RunFolder
 from .view_sheets import Sheets
@@ -57,7 +57,7 @@ class LeaseTask:
 
 
 @dataclass(frozen=True)
-class News:
+class Progress:
     """Progress message of a lease. The object must stay small, because it is pickled.
 
     Args:
@@ -83,7 +83,7 @@ class News:
     end: str = ""
 
 
-Lease = Callable[[LeaseTask], Iterator[News]]
+Lease = Callable[[LeaseTask], Iterator[Progress]]
 
 
 def seconds_asked(task: LeaseTask) -> int:
@@ -111,12 +111,12 @@ class Models:
     """Models that the leases use.
 
     Args:
-        shelf: Cache of the priors.
+        model_cache: Cache of the priors.
         load_multiview: Function that loads the multi-view model. It is called once, on first use.
     """
 
-    def __init__(self, shelf: PriorShelf, load_multiview: Callable[[], SyncDreamerPipeline]):
-        self.shelf = shelf
+    def __init__(self, model_cache: ModelCache, load_multiview: Callable[[], SyncDreamerPipeline]):
+        self.model_cache = model_cache
         # All callers share the hooks and timesteps of the model. The lock gives one background thread at a time
         # exclusive access. A canceled thread keeps the lock until the thread ends.
         self.making_views, self._loading = threading.Lock(), threading.Lock()
@@ -125,7 +125,7 @@ class Models:
     def multiview(self) -> SyncDreamerPipeline:
         with self._loading:
             if self._multiview is None:
-                self._multiview = self._load().to(self.shelf.device)
+                self._multiview = self._load().to(self.model_cache.device)
             return self._multiview
 
 
@@ -135,30 +135,30 @@ def make_lease(models: Models) -> Lease:
     Errors do not propagate from the generator. The last message reports the error, with `end` set to `FAILED`.
     """
 
-    def lease(task: LeaseTask) -> Iterator[News]:
+    def lease(task: LeaseTask) -> Iterator[Progress]:
         deadline = math.inf if task.seconds is None else time.monotonic() + task.seconds - RESERVE
         folder = RunFolder(Path(task.folder))
         try:
             prior = folder.read().request.prior
-            pipe = yield from saying("Getting the models ready", lambda _: models.shelf.get(prior), telling)
+            pipe = yield from saying("Getting the models ready", lambda _: models.model_cache.get(prior), telling)
             if not folder.started:
                 end = yield from begin(models, pipe, folder, deadline)
                 if end:
-                    yield News(end=end)
+                    yield Progress(end=end)
                     return
-            run = HiFARun.load(folder.run, models.shelf.device)
-            yield from optimise(pipe, run, folder, deadline)
+            run = HiFARun.load(folder.run, models.model_cache.device)
+            yield from optimize(pipe, run, folder, deadline)
         except Exception as error:  # Report every error as text, because the exception may not be picklable.
-            yield News(text=explain(error), end=FAILED)
+            yield Progress(text=explain(error), end=FAILED)
 
     return lease
 
 
-def telling(text: str) -> News:
-    return News(text=f"{text} …")
+def telling(text: str) -> Progress:
+    return Progress(text=f"{text} …")
 
 
-def begin(models: Models, pipe: HiFAPipeline, folder: RunFolder, deadline: float) -> Generator[News, None, str]:
+def begin(models: Models, pipe: HiFAPipeline, folder: RunFolder, deadline: float) -> Generator[Progress, None, str]:
     """Generate missing views if the run has a picture, then create and save the run at step 0.
 
     Args:
@@ -190,7 +190,7 @@ def begin(models: Models, pipe: HiFAPipeline, folder: RunFolder, deadline: float
         views = sheets.best()  # An uploaded sheet counts as hallucinated too: such views always come from a model.
 
     def start(_: threading.Event) -> HiFARun:
-        with models.shelf.tokenizing:
+        with models.model_cache.tokenizing:
             return pipe.start(
                 request.prompt or None, request.negative_prompt, views=views, hallucinated=True, seed=request.seed,
                 **request.settings,
@@ -202,7 +202,7 @@ def begin(models: Models, pipe: HiFAPipeline, folder: RunFolder, deadline: float
     return ""
 
 
-def make_sheet(models: Models, folder: RunFolder, seed: int, deadline: float) -> Generator[News, None, str]:
+def make_sheet(models: Models, folder: RunFolder, seed: int, deadline: float) -> Generator[Progress, None, str]:
     """Hallucinate the views of one seed.
 
     Args:
@@ -240,7 +240,7 @@ def make_sheet(models: Models, folder: RunFolder, seed: int, deadline: float) ->
             try:
                 done = told.get(timeout=NEWS_SECONDS)
             except queue.Empty:
-                yield News(text=f"{text}, {halves(time.monotonic() - began)}", share=step / steps)
+                yield Progress(text=f"{text}, {halves(time.monotonic() - began)}", share=step / steps)
                 continue
             if done is None:
                 return ""
@@ -248,7 +248,7 @@ def make_sheet(models: Models, folder: RunFolder, seed: int, deadline: float) ->
                 raise done
             step, steps = done
             text = f"Views of seed {seed}: denoising step {step} of {steps}"
-            yield News(text=text, share=step / steps)
+            yield Progress(text=text, share=step / steps)
     finally:
         given_up.set()
 
@@ -272,7 +272,7 @@ def _make_sheet(
         tell: Callback that receives the number of completed steps and the total number of steps.
 
     Raises:
-        GivenUpError: If the call was canceled before the last step.
+        Cancelled: If the call was canceled before the last step.
     """
     sheets, request, side = Sheets(folder.path), folder.read().request, multiview.image_size
     if given_up.is_set() or not sheets.missing((seed,)):  # a canceled call may have made the sheet
@@ -282,7 +282,7 @@ def _make_sheet(
 
     def watch(pipe: SyncDreamerPipeline, step: int, timestep: int, tensors: dict) -> dict:
         if given_up.is_set() and step + 1 < pipe.num_timesteps:
-            raise GivenUpError
+            raise Cancelled
         tell((step + 1, pipe.num_timesteps))
         return {}
 
@@ -295,7 +295,7 @@ def _make_sheet(
         sheets.add(seed, sheet(images), found.score)
 
 
-def optimise(pipe: HiFAPipeline, run: HiFARun, folder: RunFolder, deadline: float) -> Iterator[News]:
+def optimize(pipe: HiFAPipeline, run: HiFARun, folder: RunFolder, deadline: float) -> Iterator[Progress]:
     """Advance a run until it is finished, Stop is requested or the deadline is near.
 
     The run is saved every few seconds and at the end, also after an error or when the generator is closed.
@@ -368,9 +368,9 @@ def look(run: HiFARun, folder: RunFolder, azimuth_deg: float) -> dict[str, str]:
     return previews
 
 
-def news_of(run: HiFARun, times: deque[float], previews: dict[str, str], end: str = "") -> News:
+def news_of(run: HiFARun, times: deque[float], previews: dict[str, str], end: str = "") -> Progress:
     step_seconds = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 2 else None
-    return News(
+    return Progress(
         text=run.note, step=run.step, steps=run.config.num_inference_steps,
         loss=run.losses[-1]["loss"] if run.losses else None, seconds=run.seconds, step_seconds=step_seconds,
         previews=previews, end=end,

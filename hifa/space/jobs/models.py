@@ -42,7 +42,7 @@ class Prior:
 
     Args:
         key: Identifier in requests.
-        name, needs, licence, licence_url: Display texts.
+        name, needs, license, license_url: Display texts.
         model: Folder or Hub id.
         needs_gpu: Whether the prior requires a GPU.
         presets: Presets of the prior. The second preset is the default.
@@ -52,8 +52,8 @@ class Prior:
     name: str
     model: str | Path
     needs: str
-    licence: str
-    licence_url: str
+    license: str
+    license_url: str
     needs_gpu: bool
     presets: tuple[Preset, ...]
 
@@ -90,7 +90,7 @@ PRIORS = (
 )  # fmt: skip
 
 
-class PriorShelf:
+class ModelCache:
     """A cache of priors. Each prior is loaded when it is first needed. Loading one prior does not block another prior.
 
     Args:

@@ -13,7 +13,7 @@ from ...optimization.run import HiFARun
 from ...rendering.image import render_picture
 
 
-MODES = ("colour", "normals", "depth", "opacity")
+MODES = ("color", "normals", "depth", "opacity")
 
 
 def snapshot(run: HiFARun, azimuth_deg: float, size: int = 96) -> dict[str, str]:
@@ -31,7 +31,7 @@ def snapshot(run: HiFARun, azimuth_deg: float, size: int = 96) -> dict[str, str]
     picture = render_picture(run.radiance_field, run.front_camera(azimuth_deg), size, run.sampling, background)
     opacity = picture.opacity.cpu().numpy()
     pictures = {
-        "colour": picture.colour.cpu().numpy(),
+        "color": picture.color.cpu().numpy(),
         "normals": normal_to_rgb(picture.normals.cpu().numpy(), opacity),
         "depth": depth_to_rgb(picture.depth.cpu().numpy(), opacity),
         "opacity": np.repeat(opacity[..., None], 3, -1),

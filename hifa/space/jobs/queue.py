@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 
 
-class Line:
+class RunQueue:
     """Queue of run ids in order of arrival. The first run is executed, and the remaining runs wait."""
 
     def __init__(self):

@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ...storage import migration
 from ...storage.checkpoint import write_text_atomically
 from ...storage.run_folder import is_saved_in
 from .upload_cache import Served, folder_for
@@ -94,7 +95,7 @@ class Record:
         created, touched: Unix times of the creation and of the last write.
         files: Paths in `files/` by kind: `glb`, `obj`, `ply`, `mp4`, `asset`, `run`.
         made_at: Step of the run at which each kind of file was made, or could not be made without a surface.
-        facts: Metadata of the mesh and the files, for the user.
+        metadata: Metadata of the mesh and the files, for the user.
     """
 
     request: Request
@@ -109,7 +110,7 @@ class Record:
     touched: float = field(default_factory=time.time)
     files: dict[str, str] = field(default_factory=dict)
     made_at: dict[str, int] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 class RunFolder:
@@ -149,10 +150,11 @@ class RunFolder:
             UnknownRunError: If the record is missing or damaged.
         """
         try:
-            facts = json.loads((self.path / RECORD).read_text())
-            request = facts.pop("request")
+            values = migration.renamed(json.loads((self.path / RECORD).read_text("utf-8")), migration.RECORD)
+            request = values.pop("request")
             request["view_seeds"] = tuple(request["view_seeds"])
-            return Record(Request(**request), **facts)
+            request["settings"] = migration.renamed(request["settings"], migration.SETTINGS)
+            return Record(Request(**request), **values)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UnknownRunError(
                 f"The record of this run is missing or damaged ({type(error).__name__}). Start a new run."
@@ -167,7 +169,7 @@ class RunFolder:
     def previews(self) -> dict[str, str]:
         """Return the latest preview pictures as data URIs by mode; empty before the first preview."""
         try:
-            return json.loads((self.path / PREVIEWS).read_text())
+            return migration.renamed(json.loads((self.path / PREVIEWS).read_text("utf-8")), migration.PREVIEWS)
         except (OSError, ValueError):
             return {}
 

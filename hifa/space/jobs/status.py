@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from .exports import existing, missing
-from .gpu_lease import News
+from .gpu_lease import Progress
 from .run_store import FAILED, FINISHED, PAUSED, RUNNING, STOPPED, WAITING, Record, RunFolder
 from .step_times import clock
 from .view_sheets import Sheets
 
 
 @dataclass(frozen=True)
-class Shown:
+class RunStatus:
     """State of a run at one moment.
 
     Args:
@@ -54,7 +54,7 @@ class Shown:
             "run_id": self.run_id, "status": record.status, "text": self.text, "message": record.message,
             "step": record.step, "steps": record.steps, "loss": record.loss, "elapsed": round(record.seconds, 1),
             "left": None if self.left is None else round(self.left, 1), "seed": record.request.seed,
-            "prior": record.request.prior, **record.facts,
+            "prior": record.request.prior, **record.metadata,
         }  # fmt: skip
 
 
@@ -62,25 +62,25 @@ def views_of(folder: RunFolder, record: Record) -> tuple[tuple[Path, str], ...]:
     return () if record.request.kind == "text" else tuple(Sheets(folder.path).pictures())
 
 
-def progress(folder: RunFolder, record: Record, news: News) -> Shown:
+def progress(folder: RunFolder, record: Record, news: Progress) -> RunStatus:
     """Return the state of a run during a lease."""
     left = None if news.step_seconds is None else news.step_seconds * (news.steps - news.step)
     if not news.steps:
         share, views = news.share, views_of(folder, record)
-        return Shown(folder.id, record, news.text, share, None, news.previews or {}, {}, views, working=True)
+        return RunStatus(folder.id, record, news.text, share, None, news.previews or {}, {}, views, working=True)
     text = f"Step {news.step:,} of {news.steps:,}"
     if news.loss is not None:
         text += f" · loss {news.loss:.3f} · {clock(news.seconds)}"
     if left is not None:
         text += f" · about {clock(left)} left"
     share, views = news.step / news.steps, views_of(folder, record)
-    return Shown(folder.id, record, text, share, left, news.previews or {}, {}, views, working=True)
+    return RunStatus(folder.id, record, text, share, left, news.previews or {}, {}, views, working=True)
 
 
-def waiting(folder: RunFolder, record: Record, text: str) -> Shown:
+def waiting(folder: RunFolder, record: Record, text: str) -> RunStatus:
     """Return the state of a run in the queue."""
     views = views_of(folder, record)
-    return Shown(folder.id, record, text, 0.0, None, folder.previews(), {}, views, working=True)
+    return RunStatus(folder.id, record, text, 0.0, None, folder.previews(), {}, views, working=True)
 
 
 def shown(
@@ -91,17 +91,17 @@ def shown(
     working: bool = False,
     exporting: bool = False,
     making: bool = False,
-) -> Shown:
+) -> RunStatus:
     """Return the state of a run that is not in a lease.
 
     Args:
         folder: Folder of the run.
         record: Record of the run.
         text: Current activity; empty for an idle run.
-        working, exporting, making: See `Shown`.
+        working, exporting, making: See `RunStatus`.
     """
     share = record.step / record.steps if record.steps else float(record.status == FINISHED)
-    return Shown(
+    return RunStatus(
         folder.id, record, text or done(record), share, None, folder.previews(), existing(folder, record),
         views_of(folder, record), working, exporting, making, not text, missing(folder, record),
     )  # fmt: skip

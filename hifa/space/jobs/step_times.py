@@ -46,7 +46,7 @@ class Timings:
 
     def _read(self) -> dict[str, float]:
         try:
-            return json.loads(self.path.read_text())
+            return json.loads(self.path.read_text("utf-8"))
         except (OSError, ValueError):
             return {}
 

@@ -77,10 +77,10 @@ def make_private(folder: Path) -> None:
 def is_own(folder: Path) -> bool:
     """Return whether `folder` is a folder of this user and not a link."""
     try:
-        facts = os.lstat(folder)
+        metadata = os.lstat(folder)
     except OSError:
         return False
-    return stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid()
+    return stat.S_ISDIR(metadata.st_mode) and metadata.st_uid == os.getuid()
 
 
 class Served:
@@ -111,12 +111,12 @@ class Served:
         files, now = [], time.time()
         for path in self.path.rglob("*"):
             with contextlib.suppress(OSError):  # Gradio deletes files too, and folders may not be empty
-                facts = path.lstat()
+                metadata = path.lstat()
                 # A copy inherits the modification time of its original, but has a change time of its own.
-                old = now - facts.st_ctime >= self.young
-                if stat.S_ISREG(facts.st_mode) and path not in self.kept:
-                    files.append((facts.st_ctime, facts.st_size, old, path))
-                elif stat.S_ISDIR(facts.st_mode) and old:
+                old = now - metadata.st_ctime >= self.young
+                if stat.S_ISREG(metadata.st_mode) and path not in self.kept:
+                    files.append((metadata.st_ctime, metadata.st_size, old, path))
+                elif stat.S_ISDIR(metadata.st_mode) and old:
                     path.rmdir()
         total, removed = sum(size for _, size, _, _ in files), []
         for _, size, old, path in sorted(files):

@@ -36,7 +36,7 @@ class Sheets:
     def scores(self) -> dict[int, float]:
         """Return the scores of the generated sheets by seed, best first; see `multiview.selection`."""
         try:
-            scores = json.loads((self.path / MADE / SCORES).read_text())
+            scores = json.loads((self.path / MADE / SCORES).read_text("utf-8"))
         except FileNotFoundError:
             return {}
         return {int(seed): score for seed, score in sorted(scores.items(), key=lambda item: -item[1])}

@@ -7,16 +7,16 @@ from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import replace
 
 from ...export import EmptyFieldError
-from ...storage.run_folder import read_facts
+from ...storage.run_folder import read_metadata
 from . import exports as files
 from . import gpu_lease as lease
 from .errors import explain
 from .exports import MeshOptions
-from .gpu_lease import Lease, LeaseTask, News, lease_seconds
+from .gpu_lease import Lease, LeaseTask, Progress, lease_seconds
 from .memory import give_back
-from .queue import Line, place_text
+from .queue import RunQueue, place_text
 from .run_store import FAILED, FINISHED, PAUSED, RUNNING, STOPPED, WAITING, Record, RunFolder, RunStore
-from .status import Shown, done, progress, shown, waiting
+from .status import RunStatus, done, progress, shown, waiting
 from .step_times import Timings, work_key
 from .view_sheets import Sheets
 
@@ -41,9 +41,9 @@ class Worker:
     def __init__(self, store: RunStore, lease: Lease, limited: bool, timings: Timings, export_in_turn: bool = True):
         self.store, self.lease, self.limited, self.timings = store, lease, limited, timings
         self.export_in_turn = export_in_turn
-        self.line = Line()
+        self.line = RunQueue()
 
-    def advance(self, folder: RunFolder) -> Iterator[Shown]:
+    def advance(self, folder: RunFolder) -> Iterator[RunStatus]:
         """Wait in the queue, optimize until the run is finished, stopped or paused, then export the files.
 
         No work is lost. If the caller closes the generator, an error occurs or a lease ends, the run can be resumed.
@@ -62,19 +62,19 @@ class Worker:
                 while (before := self.line.before(folder.id)) and not folder.stop_requested:
                     yield waiting(folder, record, place_text(before))
                     time.sleep(WAIT_SECONDS)
-                record = yield from self._optimise(folder, record)
+                record = yield from self._optimize(folder, record)
                 if self.export_in_turn:
                     yield from self._end(folder, record)
             if not self.export_in_turn:
                 yield from self._end(folder, record)
 
-    def _end(self, folder: RunFolder, record: Record) -> Iterator[Shown]:
+    def _end(self, folder: RunFolder, record: Record) -> Iterator[RunStatus]:
         if record.status in (STOPPED, FINISHED):
             yield from self._export(folder, record)
         else:
             yield shown(folder, record)
 
-    def _optimise(self, folder: RunFolder, record: Record) -> Generator[Shown, None, Record]:
+    def _optimize(self, folder: RunFolder, record: Record) -> Generator[RunStatus, None, Record]:
         """Execute the leases of a run, and return the record with the outcome."""
         record = folder.write(record, status=RUNNING)
         try:
@@ -92,14 +92,14 @@ class Worker:
             raise
         return record
 
-    def _leases(self, folder: RunFolder, record: Record) -> Iterator[tuple[Record, News]]:
+    def _leases(self, folder: RunFolder, record: Record) -> Iterator[tuple[Record, Progress]]:
         """Execute leases until no further lease is needed. The last record contains the reason."""
         if folder.stop_requested:
             message = "" if folder.started else "Stopped before the first step."
-            yield folder.write(record, status=STOPPED, message=message), News(end=STOPPED)
+            yield folder.write(record, status=STOPPED, message=message), Progress(end=STOPPED)
             return
-        news, previews, setup = News(step=record.step, steps=record.steps), folder.previews(), 0.0
-        first, optimising = news.step, 0.0  # first step of this call, and seconds of its steps
+        news, previews, setup = Progress(step=record.step, steps=record.steps), folder.previews(), 0.0
+        first, optimizing = news.step, 0.0  # first step of this call, and seconds of its steps
         stuck = False
         while True:
             asked = None
@@ -123,17 +123,17 @@ class Worker:
             except Exception as error:  # exhausted quota, full queue or abort: pause the run
                 message = explain(error)
             setup = setup or time.monotonic() - began
-            optimising += time.monotonic() - began - setup
+            optimizing += time.monotonic() - began - setup
             # Steps get longer because renders grow. The mean of a few first steps would underestimate the rest.
             if news.end and news.step - first > news.steps / 2:
-                self.timings.note(key_of(record), optimising / (news.step - first), setup)
+                self.timings.note(key_of(record), optimizing / (news.step - first), setup)
             was_stuck, stuck = stuck, _reached(folder, news) == before
             ended = self._ended(folder, record, news, message, stuck and (was_stuck or news.steps > 0))
             if ended is not None:
                 yield ended, replace(news, previews=previews)
                 return
 
-    def _ended(self, folder: RunFolder, record: Record, news: News, message: str, hopeless: bool) -> Record | None:
+    def _ended(self, folder: RunFolder, record: Record, news: Progress, message: str, hopeless: bool) -> Record | None:
         """Write and return the final record of a run that needs no further lease; otherwise return `None`.
 
         Args:
@@ -162,7 +162,7 @@ class Worker:
             )
         return None
 
-    def make_files(self, folder: RunFolder) -> Iterator[Shown]:
+    def make_files(self, folder: RunFolder) -> Iterator[RunStatus]:
         """Make the missing files of a run at its current step, and replace drafts by files in full quality.
 
         Raises:
@@ -171,7 +171,7 @@ class Worker:
         with folder.locked():
             yield from self._export(folder, current(folder, folder.read(), held=True), full=True)
 
-    def _export(self, folder: RunFolder, record: Record, full: bool = False) -> Iterator[Shown]:
+    def _export(self, folder: RunFolder, record: Record, full: bool = False) -> Iterator[RunStatus]:
         """Make the missing files, unless the user postpones them. The caller holds the lock of the run.
 
         Args:
@@ -196,7 +196,7 @@ class Worker:
                 record = folder.write(record, problem=explain(error))
         yield shown(folder, record)
 
-    def remake_mesh(self, folder: RunFolder, options: MeshOptions) -> Iterator[Shown]:
+    def remake_mesh(self, folder: RunFolder, options: MeshOptions) -> Iterator[RunStatus]:
         """Extract the mesh of a run again with other options. If the generator is closed early, the old mesh is kept.
 
         Raises:
@@ -214,7 +214,7 @@ class Worker:
             except EmptyFieldError as error:
                 raise ValueError("There is no surface yet. Resume the run, or start a run with more steps.") from error
 
-    def look(self, folder: RunFolder) -> Shown:
+    def look(self, folder: RunFolder) -> RunStatus:
         """Return the state of a run without changing the run, even while another window works on it."""
         if not folder.busy:
             return shown(folder, current(folder, folder.read(), held=False))
@@ -222,7 +222,7 @@ class Worker:
         text = place_text(before) if before else "This run is in progress in another window …"
         return shown(folder, record, text, working=True)
 
-    async def follow(self, folder: RunFolder, seconds: float = 1.0) -> AsyncIterator[Shown]:
+    async def follow(self, folder: RunFolder, seconds: float = 1.0) -> AsyncIterator[RunStatus]:
         """Yield the state of a run until no work on the run is in progress. Waiting does not block a thread.
 
         Args:
@@ -265,19 +265,19 @@ def _with_saved_step(folder: RunFolder, record: Record) -> Record:
     """Return the record with step, loss and time of the saved run, from which the run is resumed."""
     if not folder.started:
         return record
-    saved = read_facts(folder.run)
+    saved = read_metadata(folder.run)
     return replace(
         record, step=saved["step"], steps=saved["config"]["num_inference_steps"], seconds=saved["seconds"],
         loss=saved["losses"][-1]["loss"] if saved["losses"] else None,
     )  # fmt: skip
 
 
-def _reached(folder: RunFolder, news: News) -> tuple[int, int]:
+def _reached(folder: RunFolder, news: Progress) -> tuple[int, int]:
     """Return the progress of a run: the number of generated sheets and the number of steps."""
     return len(Sheets(folder.path).scores()), news.step
 
 
-def _taken_in(record: Record, news: News) -> Record:
+def _taken_in(record: Record, news: Progress) -> Record:
     if not news.steps:
         return record
     return replace(record, step=news.step, steps=news.steps, loss=news.loss, seconds=news.seconds)

@@ -11,9 +11,9 @@ import gradio as gr
 from ..jobs.exports import MeshOptions
 from ..jobs.models import RECONSTRUCTION_PRESETS
 from ..jobs.run_store import RunFolder
-from ..jobs.status import Shown, shown
+from ..jobs.status import RunStatus, shown
 from ..jobs.worker import Worker, current
-from .requests import Actions, Guided, told
+from .requests import Actions, Guided, user_errors
 from .run_settings import settings_of
 from .validation import PhotoInput
 
@@ -39,10 +39,10 @@ class Api:
 
     def build(self) -> None:
         """Add the endpoints to the current `gr.Blocks` context."""
-        priors = list(self.actions.shelf.priors)
+        priors = list(self.actions.model_cache.priors)
         with gr.Column(visible=False):
             prompt, negative = gr.Textbox(label="Prompt"), gr.Textbox("", label="Negative prompt")
-            prior = gr.Dropdown(priors, value=self.actions.shelf.default.key, label="Prior")
+            prior = gr.Dropdown(priors, value=self.actions.model_cache.default.key, label="Prior")
             seed, steps = gr.Number(0, label="Seed", precision=0), gr.Number(None, label="Steps", precision=0)
             photo = PhotoInput(type="filepath", label="Picture", image_mode=None)
             elevation = gr.Number(20, label="Elevation, degrees")
@@ -81,7 +81,7 @@ class Api:
             prior: Key of the model that guides the optimization, one of those that the app lists.
             negative_prompt: Description of what to avoid.
         """
-        with told():
+        with user_errors():
             settings = self._settings(prior, steps)
             folder, notice = self.actions.text(prompt, negative_prompt, prior, seed, False, settings)
             yield from self._work(folder, notice)
@@ -103,11 +103,11 @@ class Api:
             steps: Number of optimization steps. Default: preset Standard.
             sheet: Sheet of sixteen square views side by side. Replaces the picture.
         """
-        with told():
+        with user_errors():
             given = Guided(picture, 200 / 256, float(elevation_deg), sheet)
             settings = settings_of({p.name: p for p in RECONSTRUCTION_PRESETS}, "Standard", steps, None, None)
             folder, notice = self.actions.guided(
-                "image", given, "", "", self.actions.shelf.fallback.key, seed, False, settings
+                "image", given, "", "", self.actions.model_cache.fallback.key, seed, False, settings
             )
             yield from self._work(folder, notice)
 
@@ -134,7 +134,7 @@ class Api:
             prior: Key of the model that guides the optimization, one of those that the app lists.
             sheet: Sheet of sixteen square views side by side. Replaces the picture.
         """
-        with told():
+        with user_errors():
             given = Guided(picture, 200 / 256, float(elevation_deg), sheet)
             settings = self._settings(prior, steps) | {"image_guidance_end": float(image_guidance_end)}
             folder, notice = self.actions.guided("hallucination", given, prompt, "", prior, seed, False, settings)
@@ -146,7 +146,7 @@ class Api:
         Args:
             run_id: Run id, as returned in the status.
         """
-        with told():
+        with user_errors():
             folder = self.store.open(run_id)
             self.actions.check_resumable(folder)
             folder.clear_stop()
@@ -160,7 +160,7 @@ class Api:
             faces: Maximum number of triangles, from 100 to 100,000.
             texture_size: Texture width and height in pixels, from 64 to 2048.
         """
-        with told():
+        with user_errors():
             options = MeshOptions(max_faces=int(faces), texture_size=int(texture_size))
             for state in self.worker.remake_mesh(self.store.open(run_id), options):
                 yield _values(state)
@@ -171,7 +171,7 @@ class Api:
         Args:
             run_id: Run id, as returned in the status.
         """
-        with told():
+        with user_errors():
             folder = self.store.open(run_id)
             record = folder.read()
         busy = folder.busy
@@ -183,15 +183,15 @@ class Api:
         Args:
             run_id: Run id, as returned in the status.
         """
-        with told():
+        with user_errors():
             self.store.open(run_id).request_stop()
         return self.status(run_id)
 
     def _settings(self, prior: str, steps: int | None) -> dict[str, Any]:
-        shelf = self.actions.shelf
-        if prior not in shelf.priors:
-            raise ValueError(f"Unknown prior {prior!r}. Choose one of {', '.join(shelf.priors)}.")
-        presets = shelf.priors[shelf.get_or_fall_back(prior)[0]].presets
+        model_cache = self.actions.model_cache
+        if prior not in model_cache.priors:
+            raise ValueError(f"Unknown prior {prior!r}. Choose one of {', '.join(model_cache.priors)}.")
+        presets = model_cache.priors[model_cache.get_or_fall_back(prior)[0]].presets
         return settings_of({p.name: p for p in presets}, presets[min(1, len(presets) - 1)].name, steps, None, None)
 
     def _work(self, folder: RunFolder, notice: str) -> Iterator[tuple]:
@@ -199,6 +199,6 @@ class Api:
             yield _values(state, notice)
 
 
-def _values(state: Shown, notice: str = "") -> tuple:
+def _values(state: RunStatus, notice: str = "") -> tuple:
     status = state.status() | ({"notice": notice} if notice else {})
     return status, *(state.files.get(kind) and str(state.files[kind]) for kind in FILES)

@@ -12,7 +12,7 @@ from pathlib import Path
 import gradio as gr
 
 from ..jobs.run_store import FINISHED, PREVIEWS, Record, Request
-from ..jobs.status import Shown
+from ..jobs.status import RunStatus
 from .result_panel import ResultPanel
 from .run_settings import RunSettings
 
@@ -41,12 +41,14 @@ class Example:
     def caption(self) -> str:
         return self.record.request.prompt or self.path.name.replace("-", " ")
 
-    def shown(self) -> Shown:
+    def shown(self) -> RunStatus:
         """Return the state for the result panel. The run id is empty, so the example cannot be resumed."""
         files = {kind: self.path / name for kind, name in FILES.items()}
         of = "" if self.record.request.kind == "text" else ", from a picture"
         text = f"An example: {self.caption}{of}, seed {self.record.request.seed}, {self.record.steps:,} steps."
-        return Shown("", self.record, text, 1.0, None, json.loads((self.path / PREVIEWS).read_text()), files)
+        return RunStatus(
+            "", self.record, text, 1.0, None, json.loads((self.path / PREVIEWS).read_text("utf-8")), files
+        )
 
 
 def examples(kind: str, folder: Path = FOLDER) -> list[Example]:
@@ -61,9 +63,9 @@ def examples(kind: str, folder: Path = FOLDER) -> list[Example]:
 
 
 def read(path: Path) -> Example:
-    facts = json.loads((path / "record.json").read_text())
-    request = Request(**facts.pop("request"))
-    return Example(path, Record(request, FINISHED, **facts))
+    values = json.loads((path / "record.json").read_text("utf-8"))
+    request = Request(**values.pop("request"))
+    return Example(path, Record(request, FINISHED, **values))
 
 
 class ExampleGallery:

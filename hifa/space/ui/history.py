@@ -74,7 +74,7 @@ class History:
     def runs(self, visitor: Any) -> list[str]:
         """Return the ids of a browser's runs, newest first. The ids of deleted runs are included."""
         try:
-            known = json.loads((self.folder / self.name(visitor)).read_text())
+            known = json.loads((self.folder / self.name(visitor)).read_text("utf-8"))
         except (OSError, ValueError):
             return []
         return [run_id for run_id in known if isinstance(run_id, str)] if isinstance(known, list) else []
@@ -121,7 +121,7 @@ class History:
             title = "views of a picture" if record.request.views_only else record.request.prompt or "from a picture"
             step = f"{record.step:,}/{record.steps:,}" if record.steps else record.status
             label = f"{title} · {step} · {clock(max(0.0, time.time() - record.created))} ago"
-            found.append(Entry(folder, label, folder.previews().get("colour", "")))
+            found.append(Entry(folder, label, folder.previews().get("color", "")))
         return found
 
     def html(self, visitor: Any) -> str:

@@ -13,14 +13,13 @@ from typing import Any
 
 import gradio as gr
 
-from ...export.hub import LICENCES, HubError, add_mesh_row, check_repo_id, model_card, push_folder
+from ...export.hub import LICENSES, HubError, add_mesh_row, check_repo_id, model_card, push_folder
 from ...optimization.run import HiFARun
 from ..jobs.exports import existing, plain_name
-from ..jobs.models import PriorShelf
+from ..jobs.models import ModelCache
 from ..jobs.run_store import Record, RunFolder, RunStore
 from ..jobs.worker import current
 from .events import afterwards
-from .requests import told
 
 
 UPLOAD = {"concurrency_id": "hub", "concurrency_limit": 4}  # own id, because a shared id has the lowest of all limits
@@ -34,14 +33,14 @@ class HubForm:
 
     Args:
         store: Store of the runs.
-        shelf: Cache of the priors.
+        model_cache: Cache of the priors.
         place: Column for the form, visible while there is a run to push. The result of a push is shown below the
             column and stays visible.
         endpoint: URL of the Hub. Default: the public Hub.
     """
 
-    def __init__(self, store: RunStore, shelf: PriorShelf, place: gr.Column, endpoint: str | None = None):
-        self.store, self.shelf, self.endpoint = store, shelf, endpoint
+    def __init__(self, store: RunStore, model_cache: ModelCache, place: gr.Column, endpoint: str | None = None):
+        self.store, self.model_cache, self.endpoint = store, model_cache, endpoint
         # Without OAuth, Gradio refuses to launch a page with a login button.
         self.oauth = bool(os.environ.get("OAUTH_CLIENT_ID"))
         with place, gr.Accordion("Push to the Hub", open=False, elem_id="hub-form"):
@@ -57,7 +56,7 @@ class HubForm:
                     label="Repository", placeholder="me/red-mushroom", max_length=200, elem_id="hub-repo",
                     info="Empty: add the row to the dataset only.",
                 )  # fmt: skip
-                self.licence = gr.Dropdown(list(LICENCES), value="cc-by-4.0", label="License", elem_id="hub-licence")
+                self.license = gr.Dropdown(list(LICENSES), value="cc-by-4.0", label="License", elem_id="hub-license")
             self.dataset = gr.Textbox(
                 label="Also add a row to a dataset of meshes", placeholder="me/my-meshes (optional)", max_length=200,
                 elem_id="hub-dataset",
@@ -67,7 +66,7 @@ class HubForm:
         self.result = gr.HTML(elem_id="hub-result")
 
     def wire(self, run_id: gr.State) -> None:
-        inputs = [run_id, self.repo, self.private, self.licence, self.dataset, self.token]
+        inputs = [run_id, self.repo, self.private, self.license, self.dataset, self.token]
         # Gradio passes the OAuth token of the visitor if the signature of the handler has a parameter for the token.
         handler = self.push_signed_in if self.oauth else self.push_with_token
         pushed = self.push.click(
@@ -81,30 +80,30 @@ class HubForm:
         afterwards(pushed, lambda: "", None, self.token, queue=False, show_progress="hidden", api_visibility="private")
 
     def push_signed_in(
-        self, run_id: str, repo: str, private: bool, licence: str, dataset: str, token: str,
+        self, run_id: str, repo: str, private: bool, license: str, dataset: str, token: str,
         visitor: gr.OAuthToken | None,
     ) -> str:  # fmt: skip
         if visitor is None:
             raise gr.Error("Sign in to Hugging Face first, with the button above.", print_exception=False)
-        return self._push(run_id, repo, private, licence, dataset, visitor.token)
+        return self._push(run_id, repo, private, license, dataset, visitor.token)
 
     def push_with_token(
-        self, run_id: str, repo: str, private: bool, licence: str, dataset: str, token: str, request: gr.Request
+        self, run_id: str, repo: str, private: bool, license: str, dataset: str, token: str, request: gr.Request
     ) -> str:
         token = (token or "").strip() or own_token(request)
         if not token:
             raise gr.Error("Enter a token with write access, from hf.co/settings/tokens.", print_exception=False)
-        return self._push(run_id, repo, private, licence, dataset, token)
+        return self._push(run_id, repo, private, license, dataset, token)
 
-    def _push(self, run_id: str, repo: str, private: bool, licence: str, dataset: str, token: str) -> str:
-        with told():
+    def _push(self, run_id: str, repo: str, private: bool, license: str, dataset: str, token: str) -> str:
+        with user_errors():
             if not run_id:
                 raise HubError("There is no run to push. Generate an object first.")
             repo, dataset = ((name or "").strip() and check_repo_id(name) for name in (repo, dataset))
             if not repo and not dataset:
                 raise HubError("Name a repository, such as me/red-mushroom, or a dataset of meshes, or both.")
-            if licence not in LICENCES:
-                raise HubError(f"Unknown license {licence!r}. Choose one of {', '.join(LICENCES)}.")
+            if license not in LICENSES:
+                raise HubError(f"Unknown license {license!r}. Choose one of {', '.join(LICENSES)}.")
             folder = self.store.open(run_id)
             options = {"private": bool(private), "token": token, "endpoint": self.endpoint}
             # The lock prevents changes to the run and its files during the upload.
@@ -113,21 +112,21 @@ class HubForm:
                 check_complete(folder, record)
                 links, problem = [], ""
                 if repo:
-                    links.append(push_run(folder, record, self.prior_licence(record), repo, licence, **options))
+                    links.append(push_run(folder, record, self.prior_license(record), repo, license, **options))
                 if dataset:
                     try:
-                        links.append(push_row(folder, record, dataset, licence, **options))
+                        links.append(push_row(folder, record, dataset, license, **options))
                     except HubError as error:
                         if not links:
                             raise
                         problem = f"The mesh is not in {dataset} yet: {error} To try again, leave Repository empty."
         return pushed_html(record.request.prompt or "The asset", links, problem)
 
-    def prior_licence(self, record: Record) -> str:
-        if not record.request.prompt or record.request.prior not in self.shelf.priors:
+    def prior_license(self, record: Record) -> str:
+        if not record.request.prompt or record.request.prior not in self.model_cache.priors:
             return "no prior was used"
-        prior = self.shelf.priors[record.request.prior]
-        return f"{prior.licence}, {prior.licence_url}"
+        prior = self.model_cache.priors[record.request.prior]
+        return f"{prior.license}, {prior.license_url}"
 
 
 def check_complete(folder: RunFolder, record: Record) -> None:
@@ -177,14 +176,14 @@ def pushed_html(name: str, links: list[str], problem: str) -> str:
     return f"<p role='status'>{html.escape(name)} is at {shown}.</p>{more}"
 
 
-def push_row(folder: RunFolder, record: Record, dataset: str, licence: str, **options: Any) -> str:
+def push_row(folder: RunFolder, record: Record, dataset: str, license: str, **options: Any) -> str:
     """Add the mesh of a run to a dataset.
 
     Args:
         folder: The run.
         record: Record of the run.
         dataset: Name of the dataset, `user/name`.
-        licence: License of the mesh, one of `LICENCES`.
+        license: License of the mesh, one of `LICENSES`.
         **options: Options of `export.hub.add_mesh_row`: `private`, `token`, `endpoint`.
 
     Returns:
@@ -194,22 +193,22 @@ def push_row(folder: RunFolder, record: Record, dataset: str, licence: str, **op
         HubError: If the Hub refuses the upload.
     """
     request = record.request
-    facts = {"prompt": request.prompt, "seed": request.seed, "prior": request.prior, "steps": record.step}
+    metadata = {"prompt": request.prompt, "seed": request.seed, "prior": request.prior, "steps": record.step}
     name = f"{plain_name(record)}-{request.seed}"
     return add_mesh_row(
-        dataset, existing(folder, record)["glb"], name, facts | {"licence": licence, **record.facts}, **options
+        dataset, existing(folder, record)["glb"], name, metadata | {"license": license, **record.metadata}, **options
     )
 
 
-def push_run(folder: RunFolder, record: Record, prior_licence: str, repo_id: str, licence: str, **options: Any) -> str:
+def push_run(folder: RunFolder, record: Record, prior_license: str, repo_id: str, license: str, **options: Any) -> str:
     """Upload the asset of a run with its mesh, turntable and stills to a model repository.
 
     Args:
         folder: The run.
         record: Record of the run.
-        prior_licence: License of the prior, for the model card.
+        prior_license: License of the prior, for the model card.
         repo_id: Name of the repository, `user/name`.
-        licence: License of the asset, one of `LICENCES`.
+        license: License of the asset, one of `LICENSES`.
         **options: Options of `export.hub.push_folder`: `private`, `token`, `endpoint`.
 
     Returns:
@@ -219,7 +218,7 @@ def push_run(folder: RunFolder, record: Record, prior_licence: str, repo_id: str
         HubError: If the Hub refuses the upload or the repository is not empty.
     """
     asset = HiFARun.load(folder.run).asset()
-    asset.facts["prior_licence"] = prior_licence
+    asset.metadata["prior_license"] = prior_license
     have = existing(folder, record)
 
     def write_files(path: Path) -> None:
@@ -228,6 +227,6 @@ def push_run(folder: RunFolder, record: Record, prior_licence: str, repo_id: str
         for kind, name in (("glb", "mesh.glb"), ("mp4", "turntable.mp4")):
             if kind in have:
                 shutil.copyfile(have[kind], path / name)
-        (path / "README.md").write_text(model_card(asset.facts, repo_id, licence, options.get("endpoint")))
+        (path / "README.md").write_text(model_card(asset.metadata, repo_id, license, options.get("endpoint")), "utf-8")
 
     return push_folder(repo_id, write_files, overwrite=False, **options)

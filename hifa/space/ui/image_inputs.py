@@ -9,7 +9,7 @@ import gradio as gr
 from ..jobs.errors import explain
 from ..jobs.run_store import PICTURE, Request, RunFolder, RunStore, UnknownRunError
 from ..jobs.view_sheets import GIVEN, Sheets
-from .requests import MAX_SEEDS, Guided, told
+from .requests import MAX_SEEDS, Guided, user_errors
 from .validation import PhotoInput, read_photo
 
 
@@ -230,7 +230,7 @@ class ImageInputs:
         return run_id, next(iter(scores)), gr.Gallery(sheets.pictures(), visible=True, selected_index=0), None
 
     def choose(self, views_run: str, event: gr.SelectData) -> int | None:
-        with told():
+        with user_errors():
             seeds = list(Sheets(self.store.open(views_run).path).scores())
         return seeds[event.index] if event.index < len(seeds) else None
 

@@ -16,7 +16,7 @@ from .history import NAME_OF_BROWSER, History
 from .hub_form import HubForm
 from .image_inputs import ImageInputs
 from .prompt_help import knows_few_words, prompt_hint, vocabulary_html
-from .requests import Actions, told
+from .requests import Actions, user_errors
 from .restore import Opening, Tab
 from .result_panel import ResultPanel, resumable
 from .run_settings import RunSettings
@@ -61,7 +61,7 @@ class Page:
 
     def __init__(self, demo: gr.Blocks, worker: Worker, actions: Actions, zero: bool, endpoint: str | None):
         self.worker, self.actions, self.store = worker, actions, worker.store
-        self.shelf = actions.shelf
+        self.model_cache = actions.model_cache
         self.pending = gr.State(False)
         self.history = History(self.store)
         self.visitor = gr.Textbox(visible=False)
@@ -80,7 +80,7 @@ class Page:
                     self.runs = gr.HTML()
             with gr.Column(scale=3, min_width=320):
                 self.panel = ResultPanel()
-                self.hub = HubForm(self.store, self.shelf, self.panel.hub_place, endpoint)
+                self.hub = HubForm(self.store, self.model_cache, self.panel.hub_place, endpoint)
         self._wire(demo)
 
     # Tabs
@@ -91,7 +91,7 @@ class Page:
         )
         self.hint = gr.HTML(elem_id="prompt-hint", visible=False)
         self.generate = gr.Button("Generate", variant="primary", elem_id="generate")
-        self.settings = RunSettings("text", "text", self.shelf, self.worker.timings, zero)
+        self.settings = RunSettings("text", "text", self.model_cache, self.worker.timings, zero)
         self.examples = ExampleGallery("text", "text", self.settings, self.prompt)
         with gr.Accordion("Words that Toybox knows", open=False):
             gr.HTML(vocabulary_html())
@@ -99,7 +99,7 @@ class Page:
     def _image_tab(self, zero: bool) -> None:
         self.image = ImageInputs("image", self.store, self.actions.view_steps)
         self.reconstruct = gr.Button("Reconstruct", variant="primary", elem_id="reconstruct")
-        self.image_settings = RunSettings("image", "image", self.shelf, self.worker.timings, zero)
+        self.image_settings = RunSettings("image", "image", self.model_cache, self.worker.timings, zero)
         self.image_examples = ExampleGallery("image", "image", self.image_settings)
 
     def _hallucination_tab(self, zero: bool) -> None:
@@ -114,7 +114,7 @@ class Page:
             info="The picture's influence fades out until then; after that, only the prompt guides. 1: no fading.",
         )  # fmt: skip
         self.hallucinate = gr.Button("Hallucinate", variant="primary", elem_id="hallucinate")
-        self.guided_settings = RunSettings("guided", "hallucination", self.shelf, self.worker.timings, zero)
+        self.guided_settings = RunSettings("guided", "hallucination", self.model_cache, self.worker.timings, zero)
         self.guided_examples = ExampleGallery(
             "hallucination", "guided", self.guided_settings, self.guided_prompt, self.guidance_end
         )
@@ -142,7 +142,7 @@ class Page:
             settings.wire()
         for inputs in (self.image, self.guided):
             inputs.wire()
-        if knows_few_words(self.shelf.get(self.shelf.fallback.key).tokenizer):
+        if knows_few_words(self.model_cache.get(self.model_cache.fallback.key).tokenizer):
             for prompt, settings, hint in (
                 (self.prompt, self.settings, self.hint), (self.guided_prompt, self.guided_settings, self.guided_hint),
             ):  # fmt: skip
@@ -184,7 +184,7 @@ class Page:
         )  # fmt: skip
         for inputs, settings in ((self.image, self.image_settings), (self.guided, self.guided_settings)):
             self._start(
-                [inputs.make.click], self.prepare_views, [*inputs.inputs, settings.seed, settings.randomise],
+                [inputs.make.click], self.prepare_views, [*inputs.inputs, settings.seed, settings.randomize],
                 inputs.make, settings.seed, then=inputs,
             )  # fmt: skip
         self._start([panel.resume.click], self.prepare_resume, [panel.run_id], panel.resume, None)
@@ -249,59 +249,59 @@ class Page:
     # Event handlers
 
     def tell_notice(self):
-        notice = self.shelf.notice()
+        notice = self.model_cache.notice()
         return gr.Markdown(notice, visible=bool(notice))
 
     def _on_prompt(self, prompt: str, prior: str):
-        hint = prompt_hint(prompt) if prior == self.shelf.fallback.key else ""
+        hint = prompt_hint(prompt) if prior == self.model_cache.fallback.key else ""
         return gr.HTML(hint, visible=bool(hint))
 
     def prepare_text(
-        self, prompt, prior, preset, seed, randomise, steps, guidance, stride, negative, visitor, pending
+        self, prompt, prior, preset, seed, randomize, steps, guidance, stride, negative, visitor, pending
     ):
         self._refuse_second(pending)
         self._tell_of_loading(prior)
-        with told():
+        with user_errors():
             settings = self.settings.settings_of(prior, preset, steps, guidance, stride)
-            folder, notice = self.actions.text(prompt, negative, prior, seed, randomise, settings)
+            folder, notice = self.actions.text(prompt, negative, prior, seed, randomize, settings)
         return self._prepared(folder, notice, visitor)
 
     def prepare_image(self, *values):
         *entered, visitor, pending = values
         self._refuse_second(pending)
-        given, (prior, preset, seed, randomise, steps, *_) = entered[:8], entered[8:]
-        with told():
+        given, (prior, preset, seed, randomize, steps, *_) = entered[:8], entered[8:]
+        with user_errors():
             settings = self.image_settings.settings_of(prior, preset, steps, None, None)
             folder, notice = self.actions.guided(
-                "image", ImageInputs.given(*given), "", "", prior, seed, randomise, settings
+                "image", ImageInputs.given(*given), "", "", prior, seed, randomize, settings
             )
         return self._prepared(folder, notice, visitor)
 
     def prepare_hallucination(self, prompt, guidance_end, *values):
         *entered, visitor, pending = values
         self._refuse_second(pending)
-        given, (prior, preset, seed, randomise, steps, guidance, stride, negative) = entered[:8], entered[8:]
+        given, (prior, preset, seed, randomize, steps, guidance, stride, negative) = entered[:8], entered[8:]
         self._tell_of_loading(prior)
-        with told():
+        with user_errors():
             settings = self.guided_settings.settings_of(prior, preset, steps, guidance, stride)
             settings["image_guidance_end"] = float(guidance_end)
             folder, notice = self.actions.guided(
-                "hallucination", ImageInputs.given(*given), prompt, negative, prior, seed, randomise, settings
+                "hallucination", ImageInputs.given(*given), prompt, negative, prior, seed, randomize, settings
             )
         return self._prepared(folder, notice, visitor)
 
     def prepare_views(self, *values):
-        *given, seed, randomise, visitor, pending = values
+        *given, seed, randomize, visitor, pending = values
         self._refuse_second(pending)
-        with told():
+        with user_errors():
             folder, notice = self.actions.guided(
-                "image", ImageInputs.given(*given), "", "", self.shelf.fallback.key, seed, randomise, {}, True
+                "image", ImageInputs.given(*given), "", "", self.model_cache.fallback.key, seed, randomize, {}, True
             )
         return self._prepared(folder, notice, visitor)
 
     def prepare_resume(self, run_id, visitor, pending):
         self._refuse_second(pending)
-        with told():
+        with user_errors():
             folder = self.store.open(run_id)
             self._tell_of_loading(folder.read().request.prior)
             self.actions.check_resumable(folder)
@@ -315,7 +315,7 @@ class Page:
 
     def _tell_of_loading(self, key: str) -> None:
         """Display a notice if the prior must be loaded first. A download takes minutes without any other feedback."""
-        if notice := self.shelf.loading_notice(key):
+        if notice := self.model_cache.loading_notice(key):
             gr.Info(notice, duration=20)
 
     def _prepared(self, folder: RunFolder, notice: str, visitor: Any) -> tuple:
@@ -330,17 +330,17 @@ class Page:
         return record.request.seed, kept, True, *off, stop, *self.panel.values(first)
 
     def work(self, run_id: str) -> Iterator[tuple]:
-        with told():
+        with user_errors():
             # Hide Resume, which is refused while the run is pending. `rest` displays the button.
             yield from self.panel.stream(self.worker.advance(self.store.open(run_id)), offering=False)
 
     def stop(self, run_id: str):
-        with told():
+        with user_errors():
             self.store.open(run_id).request_stop()
         return gr.Button("Stopping …", interactive=False)
 
     def put_off_files(self, run_id: str) -> None:
-        with told():
+        with user_errors():
             self.store.open(run_id).put_off_files()
 
     def rest(self, run_id: str, visitor: Any, *chosen: Any) -> tuple:
@@ -356,22 +356,22 @@ class Page:
         return False, *on, stop, resume, self.history.html(visitor), *presets
 
     def remake_mesh(self, run_id: str, faces: float, texture: float) -> Iterator[tuple]:
-        with told():
+        with user_errors():
             options = MeshOptions(max_faces=int(faces), texture_size=int(texture))
             yield from self.panel.stream(self.worker.remake_mesh(self.store.open(run_id), options))
 
     def make_files(self, run_id: str) -> Iterator[tuple]:
-        with told():
+        with user_errors():
             yield from self.panel.stream(self.worker.make_files(self.store.open(run_id)))
 
     def let_go(self, run_id: str) -> tuple:
         """Wait until the canceled extraction releases the run, then return the state of the run."""
-        with told(), self.store.open(run_id).locked():
+        with user_errors(), self.store.open(run_id).locked():
             pass
         return self.reopen(run_id)
 
     def reopen(self, run_id: str) -> tuple:
-        with told():
+        with user_errors():
             folder = self.store.open(run_id)
         return self.panel.values(shown(folder, current(folder, folder.read(), held=False)))
 

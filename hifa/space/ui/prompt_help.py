@@ -5,7 +5,7 @@ import re
 
 from transformers import PreTrainedTokenizerBase
 
-from ...toybox.vocabulary import COLOURS, KIND_WORDS, PUNCTUATION, all_words, nearest_words
+from ...toybox.vocabulary import COLORS, KIND_WORDS, PUNCTUATION, all_words, nearest_words
 
 
 def knows_few_words(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -43,12 +43,12 @@ def vocabulary_html() -> str:
         kind + (f" <i>({', '.join(others)})</i>" if (others := [w for w in words if w != kind]) else "")
         for kind, words in KIND_WORDS.items()
     )
-    colours = ", ".join(
+    colors = ", ".join(
         "<span style='display:inline-block;width:.8em;height:.8em;border-radius:50%;border:1px solid #8888;"
-        f"background:rgb({','.join(str(round(255 * value)) for value in rgb)})'></span>&nbsp;{colour}"
-        for colour, rgb in COLOURS.items()
+        f"background:rgb({','.join(str(round(255 * value)) for value in rgb)})'></span>&nbsp;{color}"
+        for color, rgb in COLORS.items()
     )
     return (
         "<p>The embedded Toybox prior was trained on objects in one color, alone or one on top of another, as in "
-        f"“a red ball on a blue cube”.</p><p><b>Objects:</b> {kinds}</p><p><b>Colors:</b> {colours}</p>"
+        f"“a red ball on a blue cube”.</p><p><b>Objects:</b> {kinds}</p><p><b>Colors:</b> {colors}</p>"
     )

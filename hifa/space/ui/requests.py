@@ -12,7 +12,7 @@ from ...config import HiFAConfig
 from ...pipeline_hifa import HiFAPipeline
 from ...prompts import PromptError
 from ..jobs.errors import explain
-from ..jobs.models import PriorShelf
+from ..jobs.models import ModelCache
 from ..jobs.run_store import FINISHED, PICTURE, Request, RunFolder, RunStore
 from ..jobs.view_sheets import Sheets
 from .validation import choose_seed, one_line, read_photo, read_sheet
@@ -47,7 +47,7 @@ class Guided:
 
 
 @contextlib.contextmanager
-def told() -> Iterator[None]:
+def user_errors() -> Iterator[None]:
     """Convert errors in the body to `gr.Error`, so that the page shows them as messages.
 
     Raises:
@@ -66,16 +66,16 @@ class Actions:
 
     Args:
         store: Store of the runs.
-        shelf: Cache of the priors. The requested prior is loaded before the run enters the queue, so that a missing
+        model_cache: Cache of the priors. The requested prior is loaded before the run enters the queue, so that a missing
             prior is reported early.
         view_steps: Default number of denoising steps of the multi-view model.
     """
 
-    def __init__(self, store: RunStore, shelf: PriorShelf, view_steps: int):
-        self.store, self.shelf, self.view_steps = store, shelf, view_steps
+    def __init__(self, store: RunStore, model_cache: ModelCache, view_steps: int):
+        self.store, self.model_cache, self.view_steps = store, model_cache, view_steps
 
     def text(
-        self, prompt: str, negative: str, prior: str, seed: Any, randomise: bool, settings: dict[str, Any]
+        self, prompt: str, negative: str, prior: str, seed: Any, randomize: bool, settings: dict[str, Any]
     ) -> tuple[RunFolder, str]:
         """Create a waiting run from a prompt.
 
@@ -83,8 +83,8 @@ class Actions:
             prompt: Text prompt.
             negative: Negative prompt.
             prior: Key of the prior.
-            seed: Seed; unused if `randomise` is set.
-            randomise: Draw a random seed.
+            seed: Seed; unused if `randomize` is set.
+            randomize: Draw a random seed.
             settings: Fields of `HiFAConfig` that differ from the defaults.
 
         Returns:
@@ -94,14 +94,14 @@ class Actions:
             ValueError: If an input is invalid.
         """
         prompt, negative = one_line(prompt), one_line(negative)
-        key, pipe, notice = self.shelf.get_or_fall_back(prior)
+        key, pipe, notice = self.model_cache.get_or_fall_back(prior)
         try:
-            with self.shelf.tokenizing:
+            with self.model_cache.tokenizing:
                 pipe.check_inputs(prompt, negative)
         except PromptError as error:  # The notice says whether the fallback prior is in use.
             raise PromptError(f"{notice} {error}".strip()) from error
         HiFAConfig(**settings)
-        request = Request("text", prompt, key, choose_seed(seed, randomise), negative, settings)
+        request = Request("text", prompt, key, choose_seed(seed, randomize), negative, settings)
         return self.store.create(request), notice
 
     def guided(
@@ -112,7 +112,7 @@ class Actions:
         negative: str,
         prior: str,
         seed: Any,
-        randomise: bool,
+        randomize: bool,
         settings: dict[str, Any],
         views_only: bool = False,
     ) -> tuple[RunFolder, str]:
@@ -124,8 +124,8 @@ class Actions:
             prompt: Text prompt; empty for a reconstruction without distillation.
             negative: Negative prompt.
             prior: Key of the prior; unused without a prompt.
-            seed: Seed; unused if `randomise` is set.
-            randomise: Draw a random seed.
+            seed: Seed; unused if `randomize` is set.
+            randomize: Draw a random seed.
             settings: Fields of `HiFAConfig` that differ from the defaults.
             views_only: Only generate the views, without an optimization.
 
@@ -142,13 +142,13 @@ class Actions:
         if kind == "hallucination" and not prompt and not views_only:
             raise ValueError("The prompt is empty. Describe the object in the picture, or use the tab Image to 3D.")
         if prompt:
-            prior, pipe, notice = self.shelf.get_or_fall_back(prior)
-            beside = self._check_beside_views(pipe, prompt, negative, settings, notice)
-            notice = f"{notice} {beside}".strip()
+            prior, pipe, notice = self.model_cache.get_or_fall_back(prior)
+            extra = self._check_prompt_with_views(pipe, prompt, negative, settings, notice)
+            notice = f"{notice} {extra}".strip()
         else:
-            prior = self.shelf.fallback.key
+            prior = self.model_cache.fallback.key
         HiFAConfig(**settings)
-        seed = choose_seed(seed, randomise)
+        seed = choose_seed(seed, randomize)
         view_seeds = tuple(seed + i for i in range(min(max(given.seeds, 1), MAX_SEEDS)))
         request = Request(
             kind, prompt, prior, seed, negative, settings, given.object_share, given.elevation_deg,
@@ -175,15 +175,15 @@ class Actions:
             return
         prior = record.request.prior
         try:
-            self.shelf.get(prior)
+            self.model_cache.get(prior)
         except Exception as error:
-            name = self.shelf.priors[prior].name if prior in self.shelf.priors else prior
+            name = self.model_cache.priors[prior].name if prior in self.model_cache.priors else prior
             raise ValueError(
-                f"This run needs {name}, which cannot be loaded now: {self.shelf.problem(prior) or error}. "
+                f"This run needs {name}, which cannot be loaded now: {self.model_cache.problem(prior) or error}. "
                 "The run is saved. Resume later, or on a machine where the prior can be loaded."
             ) from error
 
-    def _check_beside_views(
+    def _check_prompt_with_views(
         self, pipe: HiFAPipeline, prompt: str, negative: str, settings: dict[str, Any], notice: str
     ) -> str:
         """Check the prompt of a run that is guided by views.
@@ -199,7 +199,7 @@ class Actions:
             ValueError: If the prompt is invalid.
         """
         try:
-            with self.shelf.tokenizing:
+            with self.model_cache.tokenizing:
                 pipe.check_inputs(prompt, negative)
         except PromptError as error:
             if settings.get("image_guidance_end", 1.0) < 1:

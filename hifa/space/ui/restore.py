@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from ..jobs.run_store import Request, RunFolder, UnknownRunError
-from ..jobs.status import Shown
+from ..jobs.status import RunStatus
 from ..jobs.worker import Worker
 from .history import History
 from .image_inputs import ImageInputs
@@ -98,13 +98,13 @@ class Opening:
     def _opened(self, runs: str, run_id: str | None) -> tuple:
         nothing = [gr.skip(), *(value for tab in self.by_kind.values() for value in tab.fresh())]
         if not run_id:
-            return *self.panel.values(Shown()), runs, *nothing
+            return *self.panel.values(RunStatus()), runs, *nothing
         try:
             folder = self.store.open(run_id)
             return *self.panel.values(self.worker.look(folder)), runs, *self._entered(folder, folder.read().request)
         except UnknownRunError as error:
             gr.Warning(str(error), duration=20)
-            return *self.panel.values(Shown(text=str(error))), runs, *nothing
+            return *self.panel.values(RunStatus(text=str(error))), runs, *nothing
 
     async def follow(self, run_id: str) -> AsyncIterator[tuple]:
         """Stream the state of the opened run while another window works on the run."""

@@ -12,7 +12,7 @@ from ..jobs import exports as files
 from ..jobs.models import PRIORS
 from ..jobs.previews import MODES
 from ..jobs.run_store import FAILED, FINISHED, PAUSED, STOPPED, WAITING, Record
-from ..jobs.status import Shown
+from ..jobs.status import RunStatus
 
 
 DOWNLOADS = {"glb": "GLB", "obj": "OBJ (zip)", "ply": "PLY", "mp4": "MP4", "asset": "Asset (zip)", "run": "Run (zip)"}
@@ -26,7 +26,7 @@ CSS = (
     + """
 /* Gradio's own gray for explanations has a contrast of 2.6 on white; this one has 4.8. */
 :root { --body-text-color-subdued: #71717a; --block-info-text-color: #71717a; }
-#preview:not([data-mode]) img:not(.colour) { display: none; }
+#preview:not([data-mode]) img:not(.color) { display: none; }
 #preview { padding: 0 !important; } #mode label { padding: 3px 6px; font-size: var(--text-sm); }
 #mode .wrap { gap: 5px; }
 #preview, #preview .html-container, #preview .prose { height: 100%; }
@@ -36,9 +36,9 @@ CSS = (
 .column:has(> #model.hidden) { display: none; }
 #preview img { width: 100%; max-width: 420px; aspect-ratio: 1; object-fit: contain; margin: 0; }
 #preview figure.empty { background: var(--background-fill-secondary); color: var(--body-text-color-subdued); }
-#facts dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; margin: 0; }
-#facts dt { color: var(--body-text-color-subdued); } #facts dd { margin: 0; overflow-wrap: anywhere; }
-#facts, #hub-result, #share { overflow-wrap: anywhere; }
+#metadata dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; margin: 0; }
+#metadata dt { color: var(--body-text-color-subdued); } #metadata dd { margin: 0; overflow-wrap: anywhere; }
+#metadata, #hub-result, #share { overflow-wrap: anywhere; }
 .hint a { padding: 0 !important; margin: 0 !important; }
 .hint { font-size: var(--text-sm); color: var(--body-text-color-subdued); }
 .hint b { color: var(--body-text-color); } .hint p { margin: 2px 0; }
@@ -115,7 +115,7 @@ class ResultPanel:
             with gr.Column(min_width=280, elem_classes="tight"):
                 self.preview = gr.HTML(preview_html({}), elem_id="preview", padding=False)
                 self.mode = gr.Radio(
-                    [(mode.capitalize(), mode) for mode in MODES], value="colour", label="Preview shows",
+                    [(mode.capitalize(), mode) for mode in MODES], value="color", label="Preview shows",
                     elem_id="mode", container=True,
                 )  # fmt: skip
             # The viewer is on the page from the start, but hidden: Gradio's viewer stays blank if the model arrives
@@ -138,7 +138,7 @@ class ResultPanel:
                         elem_id="turntable", buttons=[],
                     )  # fmt: skip
                 with gr.Column(min_width=280):
-                    self.facts = gr.HTML(elem_id="facts", container=True, padding=True, label="Facts")
+                    self.metadata = gr.HTML(elem_id="facts", container=True, padding=True, label="Facts")
             with gr.Row():
                 self.downloads = {
                     # `load` enables the buttons that have a file.
@@ -189,17 +189,17 @@ class ResultPanel:
     def live_outputs(self) -> list[gr.blocks.Block]:
         return [
             self.media, self.progress, self.stop_place, self.resume_place, self.later_place, self.files_place,
-            self.make_files, self.preview, self.model_place, self.facts, self.results, self.mesh_step, self.extract,
+            self.make_files, self.preview, self.model_place, self.metadata, self.results, self.mesh_step, self.extract,
             self.cancel_extract, self.hub_place,
         ]  # fmt: skip
 
     @classmethod
-    def values(cls, shown: Shown) -> tuple:
+    def values(cls, shown: RunStatus) -> tuple:
         """Return one value for each of `outputs`."""
         return shown.run_id, share_html(shown.run_id), *cls.live_values(shown)
 
     @staticmethod
-    def live_values(shown: Shown, offering: bool = True) -> tuple:
+    def live_values(shown: RunStatus, offering: bool = True) -> tuple:
         """Return one value for each of `live_outputs`.
 
         Args:
@@ -227,7 +227,7 @@ class ResultPanel:
             gr.Column(visible=made and bool(shown.run_id)),
         )
 
-    def stream(self, states: Iterable[Shown], offering: bool = True) -> Iterator[tuple]:
+    def stream(self, states: Iterable[RunStatus], offering: bool = True) -> Iterator[tuple]:
         """Return an iterator over the `live_values` of each state."""
         return (self.live_values(state, offering) for state in states)
 
@@ -263,12 +263,12 @@ class ResultPanel:
         )
 
 
-def resumable(shown: Shown) -> bool:
+def resumable(shown: RunStatus) -> bool:
     """Return whether the run is idle and not finished."""
     return shown.record is not None and shown.settled and shown.record.status in RESUMABLE
 
 
-def media_of(shown: Shown) -> Media:
+def media_of(shown: RunStatus) -> Media:
     """Return the files of a state: by kind, a tuple `(path, modification time in ns, caption)` for each file.
 
     The modification time distinguishes a new file from an old file with the same path.
@@ -293,24 +293,26 @@ def preview_html(previews: dict[str, str]) -> str:
     return f"<figure>{images}</figure>"
 
 
-def facts_html(shown: Shown) -> str:
+def facts_html(shown: RunStatus) -> str:
     record = shown.record
     if record is None:
         return ""
-    facts = {
+    metadata = {
         "Prompt": record.request.prompt or "none",
         "Seed": record.request.seed,
         "Prior": prior_name(record.request.prior) if record.request.prompt else "none, reconstruction alone",
         "Steps": f"{record.step:,} of {record.steps:,}",
-        **mesh_facts(record),
+        **mesh_metadata(record),
         "Status": {FINISHED: "finished", STOPPED: "stopped before the end"}.get(record.status, record.status),
     }
     stale = {step for kind, step in record.made_at.items() if kind in record.files} - {record.step}
     if shown.settled and stale:
-        facts["Files"] = f"from step {', '.join(map(str, sorted(stale)))}; files of step {record.step:,} can be made"
+        metadata["Files"] = (
+            f"from step {', '.join(map(str, sorted(stale)))}; files of step {record.step:,} can be made"
+        )
     elif shown.settled and files.are_drafts(record):
-        facts["Files"] = "quick drafts, made when the run was stopped; files in full quality can be made"
-    rows = "".join(f"<dt>{name}</dt><dd>{html.escape(str(value))}</dd>" for name, value in facts.items())
+        metadata["Files"] = "quick drafts, made when the run was stopped; files in full quality can be made"
+    rows = "".join(f"<dt>{name}</dt><dd>{html.escape(str(value))}</dd>" for name, value in metadata.items())
     return f"<dl>{rows}</dl>"
 
 
@@ -319,14 +321,14 @@ def prior_name(key: str) -> str:
     return next((prior.name for prior in PRIORS if prior.key == key), key)
 
 
-def mesh_facts(record: Record) -> dict[str, str]:
-    if "faces" not in record.facts:
+def mesh_metadata(record: Record) -> dict[str, str]:
+    if "faces" not in record.metadata:
         return {}
-    side = record.facts["texture_size"]
+    side = record.metadata["texture_size"]
     return {
-        "Faces": f"{record.facts['faces']:,}",
+        "Faces": f"{record.metadata['faces']:,}",
         "Texture": f"{side} × {side}",
-        "GLB": f"{record.facts['glb_megabytes']:.2f} MB",
+        "GLB": f"{record.metadata['glb_megabytes']:.2f} MB",
     }
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..jobs.models import RECONSTRUCTION_PRESETS, Preset, Prior, PriorShelf
+from ..jobs.models import RECONSTRUCTION_PRESETS, ModelCache, Preset, Prior
 from ..jobs.quota import gpu_seconds, quota_text, within_budget
 from ..jobs.run_store import Request
 from ..jobs.step_times import Timings, clock, work_key
@@ -23,20 +23,20 @@ class RunSettings:
     Args:
         name: Prefix of the element ids.
         kind: Kind of the run, as in `Request`. It determines the presets and the step times.
-        shelf: Cache of the priors on offer.
+        model_cache: Cache of the priors on offer.
         timings: Step times measured on this machine.
         zero: Whether the app runs on ZeroGPU. If so, presets are limited to a budget of GPU time, and the controls
             display the daily quotas.
     """
 
-    def __init__(self, name: str, kind: str, shelf: PriorShelf, timings: Timings, zero: bool):
-        self.kind, self.shelf, self.timings, self.zero = kind, shelf, timings, zero
-        self.distils = kind != "image"
-        self.first = shelf.default  # initial prior of the page, even if it fails to load later
+    def __init__(self, name: str, kind: str, model_cache: ModelCache, timings: Timings, zero: bool):
+        self.kind, self.model_cache, self.timings, self.zero = kind, model_cache, timings, zero
+        self.distills = kind != "image"
+        self.first = model_cache.default  # initial prior of the page, even if it fails to load later
         prior, presets = self.first, self.presets(self.first.key)
         self.prior = gr.Dropdown(
-            [(p.name, p.key) for p in shelf.priors.values()], value=prior.key, label="Prior", visible=self.distils,
-            elem_id=f"{name}-prior", filterable=False, info=about(shelf, prior),
+            [(p.name, p.key) for p in model_cache.priors.values()], value=prior.key, label="Prior", visible=self.distills,
+            elem_id=f"{name}-prior", filterable=False, info=about(model_cache, prior),
         )  # fmt: skip
         default = presets[min(1, len(presets) - 1)]
         self.preset = gr.Radio(
@@ -47,8 +47,8 @@ class RunSettings:
             self.seed = gr.Number(
                 0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id=f"{name}-seed", min_width=120
             )
-            self.randomise = gr.Checkbox(
-                True, label="New seed each time", container=True, elem_id=f"{name}-randomise", min_width=120
+            self.randomize = gr.Checkbox(
+                True, label="New seed each time", container=True, elem_id=f"{name}-randomize", min_width=120
             )
         with gr.Accordion("Advanced settings", open=False, elem_id=f"{name}-advanced"):
             self.steps = gr.Number(
@@ -57,21 +57,21 @@ class RunSettings:
             )  # fmt: skip
             # Text fields, because the browser turns an empty number field into 0.
             self.guidance = gr.Textbox(
-                label="Guidance scale", placeholder="as the preset has it", max_length=20, visible=self.distils,
+                label="Guidance scale", placeholder="as the preset has it", max_length=20, visible=self.distills,
                 elem_id=f"{name}-guidance", info="Higher values follow the prompt more closely.",
             )  # fmt: skip
             self.stride = gr.Textbox(
-                label="Denoising stride", placeholder="as the preset has it", max_length=20, visible=self.distils,
+                label="Denoising stride", placeholder="as the preset has it", max_length=20, visible=self.distills,
                 elem_id=f"{name}-stride", info="From 0 to 1. Smaller values denoise more often in a step.",
             )  # fmt: skip
             self.negative = gr.Textbox(
-                label="Negative prompt", max_length=500, visible=self.distils, elem_id=f"{name}-negative"
+                label="Negative prompt", max_length=500, visible=self.distills, elem_id=f"{name}-negative"
             )
 
     def presets(self, prior: str) -> tuple[Preset, ...]:
         """Return the presets of a prior. On ZeroGPU, presets of GPU priors are limited by quota and step time."""
-        presets = self.shelf.priors[prior].presets if self.distils else RECONSTRUCTION_PRESETS
-        if not (self.zero and self.distils and self.shelf.priors[prior].needs_gpu):
+        presets = self.model_cache.priors[prior].presets if self.distills else RECONSTRUCTION_PRESETS
+        if not (self.zero and self.distills and self.model_cache.priors[prior].needs_gpu):
             return presets
         keys = [work_key(self.kind, prior, preset.settings) for preset in presets]
         return tuple(
@@ -86,7 +86,7 @@ class RunSettings:
             self.prior,
             self.preset,
             self.seed,
-            self.randomise,
+            self.randomize,
             self.steps,
             self.guidance,
             self.stride,
@@ -104,11 +104,11 @@ class RunSettings:
             ValueError: If the number of steps is out of range, a value is not a number, or the preset or prior is
                 unknown.
         """
-        used = self.shelf.get_or_fall_back(prior)[0] if self.distils else prior
+        used = self.model_cache.get_or_fall_back(prior)[0] if self.distills else prior
         if used != prior:
             own = {p.name: p.steps for p in self.presets(prior)}
             steps = None if steps == own.get(preset) else steps
-            prior, preset, guidance, stride = used, self.shelf.preset_in_place(prior, used, preset), None, None
+            prior, preset, guidance, stride = used, self.model_cache.preset_in_place(prior, used, preset), None, None
         return settings_of({p.name: p for p in self.presets(prior)}, preset, steps, guidance, stride)
 
     def refreshed(self, prior: str | None = None, name: str | None = None, steps: float | None = None) -> gr.Radio:
@@ -129,7 +129,7 @@ class RunSettings:
         steps = steps or preset.steps
         typed = ["" if asked.get(name) == preset.settings.get(name) else f"{asked[name]:g}" for name in ADVANCED]
         return [
-            gr.update(value=request.prior, info=about(self.shelf, self.shelf.priors[request.prior])),
+            gr.update(value=request.prior, info=about(self.model_cache, self.model_cache.priors[request.prior])),
             gr.Radio([p.name for p in presets], value=preset.name, info=self.estimate(request.prior, preset, steps)),
             request.seed, False, steps, *typed, request.negative_prompt,
         ]  # fmt: skip
@@ -137,7 +137,7 @@ class RunSettings:
     def wire(self) -> None:
         """Connect the events within the controls."""
         quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        if self.distils:
+        if self.distills:
             self.prior.input(self._on_prior, self.prior, [self.prior, self.preset, self.steps], **quiet)
         self.preset.input(self._on_preset, [self.prior, self.preset], [self.preset, self.steps], **quiet)
         self.steps.input(self._on_steps, [self.prior, self.preset, self.steps], self.preset, **quiet)
@@ -148,7 +148,7 @@ class RunSettings:
         preset = gr.Radio(
             [p.name for p in presets], value=default.name, info=self.estimate(key, default, default.steps)
         )
-        return gr.Dropdown(info=about(self.shelf, self.shelf.priors[key])), preset, default.steps
+        return gr.Dropdown(info=about(self.model_cache, self.model_cache.priors[key])), preset, default.steps
 
     def _on_preset(self, prior: str, name: str):
         preset = self._preset(prior, name)
@@ -164,7 +164,7 @@ class RunSettings:
 
     def estimate(self, prior: str, preset: Preset, steps: float | None) -> str:
         """Return a text with the expected duration of a run, from the times measured on this machine."""
-        key = work_key(self.kind, prior if self.distils else "", preset.settings)
+        key = work_key(self.kind, prior if self.distills else "", preset.settings)
         step_seconds, steps = self.timings.get(key), int(steps or 0)
         if step_seconds is None:
             return f"{steps:,} steps. Their duration here is known after the first run. {QUOTA if self.zero else ''}"
@@ -205,8 +205,10 @@ def _read_back(preset: Preset) -> dict[str, Any]:
     return json.loads(json.dumps(preset.settings))
 
 
-def about(shelf: PriorShelf, prior: Prior) -> str:
+def about(model_cache: ModelCache, prior: Prior) -> str:
     """Return the requirements and the license of a prior, and why the fallback replaces the prior, if known."""
-    problem = shelf.problem(prior.key)
-    notice = f" **It cannot be loaded now: {problem}. {shelf.fallback.name} is used instead.**" if problem else ""
-    return f"It {prior.needs}. License: [{prior.licence}]({prior.licence_url}).{notice}"
+    problem = model_cache.problem(prior.key)
+    notice = (
+        f" **It cannot be loaded now: {problem}. {model_cache.fallback.name} is used instead.**" if problem else ""
+    )
+    return f"It {prior.needs}. License: [{prior.license}]({prior.license_url}).{notice}"

@@ -101,12 +101,12 @@ def open_within_limits(path: str) -> PIL.Image.Image:
     return open_picture(path)
 
 
-def choose_seed(seed: float | None, randomise: bool) -> int:
+def choose_seed(seed: float | None, randomize: bool) -> int:
     """Return the seed of a new run.
 
     Args:
         seed: Seed from the page; `None` for a random seed.
-        randomise: Draw a random seed in any case.
+        randomize: Draw a random seed in any case.
 
     Returns:
         A seed in [0, `MAX_SEED`].
@@ -114,7 +114,7 @@ def choose_seed(seed: float | None, randomise: bool) -> int:
     Raises:
         ValueError: If the seed is not an integer or is out of range.
     """
-    if randomise or seed is None:
+    if randomize or seed is None:
         return random.randrange(MAX_SEED + 1)
     if not 0 <= seed <= MAX_SEED or int(seed) != seed:
         raise ValueError(f"The seed must be a whole number from 0 to {MAX_SEED:,}, got {seed:g}.")

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
 from .dataset import Pictures, load_dataset
-from .loop import Average, Recipe, batch_rng, optimise
+from .loop import EMA, Recipe, batch_rng, optimize
 
 
 def build_autoencoder() -> AutoencoderKL:
@@ -82,13 +82,13 @@ def train(
         noise = torch.from_numpy(rng.standard_normal((batch, 4, 16, 16), "float32"))
         return {"loss": autoencoder_loss(model, images, noise, bf16)}
 
-    def try_out(average: Average) -> None:
+    def try_out(average: EMA) -> None:
         trial = build_autoencoder()
         trial.load_state_dict(average.values)
         print(f"PSNR {psnr(trial, held_back):.2f} dB", flush=True)
 
     recipe = Recipe(steps, peak=1.5e-3, weight_decay=1e-4)
-    average = optimise(model, losses_at, recipe, folder / "autoencoder.safetensors", try_out)
+    average = optimize(model, losses_at, recipe, folder / "autoencoder.safetensors", try_out)
     model.load_state_dict(average.values)
     return finish(model, pixels[:1024])
 

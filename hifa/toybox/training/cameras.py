@@ -27,7 +27,7 @@ from ..models import build_scheduler, save_prior
 from .autoencoder import to_images
 from .dataset import scene_of
 from .diffusion import CAPTION_WEIGHT, EMPTY_SHARE, HEADS, caption_for, caption_loss, diffusion_loss, token_ids
-from .loop import Average, Recipe, batch_rng, optimise
+from .loop import EMA, Recipe, batch_rng, optimize
 from .ring_dataset import FIRST_SEED, Rings, load_rings, render_ring
 from .shards import make_shards
 
@@ -149,11 +149,11 @@ def train(arguments: argparse.Namespace) -> None:
             "reader": nn.Linear(pipe.text_encoder.config.hidden_size, sum(HEADS)),
         }).float().requires_grad_(True).train()  # fmt: skip
     losses = Losses(model, latents, rings, pipe.tokenizer, arguments.objects, arguments.seed)
-    average = optimise(model, losses, Recipe(arguments.steps, arguments.peak), folder / "cameras.safetensors")
+    average = optimize(model, losses, Recipe(arguments.steps, arguments.peak), folder / "cameras.safetensors")
     export(arguments.export, pipe, model, average)
 
 
-def export(folder: Path, pipe, model: nn.ModuleDict, average: Average) -> None:
+def export(folder: Path, pipe, model: nn.ModuleDict, average: EMA) -> None:
     """Write the prior in Stable Diffusion's layout, and the camera embedding in the folder `camera_embedding`."""
     model.load_state_dict(average.values)
     model.eval()

@@ -21,7 +21,7 @@ COMMAND = "python -m hifa.toybox.training.dataset"
 
 @dataclass(frozen=True)
 class Pictures:
-    """Training set in memory. Labels are indices into `world.KINDS`, `world.COLOURS` and `world.VIEWS`.
+    """Training set in memory. Labels are indices into `world.KINDS`, `world.COLORS` and `world.VIEWS`.
 
     Args:
         pixels: `(n, 64, 64, 3)` uint8.
@@ -56,24 +56,24 @@ def render_scene(seed: int, views: int = VIEWS_PER_SCENE) -> tuple[np.ndarray, n
     """
     rng = np.random.default_rng(seed)
     scene = world.sample_scene(rng)
-    kinds, colours = list(world.KINDS), list(world.COLOURS)
-    below = (-1, -1) if scene.on_kind is None else (kinds.index(scene.on_kind), colours.index(scene.on_colour))
+    kinds, colors = list(world.KINDS), list(world.COLORS)
+    below = (-1, -1) if scene.on_kind is None else (kinds.index(scene.on_kind), colors.index(scene.on_color))
     pixels, labels = [], []
     for _ in range(views):
         azimuth, elevation = sample_camera(rng)
         pose = orbit_pose(azimuth, elevation, CAMERA_RADIUS * rng.uniform(0.96, 1.04))
         picture = render(scene.shape, pose, SIZE, FOV_DEG, sample_background(rng))
-        pixels.append((picture.colour * 255).round().astype(np.uint8))
+        pixels.append((picture.color * 255).round().astype(np.uint8))
         view = world.VIEWS.index(world.view_of(azimuth, elevation))
-        labels.append((kinds.index(scene.kind), colours.index(scene.colour), *below, view))
+        labels.append((kinds.index(scene.kind), colors.index(scene.color), *below, view))
     return np.stack(pixels), np.array(labels, np.int16)
 
 
 def scene_of(labels: np.ndarray) -> world.Scene:
     """Return the scene that a row of labels describes, without geometry. `world.caption` needs no geometry."""
-    kinds, colours = list(world.KINDS), list(world.COLOURS)
-    below = (None, None) if labels[2] < 0 else (kinds[labels[2]], colours[labels[3]])
-    return world.Scene(kinds[labels[0]], colours[labels[1]], *below, shape=None)
+    kinds, colors = list(world.KINDS), list(world.COLORS)
+    below = (None, None) if labels[2] < 0 else (kinds[labels[2]], colors[labels[3]])
+    return world.Scene(kinds[labels[0]], colors[labels[1]], *below, shape=None)
 
 
 def scene_arrays(seed: int) -> dict[str, np.ndarray]:

@@ -23,14 +23,14 @@ from .. import world
 from ..models import build_scheduler, build_text_encoder, build_tokenizer, build_unet, save_prior
 from .autoencoder import to_images
 from .dataset import Pictures, load_dataset, scene_of
-from .loop import Average, Recipe, batch_rng, optimise
+from .loop import EMA, Recipe, batch_rng, optimize
 
 
 EMPTY_SHARE, NO_VIEW_SHARE = 0.10, 0.15
 CAPTION_WEIGHT, READ_TOKENS = 0.05, 8  # weight of the caption loss; padding tokens used by the caption loss
 NOISY_FROM = 750  # from about this timestep on, only the words determine the view
 FACING_WEIGHT = 2.0  # sampling weight of front and back views, for kinds with a front
-HEADS = (len(world.KINDS), len(world.COLOURS), len(world.VIEWS))
+HEADS = (len(world.KINDS), len(world.COLORS), len(world.VIEWS))
 
 
 @torch.no_grad()
@@ -128,10 +128,10 @@ def caption_loss(model: nn.ModuleDict, context: torch.Tensor, told: torch.Tensor
         context: `(B, tokens, dim)` last hidden states.
         told: `(B, 3)` indices from `caption_for`.
     """
-    kind, colour, view = model["reader"](context[:, -READ_TOKENS:].mean(1)).split(HEADS, dim=1)
+    kind, color, view = model["reader"](context[:, -READ_TOKENS:].mean(1)).split(HEADS, dim=1)
     wrong = [
         F.cross_entropy(logits, told[:, i], ignore_index=-1, reduction="sum")
-        for i, logits in enumerate((kind, colour, view))
+        for i, logits in enumerate((kind, color, view))
     ]
     return torch.stack(wrong).sum() / len(told)
 
@@ -167,14 +167,14 @@ def train(arguments: argparse.Namespace) -> None:
         reading = caption_loss(model, context, torch.tensor(told))
         return {"loss": denoising + CAPTION_WEIGHT * reading, "denoising": denoising, "caption": reading}
 
-    optimise(
+    optimize(
         model, losses_at, Recipe(arguments.steps, arguments.learning_rate, average_decay=0.9985),
         folder / "diffusion.safetensors", lambda average: export(arguments.export, vae, average),
         arguments.export_every,
     )  # fmt: skip
 
 
-def export(folder: Path, vae: AutoencoderKL, average: Average) -> None:
+def export(folder: Path, vae: AutoencoderKL, average: EMA) -> None:
     model = nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder()})
     exported = {name: value for name, value in average.values.items() if not name.startswith("reader.")}
     model.load_state_dict(exported)

@@ -29,7 +29,7 @@ from ...multiview.architecture import build_conditioner, build_image_encoder
 from ...multiview.conditioning import clip_embedding, view_embedding
 from .. import world
 from .autoencoder import to_images
-from .loop import Recipe, batch_rng, optimise
+from .loop import Recipe, batch_rng, optimize
 from .multiview_dataset import PhotoDraw, Scenes, draw_photos, drawn_pixels, load_dataset
 from .multiview_models import ARCHITECTURE
 
@@ -39,9 +39,9 @@ VIEW_SCALE = 8.0  # factor of the initial weights of the view embedding: 4 value
 HARMONICS = (1, 2, 4)  # multiples of the azimuth: a table has a symmetry of half a turn, a cube of a quarter turn
 NAMED = (
     len(world.KINDS),
-    len(world.COLOURS),
+    len(world.COLORS),
     len(world.KINDS) + 1,
-    len(world.COLOURS) + 1,
+    len(world.COLORS) + 1,
 )  # the last two have a class for no object
 NAMING_WEIGHT, FACING_WEIGHT = 0.03, 1.0
 
@@ -177,7 +177,7 @@ def train(
     def losses_at(step: int) -> dict[str, Tensor]:
         return losses(model, draw_batch(scenes, coarse, batch_rng(seed + 2, step), batch), bf16)
 
-    average = optimise(model, losses_at, Recipe(steps, peak, weight_decay=1e-2), folder / "image_encoder.safetensors")
+    average = optimize(model, losses_at, Recipe(steps, peak, weight_decay=1e-2), folder / "image_encoder.safetensors")
     model.load_state_dict(average.values)
     del model["painter"], model["namer"]
     return model

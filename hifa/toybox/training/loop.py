@@ -36,7 +36,7 @@ def batch_rng(seed: int, step: int) -> np.random.Generator:
     return np.random.default_rng([seed, step])
 
 
-class Average:
+class EMA:
     """Exponential moving average of a module's parameters, with a smaller decay in the first steps."""
 
     def __init__(self, module: nn.Module, decay: float = 0.999):
@@ -51,9 +51,7 @@ class Average:
                 self.values[name].lerp_(value, 1 - decay)
 
 
-def save_checkpoint(
-    path: Path, step: int, module: nn.Module, average: Average, optimizer: torch.optim.Optimizer
-) -> None:
+def save_checkpoint(path: Path, step: int, module: nn.Module, average: EMA, optimizer: torch.optim.Optimizer) -> None:
     tensors = {
         **with_prefix("module", module.state_dict()),
         **with_prefix("average", average.values),
@@ -62,7 +60,7 @@ def save_checkpoint(
     write_atomically(path, tensors, {"step": step})
 
 
-def load_checkpoint(path: Path, module: nn.Module, average: Average, optimizer: torch.optim.Optimizer) -> int:
+def load_checkpoint(path: Path, module: nn.Module, average: EMA, optimizer: torch.optim.Optimizer) -> int:
     """Restore the module, the average and the optimizer from a checkpoint.
 
     Returns:
@@ -73,13 +71,13 @@ def load_checkpoint(path: Path, module: nn.Module, average: Average, optimizer: 
     """
     if not path.exists():
         return 0
-    tensors, facts = read(path)
+    tensors, metadata = read(path)
     for part in ("module", "average"):
         check_layout(layout_of(without_prefix(part, tensors)), module_layout(module))
     module.load_state_dict(without_prefix("module", tensors))
     average.values = without_prefix("average", tensors)
     load_optimizer_tensors(optimizer, without_prefix("optimizer", tensors))
-    return facts["step"]
+    return metadata["step"]
 
 
 MAX_SKIPPED = 10  # consecutive steps with non-finite gradients
@@ -103,14 +101,14 @@ class Recipe:
     average_decay: float = 0.998
 
 
-def optimise(
+def optimize(
     module: nn.Module,
     losses_at: Callable[[int], dict[str, torch.Tensor]],
     recipe: Recipe,
     checkpoint: Path,
-    export: Callable[[Average], None] | None = None,
+    export: Callable[[EMA], None] | None = None,
     export_every: int = 500,
-) -> Average:
+) -> EMA:
     """Train a module. Training resumes from the checkpoint if the file exists.
 
     Args:
@@ -128,7 +126,7 @@ def optimise(
     Raises:
         ValueError: If the gradients of `MAX_SKIPPED` steps in a row are not finite.
     """
-    average = Average(module, recipe.average_decay)
+    average = EMA(module, recipe.average_decay)
     optimizer = torch.optim.AdamW(module.parameters(), betas=(0.9, 0.99), weight_decay=recipe.weight_decay)
     start, clock, seen = load_checkpoint(checkpoint, module, average, optimizer), time.time(), []
     skipped = 0

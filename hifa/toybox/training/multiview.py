@@ -46,7 +46,7 @@ from ...multiview.denoiser import VolumeDenoiser
 from . import autoencoder, image_encoder
 from .autoencoder import to_images
 from .dataset import Pictures
-from .loop import Average, Recipe, batch_rng, optimise
+from .loop import EMA, Recipe, batch_rng, optimize
 from .multiview_dataset import Scenes, draw_photos, drawn_pixels, load_dataset
 from .multiview_models import build_multiview_scheduler, build_parts, save_multiview, start_from_prior
 
@@ -240,13 +240,13 @@ def train(arguments: argparse.Namespace) -> None:
         batch = Batch(scenes, latents, ring, batch_rng(arguments.seed + 3, step), sizes)
         return {"loss": multiview_loss(parts, scheduler, batch)}
 
-    optimise(
+    optimize(
         parts, losses_at, Recipe(arguments.steps, arguments.peak), folder / "multiview.safetensors",
         lambda average: export(arguments.export, vae, average), arguments.export_every,
     )  # fmt: skip
 
 
-def export(folder: Path, vae: AutoencoderKL, average: Average) -> None:
+def export(folder: Path, vae: AutoencoderKL, average: EMA) -> None:
     parts = build_parts()
     parts.load_state_dict(average.values)
     save_multiview(folder, vae, parts)

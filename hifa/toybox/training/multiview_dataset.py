@@ -77,7 +77,7 @@ def take_photo(shape: Shape, azimuth_deg: float, elevation_deg: float, radius: f
     about half its size.
     """
     picture = render(shape, orbit_pose(azimuth_deg, elevation_deg, radius), PHOTO_PIXELS, PHOTO_FOV_DEG, WHITE, 1)
-    rgba = np.concatenate([picture.colour, picture.mask[..., None]], -1)
+    rgba = np.concatenate([picture.color, picture.mask[..., None]], -1)
     return PIL.Image.fromarray((rgba * 255).round().astype(np.uint8))
 
 
@@ -128,9 +128,9 @@ def drawn_pixels(scenes: Scenes, draw: PhotoDraw) -> np.ndarray:
 
 def labels_of(scene: world.Scene) -> np.ndarray:
     """Return the labels of a scene, `(4,)` int16: kind, color, kind below, color below."""
-    kinds, colours = list(world.KINDS), list(world.COLOURS)
-    below = (-1, -1) if scene.on_kind is None else (kinds.index(scene.on_kind), colours.index(scene.on_colour))
-    return np.array([kinds.index(scene.kind), colours.index(scene.colour), *below], np.int16)
+    kinds, colors = list(world.KINDS), list(world.COLORS)
+    below = (-1, -1) if scene.on_kind is None else (kinds.index(scene.on_kind), colors.index(scene.on_color))
+    return np.array([kinds.index(scene.kind), colors.index(scene.color), *below], np.int16)
 
 
 def render_scene(seed: int, photos: int = PHOTOS_PER_SCENE) -> Scenes:
@@ -139,7 +139,7 @@ def render_scene(seed: int, photos: int = PHOTOS_PER_SCENE) -> Scenes:
     scene = world.sample_scene(rng)
     azimuth = float(np.float32(rng.uniform(0, 360)))
     ring = ring_from(azimuth)
-    views = np.stack([(look(scene.shape, camera).colour * 255).round().astype(np.uint8) for camera in ring])
+    views = np.stack([(look(scene.shape, camera).color * 255).round().astype(np.uint8) for camera in ring])
     first = rng.integers(len(ring), size=photos)
     cameras = [sample_photo_camera(rng) for _ in range(photos)]
     taken = [framed(take_photo(scene.shape, ring[i].azimuth_deg, *c)) for i, c in zip(first, cameras, strict=True)]

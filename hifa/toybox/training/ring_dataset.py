@@ -51,13 +51,13 @@ def render_ring(seed: int) -> dict[str, np.ndarray]:
         ring(Camera(azimuth, elevation, rng.uniform(*RADIUS), FOV_DEG), VIEWS),
         sample_background(rng),
     )
-    kinds, colors = list(world.KINDS), list(world.COLOURS)
-    below = (-1, -1) if scene.on_kind is None else (kinds.index(scene.on_kind), colors.index(scene.on_colour))
+    kinds, colors = list(world.KINDS), list(world.COLORS)
+    below = (-1, -1) if scene.on_kind is None else (kinds.index(scene.on_kind), colors.index(scene.on_color))
     pixels = [
-        render(scene.shape, camera_to_world(camera).numpy(), SIZE, camera.fov_deg, background).colour
+        render(scene.shape, camera_to_world(camera).numpy(), SIZE, camera.fov_deg, background).color
         for camera in cameras
     ]
-    labels = [(kinds.index(scene.kind), colors.index(scene.colour), *below, camera.view) for camera in cameras]
+    labels = [(kinds.index(scene.kind), colors.index(scene.color), *below, camera.view) for camera in cameras]
     return {
         "pixels": (np.stack(pixels) * 255).round().astype(np.uint8),
         "poses": np.stack([pose_numbers(camera).numpy() for camera in cameras]),

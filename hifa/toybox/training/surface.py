@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ...losses import angular_von_mises_fisher_loss, disparity_loss
 from ...priors.surface import confidence_of, read_surface
 from ...priors.surface_unet import SurfaceUNet
-from .loop import Recipe, batch_rng, optimise
+from .loop import Recipe, batch_rng, optimize
 from .surface_dataset import (
     SIZE,
     Estimates,
@@ -174,7 +174,7 @@ def train(arguments: argparse.Namespace) -> None:
     def losses_at(step: int) -> dict[str, Tensor]:
         return surface_losses(model, draw_batch(surfaces, estimates, batch_rng(arguments.seed, step), arguments.batch))
 
-    average = optimise(model, losses_at, Recipe(arguments.steps, arguments.peak), folder / "surface.safetensors")
+    average = optimize(model, losses_at, Recipe(arguments.steps, arguments.peak), folder / "surface.safetensors")
     model.load_state_dict(average.values)
     model.eval()
     print(json.dumps(evaluate(model, arguments.seed, arguments.test_scenes)), flush=True)

@@ -85,8 +85,8 @@ def render_surfaces(seed: int, views: int) -> Surfaces:
     """Render views of the scene that `seed` determines."""
     rng = np.random.default_rng(seed)
     scene, low_high = world.sample_scene(rng), np.sin(np.radians(ELEVATION_DEG))
-    kinds, colors = list(world.KINDS), list(world.COLOURS)
-    below = (-1, -1) if scene.on_kind is None else (kinds.index(scene.on_kind), colors.index(scene.on_colour))
+    kinds, colors = list(world.KINDS), list(world.COLORS)
+    below = (-1, -1) if scene.on_kind is None else (kinds.index(scene.on_kind), colors.index(scene.on_color))
     rows = []
     for _ in range(views):
         elevation = float(np.degrees(np.arcsin(rng.uniform(*low_high))))
@@ -94,11 +94,11 @@ def render_surfaces(seed: int, views: int) -> Surfaces:
         pose = camera_to_world(camera).numpy()
         picture = render(scene.shape, pose, SIZE, camera.fov_deg, (0.0, 0.0, 0.0))
         rows.append((
-            (picture.colour * 255).round().astype(np.uint8),
+            (picture.color * 255).round().astype(np.uint8),
             (picture.mask * 255).round().astype(np.uint8),
             (picture.normals @ pose[:, :3] * 127).round().astype(np.int8),
             disparity_of(picture.depth, picture.mask, camera.radius).astype(np.float16),
-            np.array((kinds.index(scene.kind), colors.index(scene.colour), *below, camera.view), np.int16),
+            np.array((kinds.index(scene.kind), colors.index(scene.color), *below, camera.view), np.int16),
         ))  # fmt: skip
     return Surfaces(*(np.stack(values) for values in zip(*rows, strict=True)))
 
