@@ -148,7 +148,8 @@ def test_gradient_of_a_huge_density_is_bounded():
     "name, value",
     [
         ("max_resolution", 2**22 - 1), ("max_resolution", 2**63), ("base_resolution", 0), ("levels", 33),
-        ("log2_hashmap_size", 40), ("hidden_dim", 10**9), ("hidden_layers", -1), ("bound", float("nan")), ("bound", 0.0),
+        ("log2_hashmap_size", 40), ("hidden_dim", 10**9), ("hidden_layers", -1), ("bound", float("nan")),
+        ("bound", 0.0),
         ("blob_radius", float("inf")), ("levels", "3"), ("levels", 2.0), ("view_bands", True), ("seed", 2**64),
     ],
 )  # fmt: skip

@@ -20,6 +20,7 @@ from ..jobs.models import ModelCache
 from ..jobs.run_store import Record, RunFolder, RunStore
 from ..jobs.worker import current
 from .events import afterwards
+from .requests import user_errors
 
 
 UPLOAD = {"concurrency_id": "hub", "concurrency_limit": 4}  # own id, because a shared id has the lowest of all limits

@@ -66,8 +66,8 @@ class Actions:
 
     Args:
         store: Store of the runs.
-        model_cache: Cache of the priors. The requested prior is loaded before the run enters the queue, so that a missing
-            prior is reported early.
+        model_cache: Cache of the priors. The requested prior is loaded before the run enters the queue, so that a
+            missing prior is reported early.
         view_steps: Default number of denoising steps of the multi-view model.
     """
 

@@ -35,8 +35,9 @@ class RunSettings:
         self.first = model_cache.default  # initial prior of the page, even if it fails to load later
         prior, presets = self.first, self.presets(self.first.key)
         self.prior = gr.Dropdown(
-            [(p.name, p.key) for p in model_cache.priors.values()], value=prior.key, label="Prior", visible=self.distills,
-            elem_id=f"{name}-prior", filterable=False, info=about(model_cache, prior),
+            [(p.name, p.key) for p in model_cache.priors.values()],
+            value=prior.key, label="Prior", visible=self.distills, elem_id=f"{name}-prior",
+            filterable=False, info=about(model_cache, prior),
         )  # fmt: skip
         default = presets[min(1, len(presets) - 1)]
         self.preset = gr.Radio(
