@@ -15,7 +15,6 @@ import torch
 
 from hifa.cli.options import load_multiview
 from hifa.multiview import SyncDreamerPipeline
-from hifa.multiview.pipeline_syncdreamer import TOYBOX as TOYBOX_MULTIVIEW
 from hifa.space.deploy.warm_up import warm_up
 from hifa.space.jobs.gpu_lease import Models, make_lease, seconds_asked
 from hifa.space.jobs.memory import limit_arenas
@@ -29,6 +28,7 @@ from hifa.space.ui.page import build_page
 from hifa.space.ui.requests import Actions
 from hifa.space.ui.result_panel import CSS
 from hifa.space.ui.validation import MAX_UPLOAD
+from hifa.toybox import MULTIVIEW_WEIGHTS
 
 
 RUNS = Path("outputs/space")
@@ -72,7 +72,7 @@ def build_demo(
     alone = gpu is None and model_cache.device.type == "cpu"
     worker = Worker(store, lease, gpu is not None, Timings(store.root / "timings.json"), export_in_turn=alone)
     # Only the model's config is read. The model itself is loaded for the first picture.
-    view_steps = view_steps or SyncDreamerPipeline.load_config(TOYBOX_MULTIVIEW)["num_inference_steps"]
+    view_steps = view_steps or int(SyncDreamerPipeline.load_config(MULTIVIEW_WEIGHTS)["num_inference_steps"])  # pyright: ignore[reportArgumentType, reportCallIssue]
     return build_page(worker, Actions(store, model_cache, view_steps), gpu is not None, hub)
 
 
@@ -87,7 +87,7 @@ def launch(demo: gr.Blocks, **options: Any):
         The return value of `gr.Blocks.launch`.
     """
     # The bold face of Gradio's default font lacks most letters. This font has all of them.
-    font = gr.themes.utils.fonts.LocalFont("Source Sans Pro", weights=(400, 700))
+    font = gr.themes.LocalFont("Source Sans Pro", weights=(400, 700))
     theme = gr.themes.Default(font=(font, "ui-sans-serif", "system-ui", "sans-serif"))
     # `run_history=False`: Gradio's run history would store all inputs, including Hub tokens, in the browser.
     return demo.launch(
@@ -126,7 +126,7 @@ def given_away(root: Path) -> list[str]:
 def multiview_options(device: torch.device) -> dict[str, Any]:
     """Return the arguments of `build_demo` that select the multi-view model.
 
-    The environment variable `HIFA_MULTIVIEW` names the model: a Hub id, a folder or a published checkpoint. Without
+    The environment variable `HIFA_MULTIVIEW` names the model: a Hub ID, a folder or a published checkpoint. Without
     the variable the embedded model is used.
     """
     name = os.environ.get("HIFA_MULTIVIEW")

@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .asset import HiFAAsset
     from .cameras import Camera
-    from .components import TOYBOX
     from .config import HiFAConfig
+    from .multiview.hallucination import Photo
     from .optimization.run import HiFARun
-    from .pipeline_hifa import HiFAPipeline, HiFAPipelineOutput
+    from .pipeline_hifa import HiFAPipeline
+    from .pipeline_output import HiFAPipelineOutput
+    from .priors.prompt_embeddings import PromptEmbeddings
+    from .toybox import TOYBOX
 
 
-__all__ = ["TOYBOX", "Camera", "HiFAAsset", "HiFAConfig", "HiFAPipeline", "HiFAPipelineOutput", "HiFARun"]
+__all__ = [
+    "TOYBOX", "Camera", "HiFAAsset", "HiFAConfig", "HiFAPipeline", "HiFAPipelineOutput", "HiFARun", "Photo",
+    "PromptEmbeddings",
+]  # fmt: skip
 __version__ = "0.2.0"
 
 # Imported on first access, because torch, diffusers and transformers take seconds to import. The CLI prints its help
@@ -21,10 +27,12 @@ __version__ = "0.2.0"
 _MODULES = {
     "HiFAAsset": "asset",
     "Camera": "cameras",
-    "TOYBOX": "components",
+    "TOYBOX": "toybox",
     "HiFAConfig": "config",
     "HiFAPipeline": "pipeline_hifa",
-    "HiFAPipelineOutput": "pipeline_hifa",
+    "HiFAPipelineOutput": "pipeline_output",
+    "Photo": "multiview.hallucination",
+    "PromptEmbeddings": "priors.prompt_embeddings",
     "HiFARun": "optimization.run",
 }
 

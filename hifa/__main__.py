@@ -19,11 +19,13 @@ from .cli.options import (
     MODEL_HELP,
     RANGES,
     add_export_options,
+    add_setting_options,
     add_surface_options,
     add_variant_option,
     check_normal_model,
     check_ranges,
     export_asset,
+    given_settings,
     load_multiview,
     load_pipeline,
     preset_config,
@@ -39,15 +41,18 @@ if TYPE_CHECKING:  # slow imports: invalid arguments are rejected first
     import PIL.Image
 
     from .optimization.run import HiFARun
-    from .pictures import PreparedPicture
+    from .photo_cutout import PreparedPicture
     from .pipeline_hifa import HiFAPipeline
 
 
 PRESETS = ("fast", "preview", "paper", "official", "mvdream", "reconstruction", "hallucinated")
-OF_NEW_RUNS = ("preset", "negative_prompt", "steps", "guidance_scale", "seed", "overwrite")  # fixed in a saved run
+PREVIEW_EVERY = 20  # steps
+# Options that are fixed in a saved run.
+OF_NEW_RUNS = ("preset", "negative_prompt", "steps", "guidance_scale", "set", "seed", "overwrite")
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command."""
     parser = argparse.ArgumentParser(prog="python -m hifa", description="Generate a 3D asset from a prompt or image.")
     parser.add_argument("prompt", nargs="?", help="object to generate, such as 'a red mushroom'")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="resume the run saved in DIR")
@@ -65,14 +70,17 @@ def build_parser() -> argparse.ArgumentParser:
         "--elevation",
         type=float,
         metavar="DEG",
-        help="camera elevation in degrees, 0 is level; default: estimated from six sheets",
+        help="camera elevation in degrees, 0 is level; default: estimated from six sheets of views",
     )
     picture.add_argument(
         "--view-seeds", type=int, metavar="N", help="hallucinate N sheets of views and use the best; default: 1"
     )
     picture.add_argument("--views", type=Path, metavar="SHEET", help="sixteen views side by side, instead of --image")
     picture.add_argument(
-        "--image-guidance-end", type=float, metavar="FRACTION", help="part of the run in which image losses fade to 0"
+        "--image-guidance-end",
+        type=float,
+        metavar="FRACTION",
+        help="fraction of the run over which image losses fade to 0",
     )
     picture.add_argument(
         "--multiview", metavar="ID_OR_FILE", help="SyncDreamer folder, Hub ID or checkpoint; default: embedded Toybox"
@@ -82,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--negative-prompt")
     run.add_argument("--steps", type=int, help="optimization steps")
     run.add_argument("--guidance-scale", type=float)
+    add_setting_options(run)
     run.add_argument("--seed", type=int, help="default: 0")
     run.add_argument(
         "--save-every", type=int, default=100, metavar="STEPS", help="steps between checkpoints; default: 100"
@@ -123,13 +132,14 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError: If an argument is invalid. The message names the value and what to do.
     """
+    settings = given_settings(arguments)
     pictures = [name for name in ("image", "views") if getattr(arguments, name) is not None]
     new = arguments.prompt is not None or bool(pictures)
     if new == (arguments.resume is not None):
         raise ValueError("Give either a prompt, such as 'a red mushroom', or an image, or --resume DIR.")
     check_picture_arguments(arguments, pictures)
     check_ranges(arguments, (("save_every", 1, 10**9), *RANGES))
-    check_normal_model(arguments)
+    check_normal_model(arguments, settings)
     if arguments.seed is not None:
         check_ranges(arguments, (("seed", 0, 2**63 - 1),))
     check_writable(output_folder(arguments))
@@ -162,7 +172,7 @@ def check_resume(arguments: argparse.Namespace) -> None:
         prior = read_metadata(run)["prior"]
     except Exception:  # a damaged file; `HiFARun.load` reports the reason
         return
-    unknown = prior == "custom" or prior is not None and Path(prior).is_absolute() and not Path(prior).exists()
+    unknown = prior == "custom" or (prior is not None and Path(prior).is_absolute() and not Path(prior).exists())
     if unknown and arguments.model is None:
         raise ValueError(f"The prior of this run, {prior!r}, cannot be found. Give the prior as --model.")
     if arguments.model not in (None, prior) and prior is not None and not unknown:
@@ -188,6 +198,7 @@ def check_picture_arguments(arguments: argparse.Namespace, pictures: list[str]) 
     """Check that the image options fit together.
 
     Args:
+        arguments: Parsed arguments.
         pictures: Names of the given options out of `image` and `views`.
 
     Raises:
@@ -205,6 +216,7 @@ def check_picture_arguments(arguments: argparse.Namespace, pictures: list[str]) 
 
 
 def output_folder(arguments: argparse.Namespace) -> Path:
+    """Return the output folder: the given folder, that of the resumed run, or a folder named after the input."""
     if arguments.output_dir is not None:
         return arguments.output_dir
     if arguments.resume is not None:
@@ -220,13 +232,14 @@ def run_folder(arguments: argparse.Namespace) -> Path:
 
 
 def make(arguments: argparse.Namespace) -> int:
+    """Generate an asset and write its files. Return the exit status."""
     share_cpu()
     compile_ahead()
     with quick_loading():
         pipe, run = begin(arguments)
     folder = output_folder(arguments)
     optimize(pipe, run, folder, run_folder(arguments), arguments.save_every)
-    from .export.each import ExportError
+    from .export.asset_files import ExportError
 
     try:
         export_asset(run.asset(), folder, arguments, show_bar=True)
@@ -261,14 +274,13 @@ def begin(arguments: argparse.Namespace) -> "tuple[HiFAPipeline, HiFARun]":
 
     device = pick_device(arguments.device)
     image, views = read_pictures(arguments)
-    if is_fast_on_cpu(arguments, device):
-        show_beginning(arguments)
     # These imports load the rest of diffusers, which takes seconds.
     from . import TOYBOX, HiFARun
     from .multiview.hallucination import Photo
+    from .toybox import TOYBOX_NAME
 
     run = None if arguments.resume is None else HiFARun.load(run_folder(arguments), device)
-    model = arguments.model or (TOYBOX if run is None or run.prior is None else run.prior)
+    model = arguments.model or (TOYBOX if run is None or run.prior in (None, TOYBOX_NAME) else run.prior)
     dtype = torch.float16 if arguments.half else torch.float32
     pipe = load_pipeline(model, arguments.disparity_model, dtype, device, arguments.variant, arguments.normal_model)
     if run is not None:
@@ -276,17 +288,16 @@ def begin(arguments: argparse.Namespace) -> "tuple[HiFAPipeline, HiFARun]":
         return pipe, run
     folder = output_folder(arguments)
     if image is not None:
-        given = arguments.multiview is not None
-        multiview = load_multiview(arguments.multiview, dtype, device) if given else pipe.embedded_multiview()
+        multiview = arguments.multiview and load_multiview(arguments.multiview, dtype, device)
         seeds = 1 if arguments.view_seeds is None else arguments.view_seeds
-        image = Photo(image, multiview, arguments.elevation, seeds)
+        photo = Photo(image, arguments.elevation, multiview or None, seeds)
+        image = photo.prepare(pipe.embedded_multiview())
         folder.mkdir(parents=True, exist_ok=True)
-        image.seen.save(folder / "input.png")
+        image.model_input().save(folder / "input.png")
+    settings = given_settings(arguments)
     run = pipe.start(
         arguments.prompt, arguments.negative_prompt or "", image=image, views=views, seed=arguments.seed or 0,
-        config=preset_config(pipe, arguments.preset),
-        num_inference_steps=arguments.steps, guidance_scale=arguments.guidance_scale,
-        image_guidance_end=arguments.image_guidance_end,
+        config=preset_config(pipe, arguments.preset, settings), **settings,
     )  # fmt: skip
     forget_text_encoder(pipe)
     if run.views is not None:
@@ -312,33 +323,10 @@ def read_pictures(arguments: argparse.Namespace) -> "tuple[PreparedPicture | Non
     """
     if arguments.image is None and arguments.views is None:
         return None, None
-    from .pictures import open_picture, prepare_picture
+    from .photo_cutout import open_picture, prepare_picture
 
     image = None if arguments.image is None else prepare_picture(arguments.image)
     return image, None if arguments.views is None else open_picture(arguments.views)
-
-
-def is_fast_on_cpu(arguments: argparse.Namespace, device: str) -> bool:
-    """Return whether this is a new text-to-3D run with the embedded prior on the CPU.
-
-    The field of such a run is small enough for an immediate preview.
-    """
-    other = (arguments.resume, arguments.model, arguments.image, arguments.views)
-    return device == "cpu" and arguments.preset in (None, "fast") and all(value is None for value in other)
-
-
-def show_beginning(arguments: argparse.Namespace) -> None:
-    """Save the first preview, which shows the initial field, before the prior is loaded.
-
-    The preview does not need the prior, and loading the prior would double the time to the preview.
-    """
-    from .asset import save_image
-    from .config import HiFAConfig
-    from .optimization.initialization import first_preview
-
-    folder = output_folder(arguments)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_image(folder / "preview.png", first_preview(HiFAConfig.fast(), arguments.seed or 0).numpy())
 
 
 def pick_device(name: str) -> str:
@@ -372,11 +360,10 @@ def optimize(pipe: "HiFAPipeline", run: "HiFARun", folder: Path, run_folder: Pat
     from .asset import save_image
 
     def save_preview(*_) -> None:
-        if run.step % save_every == 0:
+        if run.step % PREVIEW_EVERY == 0 or run.finished:
             save_image(folder / "preview.png", run.preview().cpu().numpy())
 
     folder.mkdir(parents=True, exist_ok=True)
-    save_image(folder / "preview.png", run.preview().cpu().numpy())
     clock, stopped = time.perf_counter(), False
     pipe.set_progress_bar_config(desc=run.prompt or "reconstruction")
     try:

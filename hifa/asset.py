@@ -1,10 +1,10 @@
 """HiFAAsset: a finished radiance field, which can be rendered, exported and uploaded to the Hub without a prior."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import PIL.Image
@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .cameras import Camera, orbit
+from .cameras import Camera
 from .field import RadianceField
 from .rendering.image import Picture
 from .rendering.viewing import Viewer
@@ -26,9 +26,8 @@ from .storage.migration import SETTINGS, current_metadata, current_tensors, rena
 if TYPE_CHECKING:
     from .export.mesh import Mesh
 
-# `export` and its mesh libraries take a second to import. They are imported where they are used, so that a run shows
-# its first preview sooner.
-
+# `export` and its mesh libraries take a second to import. They are imported where they are used, so that a run starts
+# sooner.
 ASSET_FILE = "asset.json"
 WHITE = (1.0, 1.0, 1.0)
 
@@ -52,6 +51,7 @@ class HiFAAsset:
 
     @property
     def prompt(self) -> str:
+        """Return the prompt; empty without one."""
         return self.metadata.get("prompt", "")
 
     def camera(self, azimuth_deg: float = 0.0, elevation_deg: float = 15.0) -> Camera:
@@ -98,8 +98,10 @@ class HiFAAsset:
         Returns:
             Colors `(num_frames, size, size, 3)` in [0, 1].
         """
+        from .export.turntable import turntable_cameras
+
         base = self.camera()
-        cameras = orbit(num_frames, elevation_deg=elevation_deg, radius=base.radius, fov_deg=base.fov_deg)
+        cameras = turntable_cameras(num_frames, elevation_deg=elevation_deg, radius=base.radius, fov_deg=base.fov_deg)
         return torch.stack([self.render(camera, size).color for camera in cameras])
 
     def mesh(self, resolution: int = 128, max_faces: int | None = 20_000) -> "Mesh":
@@ -124,7 +126,8 @@ class HiFAAsset:
 
         Args:
             path: `.glb` or `.obj` with a baked texture, `.ply` with vertex colors, or `.zip` of the OBJ files.
-            resolution, max_faces: See `mesh`.
+            resolution: See `mesh`.
+            max_faces: See `mesh`.
             texture_size: Height and width of the texture in pixels.
 
         Raises:
@@ -169,12 +172,13 @@ class HiFAAsset:
         Raises:
             OSError: If the file cannot be written or ffmpeg fails. An existing file is kept.
         """
+        from .export.turntable import turntable_cameras
         from .export.video import normal_to_rgb, write_video
 
         base = self.camera()
 
         def frames() -> Iterator[np.ndarray]:
-            for camera in orbit(num_frames, radius=base.radius, fov_deg=base.fov_deg):
+            for camera in turntable_cameras(num_frames, radius=base.radius, fov_deg=base.fov_deg):
                 picture = self.render(camera, size)
                 normals = normal_to_rgb(picture.normals.cpu().numpy(), picture.opacity.cpu().numpy())
                 yield np.concatenate([picture.color.cpu().numpy(), normals], 1)
@@ -265,28 +269,36 @@ class HiFAAsset:
         from .export.hub import model_card, push_folder
 
         def write_files(folder: Path) -> None:
-            self.write_files(folder)
+            self.save_pretrained(folder)
+            self.export(folder)
             (folder / "README.md").write_text(model_card(self.metadata, repo_id, license, endpoint), "utf-8")
 
         return push_folder(repo_id, write_files, private=private, token=token, endpoint=endpoint)
 
-    def write_files(self, folder: Path) -> None:
-        """Write the asset with all its exports: turntable, stills, depth image and GLB.
+    def export(
+        self,
+        folder: str | Path,
+        formats: Sequence[str] = ("turntable", "stills", "glb"),
+        *,
+        show_bar: bool = False,
+        **options: int,
+    ) -> None:
+        """Write several files to a folder. If a file fails, the export continues with the next file.
+
+        Args:
+            folder: Output folder. The folder is created if it does not exist.
+            formats: `"turntable"` writes `turntable.mp4`, and `"stills"` writes `front.png`, `side.png`, `back.png`
+                and `depth.png`. `"glb"`, `"obj"`, `"zip"` and `"ply"` write a mesh with this suffix.
+            show_bar: Whether to show a progress bar with the remaining time.
+            options: Fields of `export.asset_files.ExportOptions`, such as `max_faces=10_000`.
 
         Raises:
-            AssetError: If the asset itself cannot be written.
-            ExportError: If another file cannot be written. All remaining files are written.
+            ValueError: If a format is unknown.
+            ExportError: If a file cannot be written. All remaining files are written.
         """
-        from .export.each import export_each
+        from .export.asset_files import ExportOptions, export_files
 
-        self.save_pretrained(folder)
-        export_each(
-            {
-                "turntable.mp4": lambda: self.export_video(folder / "turntable.mp4"),
-                "stills": lambda: self.export_stills(folder),
-                "mesh.glb": lambda: self.export_mesh(folder / "mesh.glb"),
-            }
-        )
+        export_files(self, Path(folder), formats, ExportOptions(**options), show_bar)
 
     def export_stills(self, folder: Path, size: int = 256) -> None:
         """Write `front.png`, `side.png`, `back.png` and `depth.png`."""
@@ -306,13 +318,14 @@ def _read_field(folder: Path) -> RadianceField:
     Raises:
         ValueError: If the tensors in the file are not exactly those that the config requires, or are not finite.
     """
-    path, config = folder / SAFETENSORS_WEIGHTS_NAME, renamed(RadianceField.load_config(folder), SETTINGS)
+    path, config = folder / SAFETENSORS_WEIGHTS_NAME, cast(dict[str, Any], RadianceField.load_config(folder))
+    config = renamed(config, SETTINGS)
     with torch.device("meta"):
-        field = RadianceField.from_config(config)
+        field = cast(RadianceField, RadianceField.from_config(config))
     check_layout(read_layout(path), module_layout(field))
     tensors = current_tensors(load_file(path))
     check_finite(tensors)
-    field = RadianceField.from_config(config).eval()
+    field = cast(RadianceField, RadianceField.from_config(config)).eval()
     field.load_state_dict(tensors)
     return field
 

@@ -8,7 +8,8 @@ For two processes on a CPU:
 
 Each line of a .jsonl file is an object with the key `prompt`. Optional keys are `negative_prompt`, `seed`, `name` (of
 the output folder) and the fields of `HiFAConfig`. Each line of any other file is a prompt. Prompt 3, counted from 0,
-is written to the folder `OUT/0003-its-name/`.
+is written to the folder `OUT/0003-its-name/`. `--set` changes the settings of all prompts. The fields of a line take
+precedence.
 
 Running the command again skips finished prompts and resumes interrupted runs. A prompt that fails does not stop the
 batch. All failures are reported at the end, and the exit code is then 1.
@@ -27,19 +28,20 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from torch import Tensor
 
-from . import TOYBOX, HiFAConfig, HiFAPipeline, HiFARun
+from . import TOYBOX, HiFAConfig, HiFAPipeline, HiFARun, PromptEmbeddings
 from .cli.options import (
     MODEL_HELP,
     RANGES,
     add_export_options,
+    add_setting_options,
     add_surface_options,
     add_variant_option,
     check_normal_model,
     check_ranges,
     embed_first,
     export_asset,
+    given_settings,
     load_pipeline,
     preset_config,
 )
@@ -98,7 +100,7 @@ def _job(row: Any, index: int) -> Job:
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
         raise ValueError(f'Expected an object such as {{"prompt": "a red mushroom"}}, got {row!r}.')
     row = dict(row)
-    known = {"prompt": row.pop("prompt")}
+    known: dict[str, Any] = {"prompt": row.pop("prompt")}
     for name, kind in (("negative_prompt", str), ("seed", int), ("name", str)):
         if name in row:
             known[name] = row.pop(name)
@@ -107,8 +109,8 @@ def _job(row: Any, index: int) -> Job:
     unknown = set(row) - {setting.name for setting in fields(HiFAConfig)}
     if unknown:
         raise ValueError(f"Unknown settings: {', '.join(sorted(unknown))}. See `HiFAConfig` for the valid names.")
-    name = file_name(known.get("name", known["prompt"]))
-    return Job(**known | {"name": f"{index:04d}-{name}"}, settings=row)
+    known["name"] = f"{index:04d}-{file_name(known.get('name', known['prompt']))}"
+    return Job(**known, settings=row)
 
 
 def is_begun(folder: Path) -> bool:
@@ -125,7 +127,7 @@ def work(
     folder: Path,
     config: HiFAConfig | None,
     arguments: argparse.Namespace,
-    prompt_embeds: Tensor | None = None,
+    prompt_embeds: PromptEmbeddings | None = None,
 ) -> bool:
     """Run one job to its end, or resume its saved run.
 
@@ -240,6 +242,7 @@ def run_jobs(jobs: list[Job], run_one: Callable[[Job], bool], output_dir: Path) 
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prompts", type=Path, help="a .jsonl file, or a text file with one prompt per line")
     parser.add_argument("--output-dir", type=Path, required=True)
@@ -248,6 +251,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--half", action="store_true", help="load the prior in float16 (on a GPU)")
     add_variant_option(parser)
     parser.add_argument("--preset", choices=PRESETS, help="default: chosen by the prior")
+    add_setting_options(parser)
     parser.add_argument(
         "--save-every", type=int, default=100, metavar="STEPS", help="steps between checkpoints; default: 100"
     )
@@ -277,9 +281,10 @@ def main(argv: list[str] | None = None) -> int:
 
     arguments = build_parser().parse_args(argv)
     try:
-        jobs = read_jobs(arguments.prompts)
+        settings = given_settings(arguments)
+        jobs = [replace(job, settings=settings | job.settings) for job in read_jobs(arguments.prompts)]
         check_ranges(arguments, (("save_every", 1, 10**9), *RANGES))
-        check_normal_model(arguments)
+        check_normal_model(arguments, settings)
         if not all(0 < share <= 1 for share in arguments.assets_at):
             raise ValueError(f"--assets-at takes fractions of a run, above 0 and up to 1, got {arguments.assets_at}.")
         arguments.output_dir.mkdir(parents=True, exist_ok=True)
@@ -295,7 +300,7 @@ def main(argv: list[str] | None = None) -> int:
     state = PartialState(cpu=launched_on_cpu, timeout=timedelta(days=30))
     pipe.to(state.device)
     pipe.set_progress_bar_config(disable=True)  # bars of several processes would overlap
-    config = preset_config(pipe, arguments.preset)
+    config = preset_config(pipe, arguments.preset, settings)
     mine, output_dir = jobs_of(jobs, state), arguments.output_dir
     new = [(job.prompt, job.negative_prompt) for job in mine if not is_begun(output_dir / job.name)]
     embeds = embed_first(pipe, new)

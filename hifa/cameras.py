@@ -167,8 +167,3 @@ def front_or_back(azimuth_deg: float) -> float:
     """
     azimuth_deg %= 360
     return azimuth_deg / 2 - 45 if azimuth_deg < 180 else azimuth_deg / 2 + 45
-
-
-def orbit(frames: int, *, elevation_deg: float = 15.0, radius: float = 2.5, fov_deg: float = 40.0) -> list[Camera]:
-    """Return the cameras of a full turn at one elevation, counterclockwise from the front."""
-    return [Camera(360.0 * i / frames, elevation_deg, radius, fov_deg) for i in range(frames)]

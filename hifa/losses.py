@@ -21,13 +21,16 @@ def sds_plus_loss(
     encoder. The estimates are constants.
 
     Args:
-        z, z_hat: `(B, C, h, w)` latents, or `None` for a prior without a latent space.
-        x, x_hat: `(B, 3, H, W)` in [0, 1]; `x_hat` is `None` if `lambda_rgb` is 0.
+        z: `(B, C, h, w)` latents, or `None` for a prior without a latent space.
+        z_hat: `(B, C, h, w)` estimate of the latents; `None` if `z` is `None`.
+        x: `(B, 3, H, W)` in [0, 1].
+        x_hat: `(B, 3, H, W)` estimate of x; `None` if `lambda_rgb` is 0.
         weight: w(t).
-        lambda_latent, lambda_rgb: Weights of the terms in latent space and in image space.
+        lambda_latent: Weight of the term in latent space.
+        lambda_rgb: Weight of the term in image space.
     """
     loss = x.new_zeros(())
-    if z is not None and lambda_latent:
+    if z is not None and z_hat is not None and lambda_latent:
         loss = loss + lambda_latent * ((z - z_hat.detach()) ** 2).sum()
     if x_hat is not None and lambda_rgb:
         loss = loss + lambda_rgb * ((x - x_hat.detach()) ** 2).sum()
@@ -102,7 +105,8 @@ def image_reconstruction_loss(x: Tensor, x_view: Tensor, mask: Tensor, outside: 
     The loss is the mean of [m + outside (1 - m)] |x - x_view|^2.
 
     Args:
-        x, x_view: `(n_rays, 3)` rendered and given RGB in [0, 1], on the same background.
+        x: `(n_rays, 3)` rendered RGB in [0, 1].
+        x_view: `(n_rays, 3)` given RGB in [0, 1], on the same background.
         mask: m `(n_rays,)` in [0, 1], 1 on the object.
         outside: Weight of the pixels outside of the object. 1 counts the background in full, which needs a known
             background. 0 leaves the background to `mask_loss`.

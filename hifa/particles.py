@@ -10,6 +10,7 @@ import torch
 
 from .optimization.run import HiFARun
 from .optimization.step import HiFAStep
+from .priors.vsd import VariationalState
 
 
 if TYPE_CHECKING:
@@ -48,23 +49,24 @@ def advance_particles(pipe: "HiFAPipeline", runs: Sequence[HiFARun]) -> Iterator
 def _check(runs: Sequence[HiFARun]) -> None:
     if len(set(map(id, runs))) < max(2, len(runs)):
         raise ValueError(f"Particles must be two or more runs without repetitions, got {len(runs)}.")
-    if any(run.variational is None for run in runs):
+    states = [run.variational for run in runs if run.variational is not None]
+    if len(states) < len(runs):
         raise ValueError("Particles need the score of distillation='vsd'. Start all runs with this setting.")
     first = runs[0]
-    for run in runs[1:]:
+    for run, state in zip(runs[1:], states[1:], strict=True):
         for name in ("prompt", "negative_prompt", "config", "step"):
             if getattr(run, name) != getattr(first, name):
                 raise ValueError(
                     f"Particles must have the same prompt, settings and step, but {name} is "
                     f"{getattr(first, name)!r} in one run and {getattr(run, name)!r} in another."
                 )
-        if first.step and not _same(run, first):
+        if first.step and not _same(state, states[0]):
             raise ValueError(
                 f"These runs have trained separate scores for {first.step} steps. Particles must be optimized "
                 "together from the start."
             )
 
 
-def _same(run: HiFARun, other: HiFARun) -> bool:
-    ours, theirs = run.variational.tensors(), other.variational.tensors()
+def _same(state: VariationalState, other: VariationalState) -> bool:
+    ours, theirs = state.tensors(), other.tensors()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -1,5 +1,8 @@
 """Checks of prompts and text embeddings for a prior, which run before any expensive work."""
 
+# The keys of `config` are attributes, which diffusers does not declare.
+# pyright: reportAttributeAccessIssue=false
+
 from typing import TYPE_CHECKING
 
 from .toybox.vocabulary import explain_no_object, explain_unknown_word, names_object, unknown_words
@@ -28,7 +31,7 @@ def check_prompt(tokenizer: "PreTrainedTokenizerBase", prompt: str | None, negat
         PromptError: If a prompt is too long, has a word that is not in the vocabulary, or (Toybox only) names no
             object.
     """
-    _check_texts(prompt, negative_prompt)
+    prompt = _checked(prompt, negative_prompt)
     longest = max((f"{prompt}, {view}" for view in VIEWS), key=len)
     for name, text in (("prompt with view words", longest), ("negative prompt", negative_prompt or "")):
         _check_words(tokenizer, text)
@@ -45,18 +48,20 @@ def check_toybox_prompt(prompt: str | None, negative_prompt: str | None = "") ->
     Raises:
         TypeError, ValueError, PromptError: See `check_prompt`.
     """
-    _check_texts(prompt, negative_prompt)
+    prompt = _checked(prompt, negative_prompt)
     for word in unknown_words(f"{prompt} {negative_prompt or ''}"):
         raise PromptError(explain_unknown_word(word))
     if not names_object(prompt):
         raise PromptError(explain_no_object(prompt))
 
 
-def _check_texts(prompt: str | None, negative_prompt: str | None) -> None:
+def _checked(prompt: str | None, negative_prompt: str | None) -> str:
+    """Return the prompt, after checks of both texts."""
     if not isinstance(prompt, str) or not isinstance(negative_prompt, str | None):
         raise TypeError(f"prompt and negative_prompt must be strings, got {prompt!r} and {negative_prompt!r}.")
     if not prompt.strip():
         raise ValueError(f"The prompt is empty ({prompt!r}). Describe an object, such as 'a red mushroom'.")
+    return prompt
 
 
 def _check_words(tokenizer: "PreTrainedTokenizerBase", text: str) -> None:

@@ -1,9 +1,11 @@
 """Timestep annealing (HiFA section 4.1, equation 5) and the alternatives that the paper compares (figure 7)."""
 
 import math
+from typing import TYPE_CHECKING
 
-import torch
 
+if TYPE_CHECKING:  # options are parsed before torch is imported
+    import torch
 
 ANNEALINGS = ("sqrt", "linear", "cosine", "random", "narrowing")
 NARROWED_BY, NARROWED_TO = 0.8, 0.5  # fraction of the run; final upper bound as a fraction of T for t_max = 0.98 T
@@ -15,7 +17,7 @@ def annealed_timestep(
     t_max: int,
     t_min: int,
     annealing: str = "sqrt",
-    generator: torch.Generator | None = None,
+    generator: "torch.Generator | None" = None,
 ) -> int:
     """Return the diffusion timestep of an iteration.
 
@@ -30,13 +32,16 @@ def annealed_timestep(
     Args:
         iteration: 0 <= iteration <= total_iterations.
         total_iterations: At least 1.
-        t_max, t_min: Bounds, 0 <= t_min <= t_max.
+        t_max: Upper bound of the timestep.
+        t_min: Lower bound, 0 <= t_min <= t_max.
         annealing: One of `ANNEALINGS`.
         generator: Random generator for `random` and `narrowing`, on the CPU.
 
     Returns:
         The timestep, rounded down.
     """
+    import torch
+
     if annealing == "random":
         share = torch.rand((), generator=generator).item()
     elif annealing == "narrowing":

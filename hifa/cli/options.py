@@ -1,31 +1,34 @@
 """Options, model loading and export of the command line interfaces."""
 
 import argparse
-from collections.abc import Callable, Iterable
-from functools import cache, partial
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..config import HiFAConfig
 from ..prompts import check_prompt
+from ..settings import parse_settings, settings_of, settings_table, settings_text
 
 
 if TYPE_CHECKING:  # options are parsed before torch is imported
-    from torch import Tensor
-
     from ..asset import HiFAAsset
-    from ..config import HiFAConfig
     from ..multiview import SyncDreamerPipeline
     from ..pipeline_hifa import HiFAPipeline
+    from ..priors.prompt_embeddings import PromptEmbeddings
 
 
-# Work on the progress bar, in units of one turntable frame.
-STILL_WORK, MESH_WORK = 8, 40
 CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors")
 WITHOUT_NORMALS = ("paper", "official", "mvdream", "reconstruction", "hallucinated")  # presets without normal losses
 MODEL_HELP = (
     "Hub ID or folder of Stable Diffusion, SDXL or DeepFloyd IF, or MVDream/MVDream/sd-v2.1-base-4view.pt; "
     "default: embedded Toybox"
 )
+# Names of options, and the setting that each option changes.
+SETTING_OPTIONS = {
+    "steps": "num_inference_steps",
+    "guidance_scale": "guidance_scale",
+    "image_guidance_end": "image_guidance_end",
+}
 RANGES = (
     ("mesh_resolution", 16, 1024), ("max_faces", 100, 10**7), ("texture_size", 64, 8192), ("frames", 1, 1000),
     ("frame_size", 16, 2048), ("still_size", 16, 2048),
@@ -50,6 +53,7 @@ def add_export_options(parser: argparse.ArgumentParser, formats: tuple[str, ...]
 
 
 def add_variant_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that selects a variant of the files of the prior."""
     parser.add_argument(
         "--variant", metavar="NAME", help="variant of the files of --model, such as fp16 (half the size)"
     )
@@ -66,12 +70,68 @@ def add_surface_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def check_normal_model(arguments: argparse.Namespace) -> None:
-    """Check that a given normal model has an effect.
+class ListSettings(argparse.Action):
+    """Option that prints the reference table of all settings and exits."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None
+    ) -> None:
+        """Print the table and exit."""
+        print((settings_table if values == "markdown" else settings_text)(HiFAConfig), end="")
+        parser.exit()
+
+
+def add_setting_options(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
+    """Add the options that change and list the settings of a run."""
+    group.add_argument(
+        "--set", nargs="+", action="extend", metavar="KEY=VALUE",
+        help="change settings of the preset, such as --set annealing=linear camera_radius=2.4,2.6",
+    )  # fmt: skip
+    group.add_argument(
+        "--list-settings", action=ListSettings, nargs="?", const="text", choices=["text", "markdown"],
+        help="print all settings with their defaults and ranges, and exit",
+    )  # fmt: skip
+
+
+def given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that are given as options or with `--set`.
+
+    The function checks the settings without torch and before any model is loaded. Conflicts between several settings
+    are checked only for a given preset, because the default preset depends on the prior.
+
+    Returns:
+        Changes of the preset, by name.
 
     Raises:
-        ValueError: If the preset has no normal losses.
+        ValueError: If a setting is unknown, invalid, or given twice.
     """
+    settings = parse_settings(HiFAConfig, arguments.set or ())
+    declared = settings_of(HiFAConfig)
+    for name, setting in SETTING_OPTIONS.items():
+        value = getattr(arguments, name, None)
+        if value is None:
+            continue
+        if setting in settings:
+            raise ValueError(f"--{name.replace('_', '-')} and --set {setting} are the same setting. Omit one of them.")
+        declared[setting].check(value)
+        settings[setting] = value
+    if arguments.preset is not None:
+        getattr(HiFAConfig, arguments.preset)(**settings)
+    return settings
+
+
+def check_normal_model(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
+    """Check that a given normal model has an effect.
+
+    Args:
+        arguments: Parsed arguments.
+        settings: Changes of the preset.
+
+    Raises:
+        ValueError: If neither the preset nor its changes have normal losses.
+    """
+    if settings.get("lambda_normal") or settings.get("lambda_image_normal"):
+        return
     if arguments.normal_model is not None and arguments.preset in WITHOUT_NORMALS:
         raise ValueError(
             f"--normal-model has no effect with --preset {arguments.preset}, which has no normal losses. "
@@ -79,23 +139,24 @@ def check_normal_model(arguments: argparse.Namespace) -> None:
         )
 
 
-def preset_config(pipe: "HiFAPipeline", preset: str | None) -> "HiFAConfig | None":
+def preset_config(pipe: "HiFAPipeline", preset: str | None, settings: dict[str, Any]) -> HiFAConfig | None:
     """Return the settings of a preset, adapted to the models of a pipeline.
 
     Args:
         pipe: Pipeline that runs the preset.
         preset: Name of a preset, or `None`.
+        settings: Changes of the preset. Some presets derive settings from other settings. The derived settings take
+            the changes into account.
 
     Returns:
         The settings, or `None` for the default of the prior if `preset` is `None`.
     """
-    from ..components import PUBLISHED_NORMALS
-    from ..config import HiFAConfig
+    from ..presets import PUBLISHED_NORMALS
 
     if preset is None:
         return None
     published = PUBLISHED_NORMALS if preset == "preview" and pipe.has_published_normals else {}
-    return pipe.fitted(getattr(HiFAConfig, preset)(**published))
+    return pipe.fitted(getattr(HiFAConfig, preset)(**published | settings))
 
 
 def check_ranges(arguments: argparse.Namespace, ranges: tuple[tuple[str, int, int], ...]) -> None:
@@ -148,7 +209,7 @@ def load_pipeline(
     return pipe
 
 
-def embed_first(pipe: "HiFAPipeline", prompts: Iterable[tuple[str, str]]) -> dict[tuple[str, str], "Tensor"]:
+def embed_first(pipe: "HiFAPipeline", prompts: Iterable[tuple[str, str]]) -> dict[tuple[str, str], "PromptEmbeddings"]:
     """Encode prompts, then release the text encoder of a pixel-space prior.
 
     T5 is larger than all other models of DeepFloyd IF together. For a latent prior, this function encodes nothing and
@@ -170,7 +231,7 @@ def embed_first(pipe: "HiFAPipeline", prompts: Iterable[tuple[str, str]]) -> dic
             check_prompt(pipe.tokenizer, *pair)
         except ValueError:
             continue
-        embeds[pair] = pipe.encode_prompt(*pair).cpu()
+        embeds[pair] = pipe.encode_prompt(*pair).to("cpu")
     pipe.release_text_encoder()
     return embeds
 
@@ -200,50 +261,15 @@ def export_asset(asset: "HiFAAsset", folder: Path, arguments: argparse.Namespace
         AssetError: If the asset itself cannot be written. Nothing else is exported then.
         ExportError: If another file cannot be written. All remaining files are written.
     """
-    from tqdm import tqdm
-
-    from ..export.each import export_each
-
     asset.save_pretrained(folder / "asset")
-    frames, size = arguments.frames, arguments.frame_size
-    with tqdm(
-        total=frames + STILL_WORK + MESH_WORK * len(arguments.formats), desc="export", disable=not show_bar
-    ) as bar:
-
-        def turntable() -> None:
-            asset.export_video(folder / "turntable.mp4", frames, size, on_frame=bar.update)
-
-        exports = {"turntable.mp4": turntable, "stills": lambda: asset.export_stills(folder, arguments.still_size)}
-        exports |= _mesh_exports(asset, folder, arguments)
-        work = {"turntable.mp4": frames, "stills": STILL_WORK}
-        done = 0
-
-        def started(name: str) -> None:
-            nonlocal done
-            bar.update(done - bar.n)  # also skips the rest of a file that failed midway
-            bar.set_description(f"export {name}")
-            done += work.get(name, MESH_WORK)
-
-        try:
-            export_each(exports, started)
-        finally:
-            bar.update(done - bar.n)
-
-
-def _mesh_exports(asset: "HiFAAsset", folder: Path, arguments: argparse.Namespace) -> dict[str, Callable[[], object]]:
-    """Return a function for each mesh file, which writes the file.
-
-    All files share one surface and one texture. A PLY file needs no texture.
-    """
-    from ..export import bake_texture, write_mesh, write_ply
-
-    mesh = cache(lambda: asset.mesh(arguments.mesh_resolution, arguments.max_faces))
-    textured = cache(lambda: bake_texture(mesh(), asset.color, arguments.texture_size))
-
-    def write(path: Path) -> None:
-        if path.suffix == ".ply":
-            write_ply(path, mesh())
-        else:
-            write_mesh(path, textured())
-
-    return {f"mesh.{suffix}": partial(write, folder / f"mesh.{suffix}") for suffix in arguments.formats}
+    asset.export(
+        folder,
+        ("turntable", "stills", *arguments.formats),
+        show_bar=show_bar,
+        mesh_resolution=arguments.mesh_resolution,
+        max_faces=arguments.max_faces,
+        texture_size=arguments.texture_size,
+        num_frames=arguments.frames,
+        frame_size=arguments.frame_size,
+        still_size=arguments.still_size,
+    )

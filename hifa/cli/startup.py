@@ -1,8 +1,8 @@
-"""Preparation of the process before torch is imported: waiting OpenMP threads, and compiled loops.
+"""Setup of the process before torch is imported: wait policy of OpenMP, and compilation of the numba loops.
 
-numba caches compiled code on disk. Without `compile_ahead`, the first run in an environment would spend a second on
-compilation before its first preview, and another second in its first step. The background process compiles on a second
-core while modules are imported.
+numba caches compiled code on disk. In a new environment the cache is empty, and the first run would spend about two
+seconds on compilation. `compile_ahead` compiles in a background process on a second core, while the calling process
+imports modules.
 """
 
 import os
@@ -24,15 +24,16 @@ def share_cpu() -> None:
     the environment sets `GOMP_SPINCOUNT` or `OMP_WAIT_POLICY`, the function changes nothing.
 
     A spinning thread occupies a core that the awaited thread could use. On two idle cores, spinning reduces the
-    step time by a sixth. With another process on one of the cores, steps took thirty to fifty times as long, because a
-    time slice of the other process is as long as a thousand short waits.
+    step time by a sixth. With another process on one of the cores, spinning made a step thirty to fifty times slower,
+    because the awaited thread had to wait for a time slice of the other process. A time slice is as long as a thousand
+    usual waits.
     """
     if not any(name in os.environ for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")) and others_run():
         os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def others_run() -> bool:
-    """Return whether another thread was runnable in most of a few samples of the system load.
+    """Return whether another thread was runnable in most of `LOOKS` samples of the system load.
 
     Return `False` on systems without `/proc/loadavg`.
     """
@@ -47,7 +48,7 @@ def others_run() -> bool:
 
 
 PACKAGE = Path(__file__).parents[1]
-# The modules in the order of use, each with the loop that is compiled last. The first preview needs no density grid.
+# The modules in the order of use, each with the loop that `compile_loops` compiles last.
 MODULES = {
     "field.hash_grid_cpu": "encode_backward",
     "rendering.density_grid_cpu": "place",

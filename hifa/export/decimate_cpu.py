@@ -91,7 +91,7 @@ def collapse(vertices, faces, max_faces, flip, fold, needle):
         for i in range(count_a):
             w = ring_a[i]
             _, cost = _best_place(quadrics, vertices, a, w)
-            heapq.heappush(heap, (cost, a, w, version[a], version[w]))
+            heapq.heappush(heap, (cost, a, w, version[a], version[w]))  # pyright: ignore[reportArgumentType]
     return alive
 
 

@@ -8,6 +8,7 @@ import os
 import re
 import zipfile
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import trimesh
@@ -39,7 +40,12 @@ def export_mesh(
 
     Args:
         path: Output file in an existing folder.
-        density, color, bound, resolution, threshold, max_faces: As for `extract_mesh`.
+        density: See `extract_mesh`.
+        color: See `extract_mesh`.
+        bound: Half the side of the cube, world units.
+        resolution: See `extract_mesh`.
+        threshold: See `extract_mesh`.
+        max_faces: See `extract_mesh`.
         texture_size: Height and width of the texture in texels.
 
     Raises:
@@ -79,7 +85,7 @@ def write_glb(path: str | os.PathLike, textured: TexturedMesh) -> Path:
         visual=TextureVisuals(uv=textured.uv, material=material),
         process=False,
     )
-    return _write(path, mesh.export(file_type="glb", include_normals=True))
+    return _write(path, cast(bytes, mesh.export(file_type="glb", include_normals=True)))
 
 
 def write_obj(path: str | os.PathLike, textured: TexturedMesh) -> Path:
@@ -108,7 +114,7 @@ def write_ply(path: str | os.PathLike, mesh: Mesh) -> Path:
     vertices, normals = _in_file_axes(mesh)
     colors = np.round(mesh.colors * 255).astype(np.uint8)
     ply = trimesh.Trimesh(vertices, mesh.faces, vertex_normals=normals, vertex_colors=colors, process=False)
-    return _write(path, ply.export(file_type="ply", vertex_normal=True))
+    return _write(path, cast(bytes, ply.export(file_type="ply", vertex_normal=True)))
 
 
 def _write(path: str | os.PathLike, data: bytes) -> Path:

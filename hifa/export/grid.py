@@ -65,7 +65,7 @@ def density_grid(density: Density, bound: float, resolution: int, threshold: flo
 def _crossing(inside: np.ndarray) -> np.ndarray:
     """Mark the grid points that have a neighbor on the other side of the surface."""
     cube = np.ones((3, 3, 3), bool)
-    return ndimage.binary_dilation(inside, cube) & ~ndimage.binary_erosion(inside, cube, border_value=1)
+    return ndimage.binary_dilation(inside, cube) & ~ndimage.binary_erosion(inside, cube, border_value=1)  # pyright: ignore[reportOperatorIssue]
 
 
 def _refined(grid: np.ndarray, density: Density, bound: float, near: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import (
     CommitOperationAdd,
@@ -165,8 +165,8 @@ def _check_empty(api: HfApi, repo_id: str, private: bool) -> None:
     Raises:
         HubError: If the repository contains files, or is public although it must be private.
     """
-    info = api.repo_info(repo_id)
-    if {file.rfilename for file in info.siblings} - {".gitattributes"}:
+    info = cast(ModelInfo, api.repo_info(repo_id))
+    if {file.rfilename for file in info.siblings or []} - {".gitattributes"}:
         raise HubError(f"{repo_id} already exists. Choose another name. Nothing was overwritten.")
     _check_private(info, repo_id, private)
 
@@ -211,7 +211,7 @@ def add_mesh_row(
     name = f"{name}-{hashlib.sha256(glb.read_bytes()).hexdigest()[:8]}"
     with telling(repo_id):
         url = api.create_repo(check_repo_id(repo_id), repo_type="dataset", private=private, exist_ok=True)
-        info = api.repo_info(repo_id, repo_type="dataset")
+        info = cast(DatasetInfo, api.repo_info(repo_id, repo_type="dataset"))
         _check_private(info, repo_id, private)
         rows = [row for row in _rows(api, repo_id) if row.get("file_name") != f"{name}.glb"]
         rows.append({"file_name": f"{name}.glb", **metadata})
@@ -220,7 +220,7 @@ def add_mesh_row(
             CommitOperationAdd(f"train/{name}.glb", glb),
             CommitOperationAdd(METADATA, lines.encode()),
         ]
-        if "README.md" not in {file.rfilename for file in info.siblings}:
+        if "README.md" not in {file.rfilename for file in info.siblings or []}:
             operations.append(CommitOperationAdd("README.md", _dataset_card().encode()))
         message = f"Add {name}.glb"
         api.create_commit(repo_id, operations, commit_message=message, repo_type="dataset", parent_commit=info.sha)

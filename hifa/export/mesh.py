@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .check import MeshFaults, faulty_vertices, find_faults
 from .decimate import decimated
 from .grid import Color, Density, density_grid, in_chunks
+from .mesh_check import MeshFaults, faulty_vertices, find_faults
 from .opacity import solid_level
 from .surface import (
     level_set,
@@ -50,11 +50,11 @@ class Mesh:
 
     Args:
         vertices: `(V, 3)` float32, world units.
-        faces: `(F, 3)` int32 vertex indices, counter-clockwise when viewed from outside.
+        faces: `(F, 3)` int32 vertex indices, counterclockwise when viewed from outside.
         normals: `(V, 3)` float32 unit outward normals.
         colors: `(V, 3)` float32 RGB in [0, 1], the colors that renders show.
-        seen: `(V, 3)` float32, world units: the point at which a ray against the normal has passed half of the
-            opacity. Renders take their colors from this depth, a little below the surface of a soft field.
+        seen: `(V, 3)` float32, world units: the point at which a ray that enters against the normal has accumulated
+            half of its opacity. Renders take their colors from this depth, a little below the surface of a soft field.
         faults: Faults of the mesh. Evaluates to false for a closed, two-manifold mesh with unit normals and no folds.
     """
 
@@ -78,12 +78,14 @@ def extract_mesh(
 ) -> Mesh:
     """Extract the surface of a field by marching cubes (Lorensen and Cline, 1987).
 
-    By default, the surface bounds the solid that renders of the field show, see `opacity.solid_level`. Soft parts are
-    kept and small holes are closed. Separate pieces under 2 % of the volume of the largest piece are dropped. Hollows
-    that no ray from outside can reach are dropped, too. A field that reaches the faces of the cube is closed there.
+    By default, the surface bounds the solid that is visible in renders of the field, see `opacity.solid_level`. Soft
+    parts are kept and small holes are closed. Separate pieces under 2 % of the volume of the largest piece are
+    dropped. Hollows that no ray from outside can reach are dropped, too. A field that reaches the faces of the cube is
+    closed there.
 
     Args:
-        density, color: Callables of the field, see the module docstring.
+        density: Density of the field, see the module docstring.
+        color: Color of the field, see the module docstring.
         bound: Half the side of the cube, world units.
         resolution: Cells per side. A power of two times a number of at most 64 is fastest.
         threshold: Density at the surface, per world unit, in place of the default surface.
@@ -99,10 +101,8 @@ def extract_mesh(
             `max_faces` because fewer triangles would change the topology or the shape.
     """
     grid = density_grid(density, bound, resolution, threshold)
-    if threshold is None:
-        level = solid_level(grid, bound)
-    else:
-        level = grid / (grid + threshold) - 0.5  # bounded, for accurate interpolation
+    # With a threshold, the level is mapped to [-1/2, 1/2], so that interpolation along grid edges is accurate.
+    level = solid_level(grid, bound) if threshold is None else grid / (grid + threshold) - 0.5
     _check_surface(grid, level, threshold, bound)
     vertices, faces = _surface(level, grid, density, threshold, bound)
     vertices = unfolded(smoothed(vertices, faces, smooth), faces) if smooth else vertices
@@ -136,9 +136,7 @@ def _surface(
         if not len(bad):
             break
         # Sheets touch at a point or an edge. Make the corners around the contact solid to merge the sheets.
-        corners = (
-            np.floor(index[bad]).astype(np.int64)[:, None] - 1 + np.stack(np.indices((2, 2, 2)), -1).reshape(-1, 3)
-        )
+        corners = np.floor(index[bad]).astype(np.int64)[:, None] - 1 + np.argwhere(np.ones((2, 2, 2)))
         corners = corners.reshape(-1, 3).clip(0, cells)
         level[tuple(corners.T)] = np.maximum(level[tuple(corners.T)], 0.1)
     if threshold is not None:
@@ -172,7 +170,7 @@ def _check_surface(grid: np.ndarray, level: np.ndarray, threshold: float | None,
 def _seen_points(
     density: Density, vertices: np.ndarray, normals: np.ndarray, spacing: float, bound: float
 ) -> np.ndarray:
-    """Return the points where rays against the normals have passed half of the opacity along `views.DEPTHS`."""
+    """Return the points where rays against the normals have accumulated half of their opacity over `views.DEPTHS`."""
     depths = DEPTHS * np.float32(spacing)  # (n,) along the ray, 0 on the surface
     passed = _passed(density, vertices, -normals, depths, bound)
     absorbed = 1 - np.exp(-passed)  # (V, n), rising from 0

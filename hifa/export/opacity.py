@@ -1,4 +1,4 @@
-"""Solid that renders of a field show: soft parts are included, and hollows that no camera can see are filled.
+"""Solid that is visible in renders of a field: soft parts are included, and hollows that no camera sees are filled.
 
 A level set of the density misses soft parts and exposes hollows. Renders integrate the density along rays, and so does
 this module. The optical depth of a path is the integral of the density along the path. An optical depth of log 2 dims
@@ -6,6 +6,7 @@ light to a half.
 """
 
 import math
+from typing import cast
 
 import numpy as np
 from scipy import ndimage
@@ -17,11 +18,11 @@ DIMMED = 0.07  # optical depth from outside at which the surface is placed
 OPAQUE = 0.6  # smallest optical depth of a line through the solid; renders are half opaque at log 2
 CLOSING = 0.08  # radius of the ball that closes holes, as a fraction of half the side of the cube
 CLEAR_DEPTH, DARK_DEPTH = 0.02, 2.0  # optical depths from outside between which the surface may lie
-MOST_PER_CELL = 8.0  # limit of the optical depth of a cell: a higher value is equally opaque, and sums stay exact
+MOST_PER_CELL = 8.0  # upper limit of the optical depth of a cell; a higher value is as opaque, but makes sums inexact
 
 
 def solid_level(grid: np.ndarray, bound: float) -> np.ndarray:
-    """Return a level `(n, n, n)` float32 in [-1/2, 1/2] that is positive inside the solid that renders show.
+    """Return a level `(n, n, n)` float32 in [-1/2, 1/2] that is positive inside the visible solid.
 
     A point belongs to the solid if both conditions hold:
     - No ray from outside reaches the point undimmed, or the point lies in a gap that is too narrow for a ball of the
@@ -54,7 +55,7 @@ def lit_shell(grid: np.ndarray, bound: float) -> np.ndarray:
         return shell
     least, _ = optical_depths(grid[box], spacing)
     cube = np.ones((3, 3, 3), bool)
-    shell[box] = ndimage.binary_dilation(least > CLEAR_DEPTH, cube) & (ndimage.minimum_filter(least, 3) < DARK_DEPTH)
+    shell[box] = ndimage.binary_dilation(least > CLEAR_DEPTH, cube) & (ndimage.minimum_filter(least, 3) < DARK_DEPTH)  # pyright: ignore[reportOperatorIssue]
     return shell
 
 
@@ -101,7 +102,7 @@ def _box_of_matter(grid: np.ndarray, spacing: float) -> tuple[slice, ...] | None
 def _closed(solid: np.ndarray, radius: float) -> np.ndarray:
     """Return a level that is positive in a solid after morphological closing with a ball of `radius` cells."""
     solid = np.pad(solid, int(radius) + 2)
-    grown = ndimage.distance_transform_edt(~solid) <= radius
-    closed = (ndimage.distance_transform_edt(grown) - radius) / 4
+    grown = cast(np.ndarray, ndimage.distance_transform_edt(~solid)) <= radius
+    closed = (cast(np.ndarray, ndimage.distance_transform_edt(grown)) - radius) / 4
     inner = (slice(int(radius) + 2, -int(radius) - 2),) * 3
     return closed[inner].clip(-0.5, 0.5).astype(np.float32)

@@ -11,8 +11,8 @@ import numpy as np
 def sweep(density, dx, dy, dz, length, ahead, whole, least, through):
     """Integrate the density along all lines of one direction, and update the minima `least` and `through`.
 
-    The first nonzero component of the direction must be positive. The loops over z have no branches and depend only
-    on other rows, unless the direction is z.
+    The first nonzero component of the direction must be positive. Unless the direction is z, the loops over z have no
+    branches and no dependencies within a row, so that the compiler can vectorize the loops.
     """
     nx, ny, nz = density.shape
     # The middle of a step of length 2 may not be a grid point. The mean of two neighbors replaces the middle.

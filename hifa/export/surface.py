@@ -1,19 +1,19 @@
-"""Level sets of a field as closed, smoothed triangle meshes without floaters and hollows."""
+"""Level sets of a field as closed, smoothed triangle meshes without floaters or hollows."""
 
 import numpy as np
 from scipy import sparse
-from scipy.spatial import cKDTree
+from scipy.spatial import cKDTree  # pyright: ignore[reportAttributeAccessIssue]
 from skimage.measure import marching_cubes
 
-from .check import folded_vertices
 from .grid import Density, in_chunks
+from .mesh_check import folded_vertices
 from .opacity import DIMMED
 
 
 FLOATER_SHARE = 0.02  # fraction of the largest volume below which separate pieces are dropped
 PART_SHARE = 0.0005  # fraction of the largest volume below which pieces are dropped even next to the body
 REACH = np.arange(-1.5, 2.01, 0.25, dtype=np.float32)  # search range for the surface along the normal, in cells
-HARD = (2.0, 4.0)  # optical depths along `REACH` above which a surface is partly hard, and fully hard
+HARD = (2.0, 4.0)  # optical depths along `REACH`: a surface is partly hard above the first, fully above the second
 
 
 def level_set(level: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -23,7 +23,7 @@ def level_set(level: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         level: `(n, n, n)`, positive inside, at most 1/2 in magnitude.
 
     Returns:
-        Vertices `(V, 3)` in units of the padded grid (see `to_world`), faces `(F, 3)` wound outwards, and the padded
+        Vertices `(V, 3)` in units of the padded grid (see `to_world`), faces `(F, 3)` wound outward, and the padded
         grid.
     """
     level = np.pad(level, 1, constant_values=-0.5)
@@ -71,13 +71,14 @@ def on_optical_depth(
     surfaces and closed holes do not move.
 
     Args:
-        vertices, faces: Surface from a grid with `cells` cells per side.
+        vertices: `(V, 3)` world units, of a surface from a grid with `cells` cells per side.
+        faces: `(F, 3)` vertex indices.
         density: Density of the field.
         bound: Half the side of the cube, world units.
         cells: Cells per side.
     """
     spacing, normals = 2 * bound / cells, vertex_normals(vertices, faces)
-    points = vertices[:, None] - (REACH * spacing)[:, None] * normals[:, None]  # (V, n, 3), inwards
+    points = vertices[:, None] - (REACH * spacing)[:, None] * normals[:, None]  # (V, n, 3), inward
     values = in_chunks(density, points.clip(-bound, bound).reshape(-1, 3)).reshape(len(vertices), -1)
     values *= (np.abs(points) <= bound).all(-1)
     passed = np.cumsum((values[:, 1:] + values[:, :-1]) / 2 * np.diff(REACH) * spacing, axis=1)

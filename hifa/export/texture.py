@@ -67,7 +67,7 @@ def bake_texture(mesh: Mesh, color: Color, size: int = 1024) -> TexturedMesh:
     difference = mean - in_chunks(color, mesh.seen, -mesh.normals)
     texture[rows, columns] += on_texels(difference + _detail(mesh) * (mesh.colors - mean))
     nearest = ndimage.distance_transform_edt(owner < 0, return_distances=False, return_indices=True)
-    texture = texture[tuple(nearest)]
+    texture = texture[tuple(nearest)]  # pyright: ignore[reportArgumentType]
     return TexturedMesh(mesh, source, faces, uv, np.round(texture.clip(0, 1) * 255).astype(np.uint8))
 
 

@@ -25,8 +25,9 @@ def unwrap(
     """Unwrap a mesh into UV charts.
 
     Args:
-        vertices, normals: `(V, 3)`.
+        vertices: `(V, 3)`.
         faces: `(F, 3)` vertex indices.
+        normals: `(V, 3)`.
         size: Height and width, in texels, of the texture for which the charts are packed.
 
     Returns:

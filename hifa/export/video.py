@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO, cast
 
 import imageio_ffmpeg
 import numpy as np
@@ -133,7 +134,7 @@ class _Encoder:
             "-vf", "scale=out_color_matrix=bt709:out_range=tv", *BT709, "-movflags", "+faststart",
             f"file:{path}",  # otherwise ffmpeg takes the text before a colon for a protocol
         ]  # fmt: skip
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  closed by `stop`
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log, start_new_session=True
@@ -141,10 +142,11 @@ class _Encoder:
         except OSError as error:
             self._log.close()
             raise OSError(f"ffmpeg cannot be started ({error.strerror or error}: {command[0]})") from error
+        self._input = cast(IO[bytes], self._process.stdin)
 
     def send(self, picture: np.ndarray) -> None:
         try:
-            self._process.stdin.write(picture.data)
+            self._input.write(picture.data)
         except OSError:  # ffmpeg has ended early, and its log has the reason
             self.finish()
             raise
@@ -156,7 +158,7 @@ class _Encoder:
             OSError: If ffmpeg failed, with the reason from its log, or wrote no video.
         """
         with contextlib.suppress(OSError):
-            self._process.stdin.close()
+            self._input.close()
         status = self._process.wait()
         if status == 0 and self.path.stat().st_size:
             return
@@ -171,7 +173,7 @@ class _Encoder:
             self._process.kill()
             self._process.wait()
         with contextlib.suppress(OSError):
-            self._process.stdin.close()
+            self._input.close()
         self._log.close()
 
 

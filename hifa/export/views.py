@@ -1,4 +1,4 @@
-"""Colors of surface points as renders of the field show them."""
+"""Colors of surface points, as in renders of the field."""
 
 import numpy as np
 from scipy import ndimage
@@ -10,7 +10,7 @@ from .grid import Color, in_chunks
 RINGS = ((15.0, 8, 1.0), (60.0, 4, 0.25), (-40.0, 4, 0.25))
 DISTANCE = 2.5  # distance of the cameras, in units of half the side of the cube
 LEAST_FACING = 0.2  # cosine between normal and view direction below which a camera does not count
-UNSEEN = 0.02  # weight of the view against the normal, the only view of points that no camera sees
+UNSEEN = 0.02  # weight of the view against the normal; if no camera sees a point, this is its only view
 # Sample depths along a ray, in cells behind the surface. The range includes the depth of closed holes.
 DEPTHS = np.concatenate([np.arange(-4, -1), np.arange(-1, 2, 0.5), np.arange(2, 10.5)]).astype(np.float32)
 AHEAD = np.arange(5, 61, 2, dtype=np.float32)  # sample depths in front of the surface, in cells, to find occluders
@@ -27,7 +27,8 @@ def pictured_color(
     Args:
         grid: `(n, n, n)` densities, per world unit, over [-bound, bound]^3.
         color: As for `extract_mesh`.
-        vertices, normals: `(V, 3)`.
+        vertices: `(V, 3)` world units.
+        normals: `(V, 3)` unit normals.
         bound: Half the side of the cube, world units.
     """
     spacing = 2 * bound / (len(grid) - 1)
@@ -60,7 +61,7 @@ def seen_color(color: Color, points: np.ndarray, normals: np.ndarray) -> np.ndar
 
 
 def _tilted(normals: np.ndarray, turn_deg: float) -> np.ndarray:
-    """Return directions `(n, 3)` towards the surface, 45 degrees off the normal and turned about it by `turn_deg`."""
+    """Return directions `(n, 3)` toward the surface, 45 degrees off the normal and turned about it by `turn_deg`."""
     # A vector that is not parallel to the normal: the axis along which the normal has its smallest component.
     helper = np.eye(3, dtype=np.float32)[np.abs(normals).argmin(1)]
     u = np.cross(normals, helper)

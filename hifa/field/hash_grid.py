@@ -93,6 +93,8 @@ class HashGrid(nn.Module):
         log2_hashmap_size: log2 of the table size T of a level. A level with more than T grid points is hashed.
     """
 
+    resolutions: Tensor
+
     def __init__(self, levels: int, base_resolution: int, max_resolution: int, log2_hashmap_size: int):
         super().__init__()
         self.entries = 2**log2_hashmap_size

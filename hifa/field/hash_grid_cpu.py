@@ -17,7 +17,7 @@ def share_threads() -> None:
     import torch  # imported here, so that the loops can be compiled without importing torch
 
     threads = torch.get_num_threads()
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # pyright: ignore[reportAttributeAccessIssue]
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
 

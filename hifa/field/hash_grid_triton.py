@@ -4,6 +4,9 @@ One program handles a block of points at one level. Neighboring points of a ray 
 atomic adds. The order of atomic adds varies on a GPU, so the last bits of a gradient differ from run to run.
 """
 
+# Triton declares the functions of its language for compilation only.
+# pyright: reportGeneralTypeIssues=false, reportArgumentType=false
+
 import torch
 import triton
 import triton.language as tl
@@ -110,6 +113,7 @@ class EncodeTriton(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, points: Tensor, table: Tensor, resolutions: Tensor, entries: int) -> Tensor:
+        """Encode the points."""
         points, levels = points.detach().float().contiguous(), len(resolutions)
         out = torch.empty(len(points), 2 * levels, device=points.device, dtype=table.dtype)
         ctx.save_for_backward(points, resolutions)
@@ -123,6 +127,7 @@ class EncodeTriton(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):
+        """Return the gradient of the table."""
         points, resolutions = ctx.saved_tensors
         shape, dtype = ctx.table
         # Sum in float32: thousands of points may share an entry of a coarse level.
@@ -137,4 +142,4 @@ class EncodeTriton(torch.autograd.Function):
 
 
 def _programs(points: Tensor, levels: int) -> tuple[int, int]:
-    return triton.cdiv(len(points), BLOCK), levels
+    return triton.cdiv(len(points), BLOCK), levels  # pyright: ignore[reportReturnType]

@@ -1,12 +1,15 @@
 """Radiance field g(theta), which a run optimizes: hash grid, small networks and background."""
 
+from itertools import pairwise
+from typing import Any
+
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from .argument_ranges import check_field
 from .hash_grid import HashGrid
-from .ranges import check_field
 from .spherical_harmonics import MAX_BANDS, spherical_harmonics
 
 
@@ -27,8 +30,10 @@ class RadianceField(ModelMixin, ConfigMixin):
         seed: Seed of the initial parameters, which depend only on the seed and the other arguments.
 
     Raises:
-        ValueError: If an argument is out of range, see `ranges`. The message names the argument.
+        ValueError: If an argument is out of range, see `argument_ranges`. The message names the argument.
     """
+
+    config: Any  # The arguments of `__init__` are its attributes.
 
     @register_to_config
     def __init__(
@@ -121,7 +126,7 @@ _truncated_exp = _TruncatedExp.apply
 def _mlp(n_in: int, width: int, hidden: int, n_out: int) -> nn.Sequential:
     sizes = [n_in, *[width] * hidden, n_out]
     layers: list[nn.Module] = []
-    for first, second in zip(sizes, sizes[1:], strict=False):
+    for first, second in pairwise(sizes):
         # Skip PyTorch's initialization, which would draw from the global generator.
         layers += [nn.utils.skip_init(nn.Linear, first, second), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])

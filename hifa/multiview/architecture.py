@@ -1,9 +1,9 @@
 """Sizes of a multi-view model, and functions that build its untrained parts. The defaults are SyncDreamer's."""
 
 from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from .conditioning import ViewConditioner
@@ -69,7 +69,7 @@ class Architecture:
     cross_attention_dim: int = 768
     context_hidden_dim: int = 0
     unet_norm_num_groups: int = 32
-    prediction_type: str = "epsilon"
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
     vae_channels: tuple[int, ...] = (128, 256, 512, 512)
     vae_layers: int = 2
     vae_norm_num_groups: int = 32
@@ -84,6 +84,7 @@ class Architecture:
 
     @property
     def up_block_types(self) -> tuple[str, ...]:
+        """Return the types of the up blocks of the UNet, from coarse to fine."""
         return tuple("CrossAttnUpBlock2D" if cross else "UpBlock2D" for cross in reversed(self.cross_attention))
 
 
@@ -104,15 +105,16 @@ def build_unet(architecture: Architecture) -> UNet2DConditionModel:
 
 
 def build_vae(architecture: Architecture) -> AutoencoderKL:
+    """Build Stable Diffusion's autoencoder."""
     blocks = len(architecture.vae_channels)
     return AutoencoderKL(
         sample_size=architecture.image_size,
         latent_channels=architecture.latent_channels,
-        block_out_channels=architecture.vae_channels,
+        block_out_channels=architecture.vae_channels,  # pyright: ignore[reportArgumentType]
         layers_per_block=architecture.vae_layers,
         norm_num_groups=architecture.vae_norm_num_groups,
-        down_block_types=("DownEncoderBlock2D",) * blocks,
-        up_block_types=("UpDecoderBlock2D",) * blocks,
+        down_block_types=("DownEncoderBlock2D",) * blocks,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * blocks,  # pyright: ignore[reportArgumentType]
     )
 
 
@@ -122,6 +124,7 @@ def build_image_encoder(size: ClipSize) -> CLIPVisionModelWithProjection:
 
 
 def build_volume(architecture: Architecture) -> MultiViewVolume:
+    """Build the volume networks."""
     return MultiViewVolume(
         latent_channels=architecture.latent_channels,
         latent_size=architecture.latent_size,
@@ -130,6 +133,7 @@ def build_volume(architecture: Architecture) -> MultiViewVolume:
 
 
 def build_depth_attention(architecture: Architecture) -> DepthAttention:
+    """Build the depth attention of the UNet."""
     return DepthAttention(
         block_out_channels=architecture.unet_channels,
         layers_per_block=architecture.layers_per_block,
@@ -140,6 +144,7 @@ def build_depth_attention(architecture: Architecture) -> DepthAttention:
 
 
 def build_conditioner(architecture: Architecture) -> ViewConditioner:
+    """Build the trainable layers of the conditioning."""
     return ViewConditioner(
         image_embed_dim=architecture.clip.projection_dim,
         cross_attention_dim=architecture.cross_attention_dim,
@@ -148,7 +153,7 @@ def build_conditioner(architecture: Architecture) -> ViewConditioner:
     )
 
 
-def build_scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
+def build_scheduler(prediction_type: Literal["epsilon", "v_prediction"] = "epsilon") -> DDIMScheduler:
     """Build SyncDreamer's DDIM sampler.
 
     With 50 steps, the timesteps are 1, 21, ..., 981. The last step ends at the first noise level of the schedule.
@@ -165,7 +170,7 @@ def build_scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
     )
 
 
-def build_models(architecture: Architecture | None = None) -> dict[str, nn.Module]:
+def build_models(architecture: Architecture | None = None) -> dict[str, Any]:
     """Build the models of `SyncDreamerPipeline` with random weights, by their names in the pipeline."""
     architecture = architecture or Architecture()
     return {

@@ -35,6 +35,7 @@ class ViewRing:
 
     @property
     def azimuths_deg(self) -> list[float]:
+        """Return the azimuths of the cameras in degrees."""
         return [360.0 * view / self.num_views for view in range(self.num_views)]
 
     def cameras(self) -> list[Camera]:

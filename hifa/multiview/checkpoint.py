@@ -7,7 +7,7 @@ import torch
 from accelerate import init_empty_weights
 from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from .architecture import Architecture, build_models
 from .conversion import load_published
@@ -37,7 +37,7 @@ def find_checkpoint(path_or_id: str | Path, **hub: Any) -> Path:
     return Path(hf_hub_download("/".join(parts[:2]), parts[2], repo_type=repo_type, **hub))
 
 
-def read_checkpoint(path: str | Path, architecture: Architecture | None = None) -> dict[str, nn.Module]:
+def read_checkpoint(path: str | Path, architecture: Architecture | None = None) -> dict[str, Any]:
     """Load the models of a published checkpoint, or of its tensors as safetensors, in evaluation mode.
 
     Args:

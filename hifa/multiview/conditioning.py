@@ -4,7 +4,8 @@ The condition consists of the CLIP embedding, the latent and the camera elevatio
 """
 
 import math
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple, cast
 
 import torch
 from diffusers import AutoencoderKL, ModelMixin
@@ -48,6 +49,8 @@ class ViewConditioner(ModelMixin, ConfigMixin):
             has few layers to compute such products, and gets better results with the hidden layers.
     """
 
+    config: Any  # The arguments of `__init__` are its attributes.
+
     @register_to_config
     def __init__(
         self,
@@ -60,7 +63,7 @@ class ViewConditioner(ModelMixin, ConfigMixin):
         super().__init__()
         sizes = [image_embed_dim + view_dim, *(2 * [context_hidden_dim] if context_hidden_dim else [])]
         layers: list[nn.Module] = []
-        for before, after in zip(sizes, sizes[1:], strict=False):
+        for before, after in pairwise(sizes):
             layers += [nn.Linear(before, after), nn.SiLU()]
         last = nn.Linear(sizes[-1], cross_attention_dim)
         self.context_proj = nn.Sequential(*layers, last) if layers else last
@@ -121,7 +124,7 @@ def clip_embedding(image_encoder: CLIPVisionModelWithProjection, image: Tensor) 
     Returns:
         `(B, image_embed_dim)`.
     """
-    size = image_encoder.config.image_size
+    size = cast(int, image_encoder.config.image_size)
     pixels = F.interpolate(image.float(), (size, size), mode="bicubic", align_corners=True) / 2 + 0.5
     mean, std = (pixels.new_tensor(value).view(3, 1, 1) for value in (CLIP_MEAN, CLIP_STD))
     return image_encoder(((pixels - mean) / std).to(image_encoder.dtype)).image_embeds
@@ -140,4 +143,4 @@ def image_latent(vae: AutoencoderKL, image: Tensor, generator: torch.Generator |
     Returns:
         `(B, latent_channels, h, h)` float32.
     """
-    return vae.encode(image.to(vae.dtype)).latent_dist.sample(generator).float()
+    return vae.encode(image.to(vae.dtype)).latent_dist.sample(generator).float()  # pyright: ignore[reportAttributeAccessIssue]

@@ -5,8 +5,8 @@ use the same table, so that one direction inverts the other.
 """
 
 import re
-from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ class Source(NamedTuple):
     transposed: bool = False
 
 
-def _replaced(name: str, rules: tuple[tuple[str, str], ...]) -> str:
+def _replaced(name: str, rules: Iterable[tuple[str, str | Callable[[re.Match], str]]]) -> str:
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
@@ -75,8 +75,8 @@ def unet_source(name: str, layers: int, has_attention: Callable[[int], bool]) ->
 
     Args:
         name: Name of the parameter.
-        layers: `layers_per_block` of the UNet. The published numbering counts the downsampler of a down block as one
-            more layer. An up block has one more layer.
+        layers: `layers_per_block` of the UNet. The published numbering counts `layers + 1` entries per block: a
+            down block has its layers and its downsampler, and an up block has one more layer than a down block.
         has_attention: Whether an up block has cross-attention, which shifts the index of its upsampler by one.
     """
     match = re.match(r"(down|up|mid)_block(?:s\.(\d+))?\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.", name)
@@ -122,11 +122,10 @@ def clip_source(name: str) -> Source:
     """Return the source of a parameter of `CLIPVisionModelWithProjection`, in OpenAI's names."""
     if name == "visual_projection.weight":
         return Source(f"{VISUAL}proj", transposed=True)
-    projection = re.search(r"self_attn\.([qkv])_proj\.(weight|bias)$", name)
+    projection = re.search(r"layers\.(\d+)\.self_attn\.([qkv])_proj\.(weight|bias)$", name)
     if projection:
-        layer = re.search(r"layers\.(\d+)", name)[1]
-        key = f"{VISUAL}transformer.resblocks.{layer}.attn.in_proj_{projection[2]}"
-        return Source(key, part="qkv".index(projection[1]))
+        layer, kind, end = projection.groups()
+        return Source(f"{VISUAL}transformer.resblocks.{layer}.attn.in_proj_{end}", part="qkv".index(kind))
     rules = (
         (r"^vision_model\.(embeddings\.)?", ""),
         (r"^patch_embedding", "conv1"),
@@ -210,10 +209,11 @@ def volume_source(name: str, levels: int) -> Source:
 
 
 def conditioner_source(name: str) -> Source:
+    """Return the source of a parameter of `ViewConditioner`."""
     return Source(name.replace("context_proj", "cc_projection").replace("time_mlp", "time_embed"))
 
 
-def _rule(part: str, model: nn.Module) -> Callable[[str], Source]:
+def _rule(part: str, model: Any) -> Callable[[str], Source]:
     if part == "unet":
         kinds = model.config.up_block_types
         return lambda name: unet_source(name, model.config.layers_per_block, lambda block: "CrossAttn" in kinds[block])
@@ -305,7 +305,7 @@ def check_cameras(published: dict[str, Tensor], ring: ViewRing) -> None:
         )
 
 
-def load_published(models: dict[str, nn.Module], published: dict[str, Tensor]) -> None:
+def load_published(models: dict[str, Any], published: dict[str, Tensor]) -> None:
     """Load a published checkpoint into models without copying its tensors.
 
     Args:

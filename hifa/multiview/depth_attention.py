@@ -1,6 +1,6 @@
 """Attention of every pixel of the UNet over the depths along its ray (arXiv 2309.03453, section 3.3)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import ModelMixin
@@ -111,6 +111,8 @@ class DepthAttention(ModelMixin, ConfigMixin):
     Raises:
         ValueError: If the volume does not have one level for each resolution of the UNet.
     """
+
+    config: Any  # The arguments of `__init__` are its attributes.
 
     @register_to_config
     def __init__(

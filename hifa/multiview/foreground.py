@@ -1,5 +1,7 @@
 """Segmentation of the object in an opaque view on white."""
 
+from typing import cast
+
 import numpy as np
 from scipy import ndimage
 
@@ -21,8 +23,8 @@ def foreground(color: np.ndarray) -> np.ndarray:
     hole of a donut or of the handle of a mug.
     """
     darkest = color.min(-1)
-    solid = ndimage.binary_fill_holes(darkest < WHITE_LEVEL)
-    regions, count = ndimage.label(solid & (darkest >= WHITE_LEVEL))
+    solid = cast(np.ndarray, ndimage.binary_fill_holes(darkest < WHITE_LEVEL))
+    regions, count = ndimage.label(solid & (darkest >= WHITE_LEVEL))  # pyright: ignore[reportGeneralTypeIssues]
     if not count:
         return solid
     index = np.arange(1, count + 1)

@@ -89,6 +89,7 @@ class GivenViews:
         return self.mask.shape[1]
 
     def to(self, device: torch.device | str) -> "GivenViews":
+        """Return the views on a device."""
         return GivenViews(self.color.to(device), self.mask.to(device), self.cameras)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -181,18 +182,18 @@ class GivenViews:
         return PixelBatch(rays, color, self.mask.view(-1)[index].float() / 255, index)
 
 
-def ring_cameras(bound: float, ring: ViewRing = ViewRing(), half_extent: float = 0.5) -> tuple[Camera, ...]:
+def ring_cameras(bound: float, ring: ViewRing | None = None, half_extent: float = 0.5) -> tuple[Camera, ...]:
     """Return the cameras of a ring in the world units of a field.
 
     The cube [-RING_EXTENT, RING_EXTENT]^3 of the ring is scaled to the field's cube [-bound, bound]^3.
 
     Args:
         bound: Bound of the field.
-        ring: Ring of cameras.
+        ring: Ring of cameras; by default SyncDreamer's.
         half_extent: Half side of the cube that contains the objects of the ring. `RING_EXTENT` is defined for 0.5,
             and is scaled for other values.
     """
-    scale = bound / (RING_EXTENT / 0.5 * half_extent)
+    scale, ring = bound / (RING_EXTENT / 0.5 * half_extent), ring or ViewRing()
     return tuple(Camera(c.azimuth_deg, c.elevation_deg, c.radius * scale, c.fov_deg) for c in ring.cameras())
 
 

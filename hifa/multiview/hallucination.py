@@ -1,6 +1,6 @@
 """Hallucination of sixteen views of the object in a photo by a multi-view model (HiFA section 5.4)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from diffusers.utils import logging
 from torch import Tensor
 
 from ..cameras import Camera
-from ..pictures import PreparedPicture, prepare_picture
+from ..photo_cutout import PreparedPicture, prepare_picture
 from . import SyncDreamerPipeline, best_of_seeds, sweep_elevation
 from .given_views import ring_cameras
 from .input_image import prepare_image
@@ -40,65 +40,94 @@ class Hallucination:
     note: str
 
 
+@dataclass(frozen=True)
 class Photo:
-    """A photo with the settings for hallucinating views.
-
-    The constructor checks the photo and removes the background. The first call of `hallucinate` generates the views.
+    """A photo as input of `HiFAPipeline`, with the settings for hallucinating views.
 
     Args:
-        image: Input of `pictures.prepare_picture`, or its result, which is used unchanged.
-        multiview: Model that generates the views.
+        image: Input of `photo_cutout.prepare_picture`, or its result, which is used unchanged.
         elevation_deg: Elevation of the photo's camera above the horizon in degrees. With `None`,
             `multiview.selection.sweep_elevation` estimates the elevation from one sheet of views for each candidate.
+            The note of the run contains the estimate.
+        multiview: Model that generates sixteen views. With the Toybox prior, the default is the embedded model, which
+            supports Toybox objects only.
         view_seeds: Number of sheets to generate, from 1 to 64. The best sheet is used, see `multiview.selection`.
-        settings: Arguments for the call of `multiview`, from `CALL_SETTINGS` and `FRAMING`.
+        settings: Arguments for the call of `multiview`, from `CALL_SETTINGS` and `FRAMING`, such as
+            `num_inference_steps` and `guidance_scale`.
 
     Raises:
         TypeError: If `multiview` is not a `SyncDreamerPipeline`.
-        ValueError: If `multiview` is `None`, if the photo cannot be used, or if a setting is invalid.
+        ValueError: If a setting is invalid.
+
+    Examples:
+        >>> pipe("a duck", image=Photo("duck.png", elevation_deg=20))
+        >>> pipe(image=Photo("chicken.png", elevation_deg=30, multiview=SyncDreamerPipeline.from_single_file()))
     """
 
-    def __init__(
-        self,
-        image: PIL.Image.Image | str | Path | PreparedPicture,
-        multiview: SyncDreamerPipeline | None,
-        elevation_deg: float | None = None,
-        view_seeds: int = 1,
-        settings: dict[str, Any] | None = None,
-    ):
-        self.multiview, self.elevation_deg, self.view_seeds = multiview, elevation_deg, view_seeds
-        self.settings = {name: value for name, value in (settings or {}).items() if value is not None}
-        self._check()
-        # At least 256 pixels: a small model crops and downscales the object itself, which keeps the object sharper.
-        prepared = isinstance(image, PreparedPicture)
-        self.picture = image if prepared else prepare_picture(image, max(256, multiview.image_size))
-        framing = {"crop_size": multiview.config.crop_size} | self.settings
-        framing = {name: framing[name] for name in FRAMING if name in framing}
-        self._seen = prepare_image(self.picture.image, multiview.image_size, **framing)
-        self._hallucination: Hallucination | None = None
+    image: PIL.Image.Image | str | Path | PreparedPicture
+    elevation_deg: float | None = None
+    multiview: SyncDreamerPipeline | None = None
+    view_seeds: int = 1
+    settings: dict[str, Any] = field(default_factory=dict)
 
-    def _check(self) -> None:
-        if self.multiview is None:
-            raise ValueError(
-                "image with this prior needs multiview, a model that hallucinates views, such as "
-                "SyncDreamerPipeline.from_single_file(). Alternatively, pass sixteen views as views."
-            )
-        if not isinstance(self.multiview, SyncDreamerPipeline):
+    def __post_init__(self):
+        if not isinstance(self.multiview, SyncDreamerPipeline | None):
             raise TypeError(f"multiview must be a SyncDreamerPipeline, got {type(self.multiview).__name__}.")
         unknown = sorted(set(self.settings) - {*CALL_SETTINGS, *FRAMING})
         if unknown:
             known = ", ".join((*CALL_SETTINGS, *FRAMING))
-            raise ValueError(f"multiview_settings accepts {known}; got {', '.join(unknown)}.")
+            raise ValueError(f"The settings of a Photo are {known}; got {', '.join(unknown)}.")
         seeds = self.view_seeds
         if not isinstance(seeds, int) or isinstance(seeds, bool) or not 1 <= seeds <= MAX_SEEDS:
             raise ValueError(f"view_seeds must be an integer from 1 to {MAX_SEEDS}, got {seeds!r}.")
-        checked = {name: value for name, value in self.settings.items() if name in CALL_SETTINGS}
-        self.multiview.check_inputs(0.0 if self.elevation_deg is None else self.elevation_deg, **checked)
 
-    @property
-    def seen(self) -> PIL.Image.Image:
+    def prepare(self, embedded: SyncDreamerPipeline | None = None) -> "PreparedPhoto":
+        """Check the photo and remove the background.
+
+        Args:
+            embedded: Multi-view model to use if the photo specifies none.
+
+        Raises:
+            ValueError: If there is no multi-view model, if the photo cannot be used, or if a setting is out of range.
+        """
+        multiview = self.multiview or embedded
+        if multiview is None:
+            raise ValueError(
+                "image with this prior needs a model that hallucinates views, such as Photo(image, "
+                "multiview=SyncDreamerPipeline.from_single_file()). Alternatively, pass sixteen views as views."
+            )
+        return PreparedPhoto(self, multiview)
+
+
+class PreparedPhoto:
+    """A photo without background and the model that hallucinates views. `Photo.prepare` creates the object.
+
+    The first call of `hallucinate` generates the views.
+
+    Args:
+        photo: Photo with its settings.
+        multiview: Model that generates the views.
+
+    Raises:
+        ValueError: If the photo cannot be used, or if a setting is out of range.
+    """
+
+    def __init__(self, photo: Photo, multiview: SyncDreamerPipeline):
+        self.multiview, self.elevation_deg, self.view_seeds = multiview, photo.elevation_deg, photo.view_seeds
+        self.settings = {name: value for name, value in photo.settings.items() if value is not None}
+        checked = {name: value for name, value in self.settings.items() if name in CALL_SETTINGS}
+        multiview.check_inputs(0.0 if self.elevation_deg is None else self.elevation_deg, **checked)
+        # At least 256 pixels: a small model crops and downscales the object itself, which keeps the object sharper.
+        image, size = photo.image, max(256, multiview.image_size)
+        self.picture = image if isinstance(image, PreparedPicture) else prepare_picture(image, size)
+        framing = {"crop_size": multiview.config.crop_size} | self.settings
+        framing = {name: framing[name] for name in FRAMING if name in framing}
+        self._input = prepare_image(self.picture.image, multiview.image_size, **framing)
+        self._hallucination: Hallucination | None = None
+
+    def model_input(self) -> PIL.Image.Image:
         """Return the input image of the multi-view model, RGB on white."""
-        pixels = ((self._seen.movedim(0, -1).numpy() + 1) * 127.5).round().clip(0, 255)
+        pixels = ((self._input.movedim(0, -1).numpy() + 1) * 127.5).round().clip(0, 255)
         return PIL.Image.fromarray(pixels.astype(np.uint8))
 
     def cameras(self, bound: float) -> tuple[Camera, ...]:
@@ -131,7 +160,7 @@ class Photo:
         image, elevation = self.picture.image, self.elevation_deg
         if elevation is not None and self.view_seeds == 1:
             call = self.multiview(image, elevation, generator=generator, output_type="pt", **self.settings)
-            return call.images, elevation
+            return call.images, elevation  # pyright: ignore[reportAttributeAccessIssue]
         seeds, found = torch.randint(2**31 - 1, (self.view_seeds,), generator=generator).tolist(), []
         if elevation is None:
             found = sweep_elevation(self.multiview, image, seed=seeds.pop(), **self.settings)[:1]

@@ -1,5 +1,7 @@
 """Preparation of an image with a transparent background as a square on white, the training input of the model."""
 
+from typing import cast
+
 import numpy as np
 import PIL.Image
 import torch
@@ -49,7 +51,7 @@ def _check(image: PIL.Image.Image, alpha_threshold: int) -> PIL.Image.Image:
     if "A" not in image.getbands() and "transparency" not in image.info:
         raise ValueError(f"The image has no transparency (mode {image.mode}); remove its background first.")
     rgba = image.convert("RGBA")
-    low, high = rgba.getchannel("A").getextrema()
+    low, high = cast(tuple[int, int], rgba.getchannel("A").getextrema())
     if high <= alpha_threshold:
         raise ValueError(f"The image is transparent everywhere: the maximum alpha is {high} of 255.")
     if low == 255:

@@ -55,7 +55,7 @@ class MVDreamArchitecture:
     norm_groups: int = 32
 
 
-def build_models(architecture: MVDreamArchitecture | None = None) -> dict[str, nn.Module]:
+def build_models(architecture: MVDreamArchitecture | None = None) -> dict[str, Any]:
     """Build the models without weights, by their names in the pipeline."""
     a = architecture or MVDreamArchitecture()
     levels = len(a.widths)
@@ -63,13 +63,13 @@ def build_models(architecture: MVDreamArchitecture | None = None) -> dict[str, n
         sample_size=a.sample_size, in_channels=4, out_channels=4, block_out_channels=a.widths, layers_per_block=2,
         down_block_types=("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1),
-        cross_attention_dim=a.text_width, attention_head_dim=a.heads, use_linear_projection=True,
+        cross_attention_dim=a.text_width, attention_head_dim=a.heads, use_linear_projection=True,  # pyright: ignore[reportArgumentType]
         norm_num_groups=a.norm_groups,
     )  # fmt: skip
     vae = AutoencoderKL(
-        block_out_channels=a.vae_widths, layers_per_block=2, latent_channels=4, scaling_factor=0.18215,
-        down_block_types=("DownEncoderBlock2D",) * len(a.vae_widths), norm_num_groups=a.norm_groups,
-        up_block_types=("UpDecoderBlock2D",) * len(a.vae_widths),
+        block_out_channels=a.vae_widths, layers_per_block=2, latent_channels=4, scaling_factor=0.18215,  # pyright: ignore[reportArgumentType]
+        down_block_types=("DownEncoderBlock2D",) * len(a.vae_widths), norm_num_groups=a.norm_groups,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * len(a.vae_widths),  # pyright: ignore[reportArgumentType]
         sample_size=a.sample_size * 2 ** (len(a.vae_widths) - 1), force_upcast=False,
     )  # fmt: skip
     text = CLIPTextModel(
@@ -113,7 +113,7 @@ def read_mvdream(path: str | Path, architecture: MVDreamArchitecture | None = No
     return {**{name: model.eval() for name, model in models.items()}, "scheduler": build_scheduler()}
 
 
-def sources(models: dict[str, nn.Module]) -> dict[str, dict[str, Source]]:
+def sources(models: dict[str, Any]) -> dict[str, dict[str, Source]]:
     """Return the source of every tensor in the state dicts of models, by model and name."""
     unet, vae = models["unet"], models["vae"]
     kinds, levels = unet.config.up_block_types, len(vae.config.block_out_channels)
@@ -130,7 +130,7 @@ def sources(models: dict[str, nn.Module]) -> dict[str, dict[str, Source]]:
     return {part: {name: rules[part](name) for name in model.state_dict()} for part, model in models.items()}
 
 
-def unused_keys(models: dict[str, nn.Module]) -> set[str]:
+def unused_keys(models: dict[str, Any]) -> set[str]:
     """Return the keys of the published file that no model needs.
 
     These are the tensors of the noise schedule and of OpenCLIP's last layer.

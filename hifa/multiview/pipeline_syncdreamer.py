@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import PIL.Image
@@ -16,6 +16,7 @@ from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 
+from ..toybox import MULTIVIEW_WEIGHTS
 from .architecture import Architecture, build_scheduler
 from .cameras import ViewRing
 from .checkpoint import PUBLISHED, find_checkpoint, read_checkpoint
@@ -26,7 +27,7 @@ from .input_image import prepare_image
 from .volume import MultiViewVolume
 
 
-TOYBOX = Path(__file__).parents[1] / "toybox" / "multiview_weights"
+T = TypeVar("T")
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
@@ -62,11 +63,12 @@ class SyncDreamerPipeline(DiffusionPipeline):
         ValueError: If the components do not fit together.
     """
 
+    config: Any  # The defaults of a call are its attributes.
     model_cpu_offload_seq = "vae->image_encoder->unet"
     # Not offloaded, because these models are called inside the UNet, or by methods other than `forward`. The models
     # take 0.2 GB in half precision.
-    _exclude_from_cpu_offload = ["volume", "depth_attention", "conditioner"]
-    _callback_tensor_inputs = ["latents"]
+    _exclude_from_cpu_offload: ClassVar[list[str]] = ["volume", "depth_attention", "conditioner"]
+    _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
 
     def __init__(
         self,
@@ -100,7 +102,7 @@ class SyncDreamerPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path = TOYBOX, **kwargs: Any
+        cls, pretrained_model_name_or_path: str | Path = MULTIVIEW_WEIGHTS, **kwargs: Any
     ) -> "SyncDreamerPipeline":
         """Load a model from a folder of `save_pretrained` or from the Hub; by default the embedded Toybox model.
 
@@ -108,7 +110,7 @@ class SyncDreamerPipeline(DiffusionPipeline):
             pretrained_model_name_or_path: Folder or Hub ID.
             kwargs: Arguments of `DiffusionPipeline.from_pretrained`: `dtype`, `variant`, `token`, `revision`, ...
         """
-        if pretrained_model_name_or_path == TOYBOX:
+        if pretrained_model_name_or_path == MULTIVIEW_WEIGHTS:
             # Stored in half precision, which transformers would keep for the image encoder.
             kwargs = {"dtype": torch.float32} | kwargs
         elif not Path(pretrained_model_name_or_path).is_dir():
@@ -156,7 +158,7 @@ class SyncDreamerPipeline(DiffusionPipeline):
     @property
     def embedded(self) -> bool:
         """Return whether the model is the embedded Toybox model."""
-        return self.config.get("_name_or_path") == str(TOYBOX)
+        return self.config.get("_name_or_path") == str(MULTIVIEW_WEIGHTS)
 
     @property
     def image_size(self) -> int:
@@ -165,6 +167,7 @@ class SyncDreamerPipeline(DiffusionPipeline):
 
     @property
     def interrupt(self) -> bool:
+        """Return whether the call ends after the current step."""
         return self._interrupt
 
     @property
@@ -205,7 +208,7 @@ class SyncDreamerPipeline(DiffusionPipeline):
                 f"callback_on_step_end_tensor_inputs may be {self._callback_tensor_inputs}, got {sorted(unknown)}."
             )
 
-    def _given(self, name: str, value: Any) -> Any:
+    def _given(self, name: str, value: T | None) -> T:
         """Return the value of an option of a call, or the default of the model for `None`."""
         return self.config[name] if value is None else value
 
@@ -284,7 +287,8 @@ class SyncDreamerPipeline(DiffusionPipeline):
             guidance_scale: w in s_u + w (s - s_u); 1 disables guidance and halves the work.
             eta: DDIM's eta in [0, 1], the fraction of fresh noise in each step.
             generator: Generator for all random numbers; by default a CPU generator with seed 0.
-            crop_size, alpha_threshold: Framing of the object in pixels of the views, see `prepare_image`.
+            crop_size: Longer side of the object in pixels of the views, see `prepare_image`.
+            alpha_threshold: See `prepare_image`.
             view_chunk: Number of views that are denoised and decoded together. A smaller chunk needs less memory and
                 gives the same result.
             output_type: `"pil"`, `"np"`, `"pt"` or `"latent"`.
@@ -324,7 +328,7 @@ class SyncDreamerPipeline(DiffusionPipeline):
         self.scheduler.set_timesteps(steps, device=latents.device)
         timesteps = self.scheduler.timesteps
         self._num_timesteps = len(timesteps)
-        with VolumeDenoiser(self.unet, self.depth_attention) as denoiser, self.progress_bar(timesteps) as progress:
+        with VolumeDenoiser(self.unet, self.depth_attention) as denoiser, self.progress_bar(timesteps) as progress:  # pyright: ignore[reportCallIssue, reportGeneralTypeIssues]
             for step, timestep in enumerate(progress):
                 output = self.predict_views(denoiser, latents, timestep, condition, guidance_scale, view_chunk)
                 noise = _step_noise(latents, eta, step == len(timesteps) - 1, generator)
@@ -389,13 +393,13 @@ def sheet(images: list[PIL.Image.Image]) -> PIL.Image.Image:
 def _check_fit(
     vae: AutoencoderKL, unet: UNet2DConditionModel, volume: MultiViewVolume, depth_attention: DepthAttention
 ) -> None:
+    of_unet, of_volume, of_attention = unet.config, volume.config, depth_attention.config
     pairs = [
-        ("unet.sample_size", unet.config.sample_size, "volume.latent_size", volume.config.latent_size),
-        ("unet.in_channels", unet.config.in_channels, "2 vae.latent_channels", 2 * vae.config.latent_channels),
-        ("volume.volume_dims", tuple(volume.config.volume_dims), "depth_attention's",
-         tuple(depth_attention.config.volume_dims)),
-        ("unet.block_out_channels", tuple(unet.config.block_out_channels), "depth_attention's",
-         tuple(depth_attention.config.block_out_channels)),
+        ("unet.sample_size", of_unet["sample_size"], "volume.latent_size", of_volume.latent_size),
+        ("unet.in_channels", of_unet["in_channels"], "2 vae.latent_channels", 2 * vae.config["latent_channels"]),
+        ("volume.volume_dims", tuple(of_volume.volume_dims), "depth_attention's", tuple(of_attention.volume_dims)),
+        ("unet.block_out_channels", tuple(of_unet["block_out_channels"]), "depth_attention's",
+         tuple(of_attention.block_out_channels)),
     ]  # fmt: skip
     for name, value, other, expected in pairs:
         if value != expected:

@@ -66,7 +66,7 @@ def rank(
     candidates = []
     for seed, elevation in trials:
         generator = torch.Generator().manual_seed(seed)
-        images = pipe(image, elevation, generator=generator, output_type="pt", **settings).images.cpu()
+        images = pipe(image, elevation, generator=generator, output_type="pt", **settings).images.cpu()  # pyright: ignore[reportAttributeAccessIssue]
         seen = consistency(images, pipe.ring, config.half_extent)
         agreement = input_agreement(images, picture, elevation, pipe.ring, config.half_extent)
         candidates.append(Candidate(images, seed, elevation, seen, agreement))

@@ -6,6 +6,9 @@ view frustum. A second 3D network turns the frustum into features at every resol
 `depth_attention.py` uses.
 """
 
+from itertools import pairwise
+from typing import Any
+
 import torch
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -114,7 +117,7 @@ class VolumeUNet(nn.Module):
         self.conv_in = nn.Conv3d(in_channels, dims[0], 3, padding=1)
         self.down = nn.ModuleList([nn.ModuleList(block(dims[0], dims[0]) for _ in range(layers - 1))])
         self.up = nn.ModuleList()
-        for fine, coarse in zip(dims, dims[1:], strict=False):
+        for fine, coarse in pairwise(dims):
             blocks = [block(fine, coarse, "down"), *(block(coarse, coarse) for _ in range(layers))]
             self.down.append(nn.ModuleList(blocks))
             self.up.append(block(coarse, fine, "up"))
@@ -123,7 +126,7 @@ class VolumeUNet(nn.Module):
         """Map `(B, in_channels, D, H, W)` to levels from fine to coarse, `(B, dims[i], D/2^i, H/2^i, W/2^i)`."""
         levels, x = [], self.conv_in(x)
         for blocks in self.down:
-            for block in blocks:
+            for block in blocks:  # pyright: ignore[reportGeneralTypeIssues]
                 x = block(x, t_embed, v_embed)
             levels.append(x)
         for level in reversed(range(len(self.up))):
@@ -153,6 +156,8 @@ class MultiViewVolume(ModelMixin, ConfigMixin):
     Raises:
         ValueError: If a size is not a multiple of 2^(levels - 1).
     """
+
+    config: Any  # The arguments of `__init__` are its attributes.
 
     @register_to_config
     def __init__(
@@ -219,7 +224,8 @@ class MultiViewVolume(ModelMixin, ConfigMixin):
 
         Args:
             volume: `(B, volume_dims[0], V, V, V)` from `spatial_volume`.
-            t_embed, v_embed: See `spatial_volume`.
+            t_embed: See `spatial_volume`.
+            v_embed: See `spatial_volume`.
             views: `(B, n)` int64 indices of views.
 
         Returns:

@@ -36,11 +36,13 @@ class Adan(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    _update(parameter, self.state[parameter], **group)
+                    _update(parameter, parameter.grad, self.state[parameter], **group)
 
 
-def _update(parameter: torch.Tensor, state: dict, *, lr, betas, eps, weight_decay, **_) -> None:
-    gradient, (b1, b2, b3) = parameter.grad, betas
+def _update(
+    parameter: torch.Tensor, gradient: torch.Tensor, state: dict, *, lr, betas, eps, weight_decay, **_
+) -> None:
+    b1, b2, b3 = betas
     if not state:
         state["step"] = torch.zeros((), dtype=torch.float32)
         state |= {name: torch.zeros_like(gradient) for name in ("exp_avg", "exp_avg_diff", "exp_avg_sq")}

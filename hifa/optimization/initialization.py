@@ -34,8 +34,8 @@ def initial_field(config: HiFAConfig, seed: int, device: str | torch.device = "c
         blob_radius=config.blob_radius,
         seed=seed,
     )
-    # `ModelMixin.to` imports diffusers' hooks and peft, which delays the first preview by a second.
-    return field if torch.device(device).type == "cpu" else field.to(device)
+    # `ModelMixin.to` imports diffusers' hooks and peft, which takes a second.
+    return field if torch.device(device).type == "cpu" else field.to(device)  # pyright: ignore[reportArgumentType]
 
 
 def initial_grid(config: HiFAConfig, field: RadianceField) -> DensityGrid | None:
@@ -76,11 +76,3 @@ def preview(field: RadianceField, camera: Camera, sampling: RaySampling, size: i
     """Render a field: `(size, size, 3)` RGB in [0, 1] on light gray."""
     background = torch.full((3,), PREVIEW_GRAY, device=field.device)
     return render_picture(field, camera, size, sampling, background).color
-
-
-def first_preview(config: HiFAConfig, seed: int) -> Tensor:
-    """Render the preview of a run at step 0 from its settings and seed, without a prior.
-
-    Rays are sampled without the density grid, because the numba loops of the grid may not be compiled yet.
-    """
-    return preview(initial_field(config, seed), front_camera(config), ray_sampling(config, None))

@@ -39,27 +39,29 @@ def reconstruct_pixels(
     Returns:
         Weighted loss terms by name, detached.
     """
-    config, (batch, offsets) = run.config, draw_pixels(run.views, run.config, run.generator)
+    config, views = run.config, run.views
+    assert views is not None
+    batch, offsets = draw_pixels(views, config, run.generator)
     alone = len(batch.rays)  # Rays from this index on belong to corners for the normal loss.
     if view_normals is not None:
-        corners, more = draw_corners(run.views, config, view_normals.stride, run.generator)
+        corners, more = draw_corners(views, config, view_normals.stride, run.generator)
         batch, offsets = batch.joined(corners), torch.cat([offsets, more])
     terms: dict[str, Tensor] = {}
 
-    def loss_of(seen: RayOutput) -> Tensor:
-        image = image_reconstruction_loss(seen.color, batch.color, batch.mask, config.image_outside)
+    def loss_of(rendered: RayOutput) -> Tensor:
+        image = image_reconstruction_loss(rendered.color, batch.color, batch.mask, config.image_outside)
         terms["image"] = weight * config.lambda_image * image
         if config.lambda_mask:
-            terms["mask"] = weight * config.lambda_mask * mask_loss(seen.opacity, batch.mask)
+            terms["mask"] = weight * config.lambda_mask * mask_loss(rendered.opacity, batch.mask)
         if config.lambda_tv:
             # At twice the image size, neighboring pixels differ half as much.
-            scale = run.views.size / TV_SIZE
-            variation = total_variation_loss(seen.color[:alone], batch.mask[:alone])
+            scale = views.size / TV_SIZE
+            variation = total_variation_loss(rendered.color[:alone], batch.mask[:alone])
             terms["tv"] = weight * config.lambda_tv * scale * variation
         if view_normals is not None:
-            normal = view_normals.loss(corners, seen.map(lambda values: values[alone:]))
+            normal = view_normals.loss(corners, rendered.map(lambda values: values[alone:]))
             terms["normal"] = weight * config.lambda_image_normal * config.warmup(run.step) * normal
-        terms.update(regularize(seen))
+        terms.update(regularize(rendered))
         return torch.stack(list(terms.values())).sum()
 
     backpropagate(
@@ -118,6 +120,7 @@ def reconstruct_latents(run: HiFARun, prior: DiffusionPrior, weight: float) -> d
         The weighted loss term by name, detached.
     """
     config, views = run.config, run.views
+    assert views is not None
     view = int(torch.randint(len(views), (), generator=run.generator))
     camera, size = views.cameras[view], config.render_size_at(run.step)
     rays = image_rays(camera_to_world(camera).to(run.device), camera.fov_deg, size)
@@ -126,8 +129,8 @@ def reconstruct_latents(run: HiFARun, prior: DiffusionPrior, weight: float) -> d
     with torch.no_grad():
         z_view = prior.encode(to_prior_size(color.view(-1, 3), views.size, prior.image_size))
 
-    def loss_of(seen: RayOutput) -> Tensor:
-        z = prior.encode(to_prior_size(seen.color, size, prior.image_size))
+    def loss_of(rendered: RayOutput) -> Tensor:
+        z = prior.encode(to_prior_size(rendered.color, size, prior.image_size))
         return weight * config.lambda_image_latent * latent_reconstruction_loss(z, z_view)
 
     white = torch.ones(3, device=run.device)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
@@ -12,6 +13,7 @@ from ..cameras import VIEWS, Camera
 from ..config import HiFAConfig
 from ..field import RadianceField
 from ..multiview.given_views import GivenViews
+from ..priors.prompt_embeddings import PromptEmbeddings
 from ..priors.vsd import VariationalState, saved_layout
 from ..rendering.density_grid import DensityGrid
 from ..rendering.rays import RaySampling
@@ -58,16 +60,14 @@ class HiFARun:
             `generator`.
         prior: Name of the prior, as metadata. `None` in a reconstruction without a prior, including a run whose
             prompt the prior cannot encode.
-        prompt_embeds: `(2 + len(VIEWS), tokens, dim)` embeddings of the negative prompt, the prompt, and the prompt
-            with each view suffix. Saved with the run, so that a loaded run needs no text encoder. `None` in a
-            reconstruction without a prior.
+        embeddings: Embeddings of the negative prompt, the prompt, and the prompt with each view suffix. Saved with the
+            run, so that a loaded run needs no text encoder. `None` in a reconstruction without a prior.
         radiance_field: Field g(theta).
         optimizer: Adam or Adan for the parameters of the field.
         grid: Density grid, or `None` if the settings have none.
         generator: Generator for all random numbers. Always on the CPU, also for a run on a GPU.
         views: Given views for the guidance of section 5.4, or `None`.
         note: Information for the user about the guidance of the run; may be empty.
-        pooled_prompt_embeds: `(2 + len(VIEWS), pooled)` pooled embeddings for SDXL; `None` for other priors.
         variational: State of the variational score (`distillation="vsd"`); `None` for other methods.
         step: Number of finished steps.
         losses: Loss terms by name, one dictionary for each finished step.
@@ -80,14 +80,13 @@ class HiFARun:
     config: HiFAConfig
     seed: int
     prior: str | None
-    prompt_embeds: Tensor | None
+    embeddings: PromptEmbeddings | None
     radiance_field: RadianceField
     optimizer: torch.optim.Optimizer
     grid: DensityGrid | None
     generator: torch.Generator
     views: GivenViews | None = None
     note: str = ""
-    pooled_prompt_embeds: Tensor | None = None
     variational: VariationalState | None = None
     step: int = 0
     losses: list[dict[str, float]] = field(default_factory=list)
@@ -96,10 +95,12 @@ class HiFARun:
 
     @property
     def finished(self) -> bool:
+        """Return whether all steps are finished."""
         return self.step >= self.config.num_inference_steps
 
     @property
     def device(self) -> torch.device:
+        """Return the device of the field."""
         return self.radiance_field.device
 
     @property
@@ -112,11 +113,12 @@ class HiFARun:
         return preview(self.radiance_field, camera or self.front_camera(), self.sampling, size)
 
     def front_camera(self, azimuth_deg: float = 0.0) -> Camera:
+        """Return the camera of the previews at an azimuth in degrees; 0 is the front."""
         return front_camera(self.config, azimuth_deg)
 
     def asset(self) -> HiFAAsset:
         """Return a copy of the current field as an asset. Further steps of the run do not change the asset."""
-        copy = RadianceField.from_config(self.radiance_field.config)
+        copy = cast(RadianceField, RadianceField.from_config(self.radiance_field.config))
         copy.load_state_dict(self.radiance_field.state_dict())
         metadata = {
             "prompt": self.prompt or "",
@@ -129,7 +131,7 @@ class HiFARun:
         }
         if self.views is not None:
             metadata |= {"given_views": len(self.views), "note": self.note}
-        return HiFAAsset(copy.to(self.radiance_field.device), metadata)
+        return HiFAAsset(copy.to(self.radiance_field.device), metadata)  # pyright: ignore[reportArgumentType]
 
     def save(self, folder: str | Path) -> Path:
         """Save the run as one file in `folder`.
@@ -149,10 +151,10 @@ class HiFARun:
             **with_prefix("optimizer", optimizer_tensors(self.optimizer)),
             "generator": self.generator.get_state(),
         }
-        if self.prompt_embeds is not None:
-            tensors["prompt_embeds"] = self.prompt_embeds
-        if self.pooled_prompt_embeds is not None:
-            tensors["pooled_prompt_embeds"] = self.pooled_prompt_embeds
+        if self.embeddings is not None:
+            tensors["prompt_embeds"] = self.embeddings.tokens
+            if self.embeddings.pooled is not None:
+                tensors["pooled_prompt_embeds"] = self.embeddings.pooled
         if self.views is not None:
             tensors |= with_prefix("views", self.views.tensors())
         if self.grid is not None:
@@ -220,23 +222,30 @@ class HiFARun:
     @classmethod
     def _restore(cls, tensors: dict[str, Tensor], metadata: dict, device: torch.device) -> "HiFARun":
         config = HiFAConfig(**metadata["config"])
-        embeds, pooled = tensors.get("prompt_embeds"), tensors.get("pooled_prompt_embeds")
-        if (embeds is None) != (metadata["prior"] is None):  # A prompt that the prior cannot encode has no embeddings.
+        tokens = tensors.get("prompt_embeds")
+        if (tokens is None) != (metadata["prior"] is None):  # A prompt that the prior cannot encode has no embeddings.
             raise KeyError("prompt_embeds")
+        embeddings = None if tokens is None else PromptEmbeddings(tokens, tensors.get("pooled_prompt_embeds"))
         views = without_prefix("views", tensors)
         run = cls.begin(
-            metadata["prompt"], metadata["negative_prompt"], config, metadata["seed"], metadata["prior"],
-            None if embeds is None else embeds.to(device), torch.Generator(), device,
-            GivenViews.from_tensors(views) if views else None, metadata.get("note", ""),
-            None if pooled is None else pooled.to(device),
-        )  # fmt: skip
+            metadata["prompt"],
+            config,
+            negative_prompt=metadata["negative_prompt"],
+            seed=metadata["seed"],
+            prior=metadata["prior"],
+            embeddings=None if embeddings is None else embeddings.to(device),
+            generator=torch.Generator(),
+            device=device,
+            views=GivenViews.from_tensors(views) if views else None,
+            note=metadata.get("note", ""),
+        )
         run.generator.set_state(tensors["generator"])
         run.radiance_field.load_state_dict(without_prefix("field", tensors))
         load_optimizer_tensors(run.optimizer, without_prefix("optimizer", tensors))
         if run.grid is not None:
             run.grid.values.copy_(tensors["grid"])
         learned = without_prefix("variational", tensors)
-        if bool(learned) != (embeds is not None and config.distillation == "vsd"):
+        if bool(learned) != (embeddings is not None and config.distillation == "vsd"):
             raise KeyError("variational")
         if learned:
             # Copied, because the memory layout of tensors from a file would change the rounding of sums.
@@ -251,18 +260,31 @@ class HiFARun:
     def begin(
         cls,
         prompt: str | None,
-        negative_prompt: str,
         config: HiFAConfig,
-        seed: int,
-        prior: str | None,
-        prompt_embeds: Tensor | None,
+        *,
         generator: torch.Generator,
-        device: torch.device,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        negative_prompt: str = "",
+        prior: str | None = None,
+        embeddings: PromptEmbeddings | None = None,
         views: GivenViews | None = None,
         note: str = "",
-        pooled_prompt_embeds: Tensor | None = None,
     ) -> "HiFARun":
-        """Create a run at step 0 with a new field in float32."""
+        """Create a run at step 0 with a new field in float32.
+
+        Args:
+            prompt: See `HiFARun`.
+            config: See `HiFARun`.
+            generator: See `HiFARun`.
+            seed: See `HiFARun`.
+            device: Device of the run.
+            negative_prompt: See `HiFARun`.
+            prior: See `HiFARun`.
+            embeddings: See `HiFARun`.
+            views: See `HiFARun`.
+            note: See `HiFARun`.
+        """
         radiance_field = initial_field(config, seed, device)
         groups = radiance_field.parameter_groups(config.grid_lr, config.network_lr)
         if config.optimizer == "adan":
@@ -272,10 +294,21 @@ class HiFARun:
             fused = torch.device(device).type in ("cpu", "cuda")
             optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-15, fused=fused)
         grid = initial_grid(config, radiance_field)
+        views = None if views is None else views.to(device)
         return cls(
-            prompt, negative_prompt, config, seed, prior, prompt_embeds, radiance_field, optimizer, grid, generator,
-            None if views is None else views.to(device), note, pooled_prompt_embeds,
-        )  # fmt: skip
+            prompt,
+            negative_prompt,
+            config,
+            seed,
+            prior,
+            embeddings,
+            radiance_field,
+            optimizer,
+            grid,
+            generator,
+            views,
+            note,
+        )
 
 
 def run_layout(metadata: dict, found: Layout) -> Layout:
@@ -293,7 +326,7 @@ def run_layout(metadata: dict, found: Layout) -> Layout:
         radiance_field = initial_field(config, 0)
     field_layout = module_layout(radiance_field)
     groups = radiance_field.parameter_groups(config.grid_lr, config.network_lr)
-    parameters = list(layout_of(dict(enumerate(value for group in groups for value in group["params"]))).values())
+    parameters = [Spec(tuple(value.shape), value.dtype) for group in groups for value in group["params"]]
     moments = Adan.moments if config.optimizer == "adan" else MOMENTS
     optimizer = optimizer_layout(parameters, unprefixed("optimizer", found), moments)
     expected = prefixed("field", field_layout) | prefixed("optimizer", optimizer)

@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 from ..cameras import Camera, Rays, camera_to_world, front_or_back, image_rays, ring, sample_camera
-from ..guard import gradient_norm, is_safe, read_together
 from ..losses import monotonicity_loss, opacity_entropy_loss, opacity_loss, z_entropy_loss, z_variance_loss
-from ..priors.distillation import Views, distillation_loss, distillation_target, prompt_of
-from ..priors.prior import DiffusionPrior, to_prior_size
-from ..priors.vsd import VariationalScore
+from ..priors.prior import to_prior_size
 from ..rendering.image import backpropagate
 from ..rendering.rays import RayOutput
 from ..schedule import annealed_timestep
+from .distillation import Distiller, Views, distillation_loss
+from .gradient_guard import gradient_norm, is_safe, read_together
 from .reconstruction import reconstruct_latents, reconstruct_pixels
 from .run import HiFARun
 from .surface_guidance import (
@@ -56,7 +55,7 @@ class DivergedError(ValueError):
     """
 
 
-ATTEMPTS = 10  # maximum for a step; in half precision, about one attempt in thousands overflows
+ATTEMPTS = 10  # maximum for a step; in half precision, about one in several thousand attempts overflows
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Distilled:
         timestep: Diffusion timestep t.
         terms: Weighted loss terms, detached.
         image: `(H, W, 3)` RGB in [0, 1], the first rendered view.
-        variational: Loss of the variational score, detached; `None` for methods other than `vsd`.
+        variational: Loss of the variational score, detached; `None` for methods other than VSD.
     """
 
     timestep: int
@@ -77,10 +76,7 @@ class Distilled:
 
 
 def optimization_step(
-    run: HiFARun,
-    prior: DiffusionPrior | None,
-    surfaces: SurfaceModels = SurfaceModels(),
-    variational: VariationalScore | None = None,
+    run: HiFARun, distiller: Distiller | None = None, surfaces: SurfaceModels | None = None
 ) -> HiFAStep:
     """Perform one step of algorithm 1 (HiFA appendix A.2), with the losses of section 5.4 if the run has given views.
 
@@ -89,9 +85,9 @@ def optimization_step(
 
     Args:
         run: Run to optimize in place.
-        prior: Prior, or `None` for a run without a prompt, which is a pure reconstruction.
-        surfaces: Models for settings with `lambda_disparity`, `lambda_normal` or `lambda_image_normal`.
-        variational: Variational score for settings with `distillation="vsd"`.
+        distiller: Distiller of the run, or `None` for a run without a prompt, which is a pure reconstruction.
+        surfaces: Models for settings with `lambda_disparity`, `lambda_normal` or `lambda_image_normal`;
+            `None` for other settings.
 
     Raises:
         DivergedError: If `ATTEMPTS` attempts in a row are rejected.
@@ -102,10 +98,12 @@ def optimization_step(
     share = config.learning_rate_share(run.step)
     for group, rate in zip(run.optimizer.param_groups, (config.grid_lr, config.network_lr), strict=True):
         group["lr"] = rate * share
-    for skipped in range(ATTEMPTS):
-        distilled, terms = add_gradients(run, prior, surfaces, variational)
+    skipped_before = run.skipped
+    for _ in range(ATTEMPTS):
+        distilled, terms = add_gradients(run, distiller, surfaces or SurfaceModels())
         norm = gradient_norm(run.radiance_field.parameters())
-        losses, norms = read_losses(terms, distilled, [norm, *([] if variational is None else [variational.norm()])])
+        own_norms = [] if distiller is None else distiller.gradient_norms()
+        losses, norms = read_losses(terms, distilled, [norm, *own_norms])
         if all(map(math.isfinite, losses.values())) and all(map(is_safe, norms)):
             break
         run.skipped += 1
@@ -116,8 +114,8 @@ def optimization_step(
             f"last with a loss of {losses['loss']:g} and a gradient of norm {norms[0]:g}. A resumed run continues "
             f"from step {run.step} with new noise. A lower guidance scale or a prior in float32 can help."
         )
-    if variational is not None:
-        variational.step()
+    if distiller is not None:
+        distiller.step()
     if config.max_gradient_norm:
         torch.nn.utils.clip_grads_with_norm_(run.radiance_field.parameters(), config.max_gradient_norm, norm)
     run.optimizer.step()
@@ -125,35 +123,34 @@ def optimization_step(
     run.losses.append(losses)
     return HiFAStep(
         run.step, None if distilled is None else distilled.timestep, losses,
-        None if distilled is None else distilled.image, skipped,
+        None if distilled is None else distilled.image, run.skipped - skipped_before,
     )  # fmt: skip
 
 
 def add_gradients(
-    run: HiFARun,
-    prior: DiffusionPrior | None,
-    surfaces: SurfaceModels,
-    variational: VariationalScore | None,
+    run: HiFARun, distiller: Distiller | None, surfaces: SurfaceModels
 ) -> tuple[Distilled | None, dict[str, Tensor]]:
     """Compute the gradients and losses of one attempt at a step.
 
     Args:
-        run, prior, surfaces, variational: See `optimization_step`.
+        run: See `optimization_step`.
+        distiller: See `optimization_step`.
+        surfaces: Models of the surface.
 
     Returns:
         The result of the distillation, or `None` without one, and all weighted loss terms, detached.
     """
     config = run.config
     run.optimizer.zero_grad(set_to_none=True)
-    distilled = None if run.prompt_embeds is None else distill_views(run, prior, surfaces, variational)
+    distilled = None if distiller is None else distill_views(run, distiller, surfaces)
     terms = {} if distilled is None else dict(distilled.terms)
     # After the end of image guidance (appendix A.5), given views have no effect. No random numbers are drawn for the
     # views either.
     weight = 0.0 if run.views is None else config.given_views_weight(run.step)
     if weight > 0:
-        given = reconstruct_pixels(run, weight, lambda seen: regularizers(run, seen), surfaces.views)
-        if config.lambda_image_latent and prior is not None:
-            given |= reconstruct_latents(run, prior, weight)
+        given = reconstruct_pixels(run, weight, lambda rendered: regularizers(run, rendered), surfaces.views)
+        if config.lambda_image_latent and distiller is not None:
+            given |= reconstruct_latents(run, distiller.prior, weight)
         terms |= {f"given_{name}": value for name, value in given.items()}
     return distilled, terms
 
@@ -172,16 +169,14 @@ def read_losses(
     return dict(zip(named, values, strict=False)), values[len(named) :]
 
 
-def distill_views(
-    run: HiFARun, prior: DiffusionPrior, surfaces: SurfaceModels, variational: VariationalScore | None
-) -> Distilled:
+def distill_views(run: HiFARun, distiller: Distiller, surfaces: SurfaceModels) -> Distilled:
     """Add the gradients of the distillation (algorithm 1, equation 9).
 
     The function samples and renders a view, or several views for a multi-view prior, and evaluates the prior. The
-    gradients of the field include the surface losses and the regularizers. With `distillation="vsd"`, the function
-    also sets the gradients of the variational score.
+    gradients of the field include the surface losses and the regularizers. With VSD, the function also sets the
+    gradients of the variational score.
     """
-    config, device = run.config, run.device
+    config, device, prior = run.config, run.device, distiller.prior
     # Steps 1 and 2 of algorithm 1: sample views and a timestep.
     num_views = config.num_views_at(run.step)
     cameras = ring(draw_camera(run), max(num_views, 1))
@@ -199,22 +194,20 @@ def distill_views(
         config.annealing,
         run.generator,
     )
+    guides_normals = config.lambda_normal > 0 and run.step % config.normal_period == 0
     terms: dict[str, Tensor] = {}
-    image: list[Tensor] = []
-    latent: list[Tensor] = []
+    kept: list[tuple[Tensor, Views]] = []
 
-    def loss_of(seen: RayOutput) -> Tensor:
-        image.append(seen.color.detach())
-        x = to_prior_size(seen.color, size, prior.image_size)
+    def loss_of(rendered: RayOutput) -> Tensor:
+        x = to_prior_size(rendered.color, size, prior.image_size)
         z = prior.encode(x)
-        latent.append(z.detach())
         views = Views(x, z, t, cameras, by_cameras=num_views > 0)
-        guides_normals = config.lambda_normal > 0 and run.step % config.normal_period == 0
-        target = distillation_target(run, prior, views, variational, guides_normals)
+        kept.append((rendered.color.detach(), views))
+        target = distiller.target(views, guides_normals)
         terms["sds"] = distillation_loss(config, views, target)
-        wholes = whole_views(cameras, parts, seen, size)
+        wholes = whole_views(cameras, parts, rendered, size)
         terms.update(surface_terms(run, surfaces, wholes, target.estimate if guides_normals else None, t))
-        terms.update(regularizers(run, seen))
+        terms.update(regularizers(run, rendered))
         return torch.stack(list(terms.values())).sum()
 
     backpropagate(
@@ -227,11 +220,8 @@ def distill_views(
         chunk=config.rays_per_chunk,
     )
     detached = {name: value.detach() for name, value in terms.items()}
-    learned = None
-    if variational is not None:
-        prompt = prompt_of(run, cameras[0])
-        learned = variational.add_gradients(latent[0], prompt, cameras[0], config.lora_prediction, run.generator)
-    return Distilled(t, detached, image[0].view(-1, size, size, 3)[0], learned)
+    ((color, views),) = kept
+    return Distilled(t, detached, color.view(-1, size, size, 3)[0], distiller.add_gradients(views))
 
 
 def surface_terms(
@@ -249,13 +239,15 @@ def surface_terms(
     """
     config, terms = run.config, {}
     if config.lambda_disparity:
-        seen = [(view, surfaces.disparity.estimate(view.picture, view.size)) for view in views]
-        guidance = torch.stack([disparity_guidance(*pair) for pair in seen]).mean()
+        assert surfaces.disparity is not None
+        pairs = [(view, surfaces.disparity.estimate(view.picture, view.size)) for view in views]
+        guidance = torch.stack([disparity_guidance(*pair) for pair in pairs]).mean()
         terms["disparity"] = config.disparity_weight(run.step) * guidance
     if estimates is not None:
-        pairs = zip(views, estimates.split(1), strict=True)
-        seen = [(view, surfaces.normals.estimate(picture, view.size, t)) for view, picture in pairs]
-        guidance = torch.stack([normal_guidance(*pair) for pair in seen]).mean()
+        assert surfaces.normals is not None
+        pictures = zip(views, estimates.split(1), strict=True)
+        pairs = [(view, surfaces.normals.estimate(picture, view.size, t)) for view, picture in pictures]
+        guidance = torch.stack([normal_guidance(*pair) for pair in pairs]).mean()
         terms["normal"] = config.lambda_normal * config.warmup(run.step) * guidance
     if config.lambda_curvature:
         bend = torch.stack([curvature(view, config.curvature_tau) for view in views]).mean()
@@ -298,7 +290,7 @@ def draw_background(run: HiFARun) -> Tensor | None:
     return color.to(run.device) if share < run.config.random_background else None
 
 
-def regularizers(run: HiFARun, seen: RayOutput) -> dict[str, Tensor]:
+def regularizers(run: HiFARun, rendered: RayOutput) -> dict[str, Tensor]:
     """Return the weighted regularizers, which apply to sampled and given views.
 
     These are z-variance (equation 8), the opacity and its entropy, monotonicity and the entropy of z from the public
@@ -307,15 +299,15 @@ def regularizers(run: HiFARun, seen: RayOutput) -> dict[str, Tensor]:
     config, terms = run.config, {}
     ramp = config.warmup(run.step)
     if config.lambda_zvar:
-        terms["z_variance"] = config.lambda_zvar * ramp * z_variance_loss(seen.z_variance, seen.opacity)
+        terms["z_variance"] = config.lambda_zvar * ramp * z_variance_loss(rendered.z_variance, rendered.opacity)
     if config.lambda_monotonic:
-        terms["monotonic"] = config.lambda_monotonic * monotonicity_loss(seen.density)
+        terms["monotonic"] = config.lambda_monotonic * monotonicity_loss(rendered.density)
     if config.lambda_zentropy:
-        terms["z_entropy"] = config.lambda_zentropy * ramp * z_entropy_loss(seen.z_entropy, seen.opacity)
+        terms["z_entropy"] = config.lambda_zentropy * ramp * z_entropy_loss(rendered.z_entropy, rendered.opacity)
     if config.lambda_distortion:
-        terms["distortion"] = config.lambda_distortion * ramp * seen.distortion.mean()
+        terms["distortion"] = config.lambda_distortion * ramp * rendered.distortion.mean()
     if config.lambda_opacity:
-        terms["opacity"] = config.lambda_opacity * ramp * opacity_loss(seen.opacity)
+        terms["opacity"] = config.lambda_opacity * ramp * opacity_loss(rendered.opacity)
     if config.lambda_entropy:
-        terms["entropy"] = config.lambda_entropy * ramp * opacity_entropy_loss(seen.opacity)
+        terms["entropy"] = config.lambda_entropy * ramp * opacity_entropy_loss(rendered.opacity)
     return terms

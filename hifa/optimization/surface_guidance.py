@@ -41,6 +41,7 @@ class WholeView:
         return self.square(self.rendered.color.detach()).movedim(-1, 0)[None]
 
     def square(self, values: Tensor) -> Tensor:
+        """Arrange values of the rays `(n * n, ...)` as an image `(n, n, ...)`."""
         return values.view(self.size, self.size, *values.shape[1:])
 
 
@@ -58,6 +59,7 @@ def disparity_guidance(view: WholeView, estimate: SurfaceEstimate) -> Tensor:
 
     Only the depth of rays with an opacity above 1/2 gets a gradient.
     """
+    assert estimate.disparity is not None
     mask = view.rendered.opacity > 0.5
     return disparity_loss(disparity(view.rendered.depth), estimate.disparity.flatten(), mask)
 
@@ -67,6 +69,7 @@ def normal_guidance(view: WholeView, estimate: SurfaceEstimate) -> Tensor:
 
     The opacity of the view only selects pixels and gets no gradient, so that this loss does not change the silhouette.
     """
+    assert estimate.normals is not None and estimate.confidence is not None
     depth, opacity = view.square(view.rendered.depth), view.square(view.rendered.opacity.detach())
     normals, valid = depth_normals(depth, opacity, view.square(view.rays.directions), MAX_STEP)
     rotation = camera_to_world(view.camera)[:, :3].to(depth.device)
@@ -101,6 +104,7 @@ class ViewNormals:
         for number, camera in enumerate(views.cameras):
             color, _ = views.picture(number)
             estimate = prior.estimate(color.movedim(-1, 0)[None], views.size)
+            assert estimate.normals is not None and estimate.confidence is not None
             rotation = camera_to_world(camera)[:, :3].to(color.device)
             normals.append((estimate.normals @ rotation.T).view(-1, 3))
             confidence.append(estimate.confidence.flatten())

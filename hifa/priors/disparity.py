@@ -1,5 +1,7 @@
 """Disparity estimation by a dense-prediction model, for the regression of HiFA appendix A.1."""
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from transformers import DPTForDepthEstimation
@@ -22,6 +24,7 @@ class DisparityPrior(SurfacePrior):
 
     @torch.no_grad()
     def estimate(self, picture: Tensor, size: int, timestep: int = 0) -> SurfaceEstimate:
-        x = resized(picture, self.model.config.image_size)
+        """Estimate the disparity in a picture."""
+        x = resized(picture, cast(int, self.model.config.image_size))
         predicted = self.model((2 * x - 1).to(self.model.dtype)).predicted_depth.float()
         return SurfaceEstimate(disparity=resized(predicted[:, None], size)[0, 0])

@@ -1,5 +1,8 @@
 """Prior of a latent diffusion model such as Stable Diffusion or Toybox."""
 
+# diffusers declares neither the attributes of `config` nor which output type an autoencoder returns.
+# pyright: reportAttributeAccessIssue=false
+
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
@@ -36,6 +39,7 @@ class LatentDiffusionPrior(DiffusionPrior):
 
     @property
     def image_size(self) -> int:
+        """Return the height and width of the images that the prior takes, in pixels."""
         trained = self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
         return self._image_size or trained
 

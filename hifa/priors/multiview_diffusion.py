@@ -47,9 +47,9 @@ class MultiviewDiffusionPrior(LatentDiffusionPrior):
         if guidance.poses is None:
             with as_2d_model():
                 return super().predict_noise(latents, t, guidance)
-        asked, views = len(guidance.embeds), len(latents)
+        asked, views = len(guidance.prompts), len(latents)
         poses = guidance.poses.to(latents.device, self.dtype).repeat(asked, 1)
-        embeds = guidance.embeds.to(self.dtype).repeat_interleave(views, 0)
+        embeds = guidance.prompts.tokens.to(self.dtype).repeat_interleave(views, 0)
         with across_views(self.unet, self.camera_embedding, views):
             batch = latents.to(self.dtype).repeat(asked, 1, 1, 1)
             outputs = self.unet(batch, t, encoder_hidden_states=embeds, class_labels=poses, return_dict=False)[0]
@@ -71,8 +71,10 @@ def rescaled_noise(epsilon: Tensor, positive: Tensor, z_t: Tensor, alpha_cumprod
     "Common Diffusion Noise Schedules", equations 15 and 16). The returned noise belongs to the rescaled estimate.
 
     Args:
-        epsilon, positive: `(1, V * C, h, w)` guided noise, and noise predicted for the prompt alone.
+        epsilon: `(1, V * C, h, w)` guided noise.
+        positive: `(1, V * C, h, w)` noise predicted for the prompt alone.
         z_t: `(1, V * C, h, w)` noisy latents.
+        alpha_cumprod: alpha_t^2.
         rescale: phi in [0, 1], see `rescale_guidance`.
     """
     z_hat, z_positive = to_sample(epsilon, z_t, alpha_cumprod), to_sample(positive, z_t, alpha_cumprod)

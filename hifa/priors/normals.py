@@ -1,5 +1,8 @@
 """Surface normals of an image from a published diffusion model (Ke et al. 2025, "Marigold")."""
 
+# diffusers declares neither the attributes of `config` nor the type of the output.
+# pyright: reportAttributeAccessIssue=false
+
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ SEED = 0  # seed of the initial latent, so that the same picture always gets the
 class MarigoldNormalPrior(SurfacePrior):
     """Marigold normals model, such as `prs-eth/marigold-normals-v1-1`. The model predicts no disparity.
 
-    Marigold's camera axes are x right, y up and z towards the observer. Estimates are converted to the camera axes of
+    Marigold's camera axes are x right, y up and z toward the observer. Estimates are converted to the camera axes of
     this package: x right, y down and z forward.
 
     Args:
@@ -48,6 +51,7 @@ class MarigoldNormalPrior(SurfacePrior):
 
     @torch.no_grad()
     def estimate(self, picture: Tensor, size: int, timestep: int = 0) -> SurfaceEstimate:
+        """Estimate the normals in a picture. Their confidence is 1 everywhere."""
         if self.pipeline.device != picture.device:
             self.pipeline.to(picture.device)
         generator = torch.Generator(picture.device).manual_seed(SEED)

@@ -1,5 +1,8 @@
 """Prior of a pixel-space diffusion model: stage 1 of DeepFloyd IF with 64 x 64 pixels (HiFA section 5.3)."""
 
+# The keys of `config` are attributes, which diffusers does not declare.
+# pyright: reportAttributeAccessIssue=false
+
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
@@ -28,15 +31,19 @@ class PixelDiffusionPrior(DiffusionPrior):
 
     @property
     def image_size(self) -> int:
+        """Return the height and width of the images that the prior takes, in pixels."""
         return self.unet.config.sample_size
 
     def encode(self, x: Tensor) -> Tensor:
+        """Return z = 2 x - 1: `(B, 3, H, W)` in [0, 1] -> `(B, 3, H, W)` in [-1, 1]."""
         return 2 * x - 1
 
     def decode(self, z: Tensor) -> None:
+        """Return `None`, because z is the image itself."""
         return None
 
     def limit(self, z_hat: Tensor) -> Tensor:
+        """Threshold or clip the predicted image, as the scheduler configuration specifies."""
         if self.settings.thresholding:
             return dynamic_threshold(z_hat, self.settings.dynamic_thresholding_ratio, self.settings.sample_max_value)
         return z_hat.clamp(-1, 1) if self.settings.clip_sample else z_hat

@@ -1,5 +1,8 @@
 """Base class of 2D priors, which estimate the clean version of a render (HiFA section 4.1, algorithm 1)."""
 
+# The keys of `config` are attributes, which diffusers does not declare.
+# pyright: reportAttributeAccessIssue=false
+
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -111,12 +114,12 @@ class DiffusionPrior(ABC):
 
     def conditions(self, guidance: Guidance) -> dict[str, Any]:
         """Return the conditioning inputs of the UNet as keyword arguments."""
-        return {"encoder_hidden_states": guidance.embeds.to(self.dtype)}
+        return {"encoder_hidden_states": guidance.prompts.tokens.to(self.dtype)}
 
     def predict_noise(self, latents: Tensor, t: int, guidance: Guidance) -> Tensor:
         """Return the guided noise eps_hat of noisy latents `(1, C, h, w)` at timestep t."""
         shown = latents if guidance.concat_cond is None else torch.cat([latents, guidance.concat_cond], 1)
-        batch = shown.to(self.dtype).expand(len(guidance.embeds), -1, -1, -1)
+        batch = shown.to(self.dtype).expand(len(guidance.prompts), -1, -1, -1)
         outputs = self.unet(batch, t, **self.conditions(guidance), return_dict=False)[0]
         outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))  # half becomes float32; double stays
         # Drop the additional output channels of a model with learned variances.

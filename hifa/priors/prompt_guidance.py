@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..cameras import VIEWS, Camera, pose_numbers
+from .prompt_embeddings import PromptEmbeddings
 
 
 FRONT, SIDE, BACK, OVERHEAD = (VIEWS.index(f"{view} view") for view in ("front", "side", "back", "overhead"))
@@ -19,65 +21,77 @@ class Guidance:
     """Inputs of one batched denoiser call, and the function that combines its outputs.
 
     Args:
-        embeds: `(n, tokens, dim)` prompt embeddings.
-        combine: Function from the n outputs `(n, C, h, w)`, in the order of `embeds`, to the guided output
+        prompts: Embeddings of n prompts.
+        combine: Function from the n outputs `(n, C, h, w)`, in the order of `prompts`, to the guided output
             `(1, C, h, w)`.
-        pooled: `(n, pooled)` pooled embeddings of the same prompts, for a prior that takes them (SDXL).
         concat_cond: `(1, C', h, w)` additional input channels of the UNet, see `DiffusionPrior.concat_cond`.
         poses: `(V, 16)` camera poses, see `cameras.pose_numbers`, for a prior that denoises V views jointly.
         sample_rescale: phi of `multiview_diffusion.rescaled_noise`, for a multi-view prior. 0 turns rescaling off.
     """
 
-    embeds: Tensor
+    prompts: PromptEmbeddings
     combine: Callable[[Tensor], Tensor]
-    pooled: Tensor | None = None
     concat_cond: Tensor | None = None
     poses: Tensor | None = None
     sample_rescale: float = 0.0
 
 
-def classifier_free(embeds: Tensor, view: int, scale: float, view_scale: float, rescale: float) -> Guidance:
+def unguided(prompts: PromptEmbeddings, **conditions: Any) -> Guidance:
+    """Build guidance by a single prompt, whose output is used unchanged.
+
+    Args:
+        prompts: Embeddings of the prompt.
+        conditions: Other fields of `Guidance`.
+    """
+    return Guidance(prompts, lambda outputs: outputs, **conditions)
+
+
+def classifier_free(
+    embeddings: PromptEmbeddings, view: int, scale: float, view_scale: float, rescale: float
+) -> Guidance:
     """Build classifier-free guidance for a view, with a separate weight for the view suffix of the prompt.
 
     Args:
-        embeds: `(2 + len(VIEWS), tokens, dim)` embeddings of the negative prompt, of the prompt, and of the prompt
-            with each view suffix.
+        embeddings: Embeddings of a run.
         view: Index into `VIEWS`.
         scale: s, see `guided_output`. At 1 and below only the prompt with the view suffix is used, without guidance.
         view_scale: k, see `guided_output`.
         rescale: phi, see `rescale_guidance`. 0 turns rescaling off.
     """
     if scale <= 1:
-        return Guidance(embeds[[2 + view]], lambda outputs: outputs)
-    asked = [0, 2 + view] if view_scale == 1 else [0, 1, 2 + view]
+        return unguided(embeddings.for_view(view))
+    prompts = [embeddings.negative, embeddings.for_view(view)]
+    if view_scale != 1:
+        prompts.insert(1, embeddings.prompt)
 
     def combine(outputs: Tensor) -> Tensor:
         negative, without_view, positive = outputs[:1], outputs[-2:-1], outputs[-1:]
         return rescale_guidance(guided_output(negative, without_view, positive, scale, view_scale), positive, rescale)
 
-    return Guidance(embeds[asked], combine)
+    return Guidance(PromptEmbeddings.joined(prompts), combine)
 
 
-def by_cameras(embeds: Tensor, cameras: Sequence[Camera], scale: float, rescale: float) -> Guidance:
+def by_cameras(embeddings: PromptEmbeddings, cameras: Sequence[Camera], scale: float, rescale: float) -> Guidance:
     """Build classifier-free guidance for several views at once, with camera poses instead of view suffixes.
 
     Args:
-        embeds: As for `classifier_free`. The embeddings with view suffixes are not used.
+        embeddings: Embeddings of a run. The rows with view suffixes are not used.
         cameras: Cameras of the views.
         scale: s, see `guided_output`. At 1 and below only the prompt is used, without guidance.
         rescale: phi, see `multiview_diffusion.rescaled_noise`.
     """
     poses = torch.stack([pose_numbers(camera) for camera in cameras])
     if scale <= 1:
-        return Guidance(embeds[[1]], lambda outputs: outputs, poses=poses)
+        return unguided(embeddings.prompt, poses=poses)
 
     def combine(outputs: Tensor) -> Tensor:
         return guided_output(outputs[:1], outputs[:1], outputs[1:], scale, view=1)
 
-    return Guidance(embeds[[0, 1]], combine, poses=poses, sample_rescale=rescale)
+    prompts = PromptEmbeddings.joined([embeddings.negative, embeddings.prompt])
+    return Guidance(prompts, combine, poses=poses, sample_rescale=rescale)
 
 
-def perp_neg(embeds: Tensor, camera: Camera, scale: float, strength: float) -> Guidance:
+def perp_neg(embeddings: PromptEmbeddings, camera: Camera, scale: float, strength: float) -> Guidance:
     """Build Perp-Neg guidance (Armandpour et al. 2023, "Re-imagine the Negative Prompt Algorithm", equation 6).
 
     Prompts of views that differ from the view of the camera act as negative prompts. Only the component of each
@@ -87,15 +101,15 @@ def perp_neg(embeds: Tensor, camera: Camera, scale: float, strength: float) -> G
     overhead view has no neighboring views, so an overhead camera gets plain classifier-free guidance.
 
     Args:
-        embeds: As for `classifier_free`.
+        embeddings: Embeddings of a run.
         camera: Camera of the view.
         scale: Guidance scale s.
         strength: Largest magnitude w of the weights of the negative prompts; 2 in the public code.
     """
     if camera.view == OVERHEAD:
-        return classifier_free(embeds, OVERHEAD, scale, 1.0, 0.0)
+        return classifier_free(embeddings, OVERHEAD, scale, 1.0, 0.0)
     r, nearer, farther, opposite = _neighbors(camera.azimuth_deg)
-    mixed = r * embeds[2 + nearer] + (1 - r) * embeds[2 + farther]
+    mixed = embeddings.for_view(nearer).mixed(embeddings.for_view(farther), r)
     negatives = (nearer, farther) if opposite is None else (nearer, opposite)
     weights = perp_neg_weights(camera.azimuth_deg, strength)
 
@@ -107,14 +121,15 @@ def perp_neg(embeds: Tensor, camera: Camera, scale: float, strength: float) -> G
             total = total + weight * perpendicular(other - unconditional, direction)
         return unconditional + scale * total
 
-    return Guidance(torch.stack([embeds[0], mixed, *(embeds[2 + view] for view in negatives)]), combine)
+    others = [embeddings.for_view(view) for view in negatives]
+    return Guidance(PromptEmbeddings.joined([embeddings.negative, mixed, *others]), combine)
 
 
 def perp_neg_weights(azimuth_deg: float, strength: float = 2.0) -> tuple[float, float]:
     """Return the weights, at most 0, of the two negative prompts of `perp_neg`, as in the public code.
 
     Between front and side, the weights belong to the front prompt and the side prompt. Between side and back, the
-    weights belong to the side prompt and the front prompt. The weight is 0 if the camera is at or near the view of the
+    weights belong to the side prompt and the front prompt. A weight is 0 if the camera is at or near the view of its
     negative prompt.
     """
     r, nearer, _, _ = _neighbors(azimuth_deg)
@@ -154,8 +169,9 @@ def guided_output(negative: Tensor, without_view: Tensor, positive: Tensor, scal
     this implicit classifier. The gradient fades where the image already shows the view. With k = 1, o_0 cancels.
 
     Args:
-        negative, without_view, positive: o_n, o_0 and o_v `(B, C, h, w)`, the model outputs for the negative prompt,
-            for the prompt, and for the prompt with the view suffix.
+        negative: o_n `(B, C, h, w)`, the model output for the negative prompt.
+        without_view: o_0 `(B, C, h, w)`, the model output for the prompt.
+        positive: o_v `(B, C, h, w)`, the model output for the prompt with the view suffix.
         scale: Guidance scale s.
         view: Weight k of the view suffix; 1 is plain classifier-free guidance.
     """
@@ -165,13 +181,14 @@ def guided_output(negative: Tensor, without_view: Tensor, positive: Tensor, scal
 
 
 def rescale_guidance(guided: Tensor, positive: Tensor, rescale: float) -> Tensor:
-    """Rescale the guided output towards the standard deviation of the conditional output.
+    """Rescale the guided output toward the standard deviation of the conditional output.
 
     The result is a mixture of the guided output and of its rescaled copy (Lin et al. 2023, "Common Diffusion Noise
     Schedules", equations 15 and 16).
 
     Args:
-        guided, positive: `(B, C, h, w)` guided output, and output for the prompt.
+        guided: `(B, C, h, w)` guided output.
+        positive: `(B, C, h, w)` output for the prompt.
         rescale: Share phi of the rescaled copy, in [0, 1].
     """
     if rescale == 0:

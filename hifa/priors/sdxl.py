@@ -1,5 +1,8 @@
 """Prior of Stable Diffusion XL (Podell et al. 2023): two text encoders, pooled embeddings and size conditioning."""
 
+# The keys of `config` are attributes, which diffusers does not declare.
+# pyright: reportAttributeAccessIssue=false
+
 from typing import Any
 
 import torch
@@ -28,9 +31,10 @@ class SDXLPrior(LatentDiffusionPrior):
         Raises:
             ValueError: If the guidance has no pooled embeddings.
         """
-        if guidance.pooled is None:
+        pooled = guidance.prompts.pooled
+        if pooled is None:
             raise ValueError("SDXL needs pooled embeddings, but the run has none. Use the prior that started the run.")
-        pooled = guidance.pooled.to(self.dtype)
+        pooled = pooled.to(self.dtype)
         sizes = torch.tensor([self.image_size, self.image_size, 0, 0, self.image_size, self.image_size])
         sizes = sizes.to(pooled).expand(len(pooled), SIZES)
         return {**super().conditions(guidance), "added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}}

@@ -3,10 +3,13 @@
 HiFA section 5.3 names guidance by later stages of IF as a future direction.
 """
 
+# The keys of `config` are attributes, which diffusers does not declare.
+# pyright: reportAttributeAccessIssue=false
+
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, SchedulerMixin, UNet2DConditionModel
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from torch.nn import functional as F
@@ -39,16 +42,18 @@ class SuperResolutionPrior(PixelDiffusionPrior):
         self,
         unet: UNet2DConditionModel,
         scheduler: DDIMScheduler,
-        image_noising_scheduler: DDIMScheduler | None = None,
+        image_noising_scheduler: SchedulerMixin | None = None,
     ):
         super().__init__(unet, scheduler, concat_channels=3)
         self.small_alpha_cumprod = float((image_noising_scheduler or scheduler).alphas_cumprod[NOISE_LEVEL])
 
     @property
     def image_size(self) -> int:
+        """Return the height and width of the enlarged images, in pixels."""
         return self.unet.config.sample_size or IMAGE_SIZE
 
     def concat_cond(self, z: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return the small image, upsampled and noised, `(1, 3, H, W)`."""
         # Upsample with aligned corners, as the IF pipeline does.
         small = F.interpolate(z.detach(), scale_factor=1 / SCALE, mode="bilinear", antialias=True)
         large = F.interpolate(small, z.shape[-2:], mode="bilinear", align_corners=True)
@@ -56,7 +61,8 @@ class SuperResolutionPrior(PixelDiffusionPrior):
         return add_noise(large, noise, self.small_alpha_cumprod)
 
     def conditions(self, guidance: Guidance) -> dict[str, Any]:
-        embeds = guidance.embeds
+        """Return the embeddings, and the noise level of the small image."""
+        embeds = guidance.prompts.tokens
         level = torch.full((len(embeds),), NOISE_LEVEL, device=embeds.device)
         return super().conditions(guidance) | {"class_labels": level}
 

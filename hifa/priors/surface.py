@@ -2,17 +2,16 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..losses import expected_angle
+from ..toybox import SURFACE_WEIGHTS
 from .surface_unet import SurfaceUNet
 
 
-EMBEDDED = Path(__file__).parents[1] / "toybox" / "surface_weights"
 DOUBT = torch.pi / 4  # expected angular error at which the confidence of a predicted normal is 0
 
 
@@ -21,7 +20,7 @@ class SurfaceEstimate:
     """Estimated surface in one picture. Quantities that a model does not predict are `None`.
 
     Args:
-        normals: `(n, n, 3)` unit normals in camera axes: x right, y down, z forward. Normals point towards the camera.
+        normals: `(n, n, 3)` unit normals in camera axes: x right, y down, z forward. Normals point toward the camera.
         confidence: `(n, n)` confidence of the normals, in [0, 1]; 0 where there is no surface.
         disparity: `(n, n)` up to scale and shift; larger is nearer.
     """
@@ -57,8 +56,9 @@ class EmbeddedSurfacePrior(SurfacePrior):
 
     @torch.no_grad()
     def estimate(self, picture: Tensor, size: int, timestep: int = 0) -> SurfaceEstimate:
+        """Estimate normals, confidence and disparity in a picture."""
         if self.model.device != picture.device:
-            self.model.to(picture.device)
+            self.model.to(picture.device)  # pyright: ignore[reportArgumentType]
         x = resized(picture.float(), self.model.config.sample_size)
         seen = read_surface(self.model, x, torch.full((1,), timestep, device=x.device))
         confidence = confidence_of(seen.kappa)
@@ -89,6 +89,7 @@ def read_surface(model: SurfaceUNet, pictures: Tensor, timesteps: Tensor) -> Sur
     On a CPU with AMX the convolutions run in bfloat16, which takes a third of the time.
 
     Args:
+        model: Embedded model.
         pictures: `(B, 3, H, W)` in [0, 1].
         timesteps: `(B,)`, see `SurfacePrior.estimate`.
     """
@@ -118,5 +119,5 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 def load_embedded() -> EmbeddedSurfacePrior:
     """Load the surface model that is part of the package, in float32."""
-    model = SurfaceUNet.from_pretrained(EMBEDDED, dtype=torch.float32).eval().requires_grad_(False)
-    return EmbeddedSurfacePrior(model.to(memory_format=torch.channels_last))
+    model = SurfaceUNet.from_pretrained(SURFACE_WEIGHTS, dtype=torch.float32).eval().requires_grad_(False)
+    return EmbeddedSurfacePrior(model.to(memory_format=torch.channels_last))  # pyright: ignore[reportCallIssue]

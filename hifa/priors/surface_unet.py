@@ -1,6 +1,8 @@
 """Small convolutional U-Net (Ronneberger et al. 2015) that estimates surfaces in pictures at full resolution."""
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -17,6 +19,7 @@ class ResidualBlock(nn.Module):
         self.first, self.second = convolution(width, width), convolution(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the block: `(B, width, H, W)` -> `(B, width, H, W)`."""
         return F.relu(x + self.second(F.relu(self.first(x))))
 
 
@@ -37,13 +40,15 @@ class SurfaceUNet(ModelMixin, ConfigMixin):
         widths: Number of channels at each level, from the full to the lowest resolution.
     """
 
+    config: Any  # The arguments of `__init__` are its attributes.
+
     @register_to_config
     def __init__(self, sample_size: int = 64, widths: Sequence[int] = (32, 64, 128, 256)):
         super().__init__()
         self.stem = convolution(4, widths[0])
-        self.down = nn.ModuleList(convolution(a, b, stride=2) for a, b in zip(widths, widths[1:], strict=False))
+        self.down = nn.ModuleList(convolution(a, b, stride=2) for a, b in pairwise(widths))
         self.encode = nn.ModuleList(ResidualBlock(width) for width in widths)
-        self.merge = nn.ModuleList(convolution(a + b, a) for a, b in zip(widths, widths[1:], strict=False))
+        self.merge = nn.ModuleList(convolution(a + b, a) for a, b in pairwise(widths))
         self.decode = nn.ModuleList(ResidualBlock(width) for width in widths[:-1])
         self.head = nn.Conv2d(widths[0], 5, 1)
 

@@ -3,9 +3,13 @@
 Reference: Shi et al. 2024, "MVDream: Multi-view Diffusion for 3D Generation", section 3.1.
 """
 
+# diffusers declares neither the attributes of `config` nor that other modules may replace those of a UNet.
+# pyright: reportAttributeAccessIssue=false
+
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
@@ -31,6 +35,8 @@ class CameraEmbedding(ModelMixin, ConfigMixin):
         embedding_dim: Length of the time embedding of the UNet.
     """
 
+    config: Any  # The arguments of `__init__` are its attributes.
+
     @register_to_config
     def __init__(self, embedding_dim: int):
         super().__init__()
@@ -54,6 +60,7 @@ class AttentionAcrossViews(AttnProcessor2_0):
         self.num_views = num_views
 
     def __call__(self, attn: Attention, hidden_states: Tensor, *args, **kwargs) -> Tensor:
+        """Attend over the tokens of all views of an object."""
         batch, length, width = hidden_states.shape
         joint = hidden_states.reshape(batch // self.num_views, self.num_views * length, width)
         return super().__call__(attn, joint, *args, **kwargs).reshape(batch, length, width)

@@ -3,9 +3,10 @@
 The score is the prior with a low-rank adaptation (LoRA) that learns the distribution of the renders of a run.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -13,11 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..cameras import Camera, camera_to_world
-from ..guard import gradient_norm
 from ..storage.layout import Layout, Spec
 from .prior import DiffusionPrior
 from .prompt_guidance import Guidance
 
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import Linear as LoraLinear
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")  # the last two only in DeepFloyd IF
 ADAPTER = "variational"
@@ -68,14 +71,15 @@ class VariationalState:
         return cls({name: value.to(device) for name, value in parameters.items()}, learning_rate)
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return the parameters by name, detached."""
         return {name: value.detach() for name, value in self.parameters.items()}
 
 
 class VariationalScore:
     """Denoiser eps_phi(z_t; y, t, c) of the prior with LoRA layers, conditioned on the camera.
 
-    LoRA layers are attached to the UNet only during a call. Afterwards, even after an exception, the UNet has its
-    original modules and keys.
+    LoRA layers are attached to the UNet only during a call. After the call, even if it raised an exception, the UNet
+    has its original modules and keys.
 
     Args:
         prior: Prior whose UNet is adapted.
@@ -108,7 +112,7 @@ class VariationalScore:
 
     def norm(self) -> Tensor:
         """Return the norm `()` of the gradients of `add_gradients`."""
-        return gradient_norm(self.state.parameters.values())
+        return torch.nn.utils.get_total_norm([p.grad for p in self.state.parameters.values() if p.grad is not None])
 
     def add_gradients(
         self, z: Tensor, prompt: Guidance, camera: Camera, prediction: str, generator: torch.Generator | None
@@ -141,7 +145,7 @@ class VariationalScore:
         """Attach the layers to the UNet, and add the camera embedding to the time embedding like class labels."""
         unet = self.prior.unet
         added = camera_embedding(camera, self.state.parameters)
-        hook = unet.time_embedding.register_forward_hook(lambda _, inputs, output: output + added.to(output.dtype))
+        hook = unet.time_embedding.register_forward_hook(lambda _, inputs, output: output + added.to(output.dtype))  # pyright: ignore[reportOperatorIssue, reportAttributeAccessIssue]
         try:
             for name, layer in self.layers.items():
                 unet.set_submodule(name, layer)
@@ -160,7 +164,8 @@ def denoising_loss(predicted: Tensor, noise: Tensor, alpha_cumprod: float, predi
     last timestep. There, z_t is the noise, so eps_phi is exact for any output of the model and the loss is 0.
 
     Args:
-        predicted, noise: eps_phi and eps, `(B, C, h, w)`.
+        predicted: eps_phi, `(B, C, h, w)`.
+        noise: eps, `(B, C, h, w)`.
         alpha_cumprod: alpha_t^2.
         prediction: `"epsilon"` or `"v_prediction"`.
     """
@@ -168,7 +173,7 @@ def denoising_loss(predicted: Tensor, noise: Tensor, alpha_cumprod: float, predi
     return loss / max(alpha_cumprod, 1e-6) if prediction == "v_prediction" else loss
 
 
-def camera_embedding(camera: Camera, parameters: dict[str, Tensor]) -> Tensor:
+def camera_embedding(camera: Camera, parameters: Mapping[str, Tensor]) -> Tensor:
     """Return the embedding `(width,)` of a camera pose: two linear layers with a SiLU in between."""
     first = parameters["camera.0.weight"]
     pose = camera_to_world(camera).flatten().to(first)
@@ -231,7 +236,7 @@ def check_adaptable(unet: UNet2DConditionModel) -> None:
         )
 
 
-def lora_layers(unet: UNet2DConditionModel, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Module]:
+def lora_layers(unet: UNet2DConditionModel, parameters: dict[str, nn.Parameter]) -> dict[str, "LoraLinear"]:
     """Build peft LoRA layers around layers of the UNet, without attaching them.
 
     Returns:
@@ -253,7 +258,7 @@ def lora_layers(unet: UNet2DConditionModel, parameters: dict[str, nn.Parameter])
         # On the meta device peft does not draw initial values from the global generator.
         with torch.device("meta"):
             unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=names), ADAPTER)
-        layers = {name: unet.get_submodule(name) for name in names}
+        layers = {name: cast("LoraLinear", unet.get_submodule(name)) for name in names}
     finally:
         unet.unload_lora()
     for name, layer in layers.items():

@@ -21,6 +21,8 @@ class DensityGrid(nn.Module):
         bound: Half the side of the cube, world units.
     """
 
+    values: Tensor
+
     def __init__(self, resolution: int, bound: float):
         super().__init__()
         self.resolution, self.bound = resolution, bound

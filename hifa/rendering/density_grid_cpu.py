@@ -77,9 +77,12 @@ def place(origins, directions, near, far, padded, filled, bound, cells, most, le
     densities and weights in main memory. In this loop, densities and weights stay in the CPU cache.
 
     Args:
-        origins, directions: `(n, 3)` float32.
-        near, far: `(n,)` float32 distances at which each ray enters and leaves the rendered box.
-        padded, bound: As for `look_up`.
+        origins: `(n, 3)` float32.
+        directions: `(n, 3)` float32, unit vectors.
+        near: `(n,)` float32 distance at which each ray enters the rendered box.
+        far: `(n,)` float32 distance at which each ray leaves the rendered box.
+        padded: See `look_up`.
+        bound: See `look_up`.
         filled: `(n + 1, n + 1, n + 1)` bool: whether any of the eight corner values of a cell is large enough for a
             lookup; see `DensityGrid.filled`.
         cells: Number of equal cells between `near` and `far`. The grid is read at the cell centers.

@@ -36,7 +36,8 @@ def backpropagate(
         rays: Rays with unit directions.
         sampling: See `RaySampling`.
         loss_of: Function from the output of all rays to a scalar. It is called once.
-        background, offsets: See `render_rays`.
+        background: See `render_rays`.
+        offsets: See `render_rays`.
         chunk: Largest number of rays whose graph is kept at a time.
 
     Returns:
@@ -118,14 +119,14 @@ def render_picture(
     return picture_of(concatenate(parts), rays, size)
 
 
-def picture_of(seen: RayOutput, rays: Rays, size: int) -> Picture:
+def picture_of(rendered: RayOutput, rays: Rays, size: int) -> Picture:
     """Reshape the output of all rays of a square image to a `Picture`."""
     square = (size, size)
     return Picture(
-        color=seen.color.clamp(0, 1).view(*square, 3),
-        opacity=seen.opacity.clamp(0, 1).view(square),
-        depth=seen.depth.view(square),
-        z_variance=seen.z_variance.view(square),
+        color=rendered.color.clamp(0, 1).view(*square, 3),
+        opacity=rendered.opacity.clamp(0, 1).view(square),
+        depth=rendered.depth.view(square),
+        z_variance=rendered.z_variance.view(square),
         directions=rays.directions.view(*square, 3),
     )
 

@@ -12,12 +12,12 @@ def depth_normals(
     """Compute normals by central differences of the points `depth * directions`. Differentiable in `depth`.
 
     A normal is the cross product of the vertical and the horizontal difference. The differences follow the pixel
-    order, so normals always point towards the camera for positive depths.
+    order, so normals always point toward the camera for positive depths.
 
     Args:
         depth: `(n, n)` distances along the rays, world units.
         opacity: `(n, n)` in [0, 1].
-        directions: `(n, n, 3)` unit ray directions, rows downwards and columns to the right. Normals are in the axes
+        directions: `(n, n, 3)` unit ray directions, rows downward and columns to the right. Normals are in the axes
             of the directions, which are world axes for the rays of `image_rays`.
         max_step: Upper limit of the central differences of `depth` within one surface, world units.
 
@@ -51,10 +51,12 @@ def visible_normals(depth: Tensor, opacity: Tensor, directions: Tensor) -> Tenso
     belongs to the surface, the surface is assumed to face the camera.
 
     Args:
-        depth, opacity, directions: As for `depth_normals`.
+        depth: See `depth_normals`.
+        opacity: See `depth_normals`.
+        directions: See `depth_normals`.
 
     Returns:
-        `(n, n, 3)` unit normals towards the camera, 0 elsewhere.
+        `(n, n, 3)` unit normals toward the camera, 0 elsewhere.
     """
     opaque = opacity > 0.5
     down = _tangents(depth, opaque, directions)
@@ -66,9 +68,9 @@ def visible_normals(depth: Tensor, opacity: Tensor, directions: Tensor) -> Tenso
 def _tangents(depth: Tensor, opaque: Tensor, directions: Tensor) -> Tensor:
     """Return tangents `(n, n, 3)` of the surface along the first axis."""
     pixel = depth[:-1] * (directions[1:] - directions[:-1]).norm(dim=-1)
-    step, seen = depth.diff(dim=0), opaque[1:] & opaque[:-1]
+    step, valid = depth.diff(dim=0), opaque[1:] & opaque[:-1]
     # Depth change to the next and from the previous pixel, in pixel widths; infinite without an opaque neighbor.
-    slope = torch.where(seen, step.abs() / pixel.clamp_min(1e-9), math.inf)
+    slope = torch.where(valid, step.abs() / pixel.clamp_min(1e-9), math.inf)
     ahead = torch.nn.functional.pad(slope, (0, 0, 0, 1), value=math.inf)
     behind = torch.nn.functional.pad(slope, (0, 0, 1, 0), value=math.inf)
     points = depth[..., None] * directions

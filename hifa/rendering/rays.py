@@ -1,6 +1,6 @@
 """Rendering of rays: coarse pass, smoothed importance sampling, fine pass, compositing (HiFA section 4.2)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -13,7 +13,7 @@ from .sampling import BOXCAR, box_intersection, cells_around, importance_samples
 from .volume import accumulate, depth_moments, distortion, weights_from_density, z_entropy
 
 
-NEGLIGIBLE_SHARE = 1 / 512  # largest brightness that a ray may lose because faint samples get no color; full is 1
+NEGLIGIBLE_SHARE = 1 / 512  # largest brightness that a ray may lose because faint samples get no color; 1 is white
 MAX_CELL_OPTICAL_DEPTH = 0.35  # upper limit for a coarse cell read from the density grid: 30 % opaque
 SPENT_OPTICAL_DEPTH = 12.0  # a ray ends at the transmittance e^-12
 
@@ -41,7 +41,8 @@ class RayOutput:
     distortion: Tensor
     density: Tensor
 
-    def map(self, function) -> "RayOutput":
+    def map(self, function: Callable[[Tensor], Tensor]) -> "RayOutput":
+        """Apply a function to every field."""
         return RayOutput(*(function(getattr(self, f.name)) for f in fields(self)))
 
 
@@ -139,15 +140,16 @@ def _fine_pass(field, rays, edges, sampling, behind, offset) -> RayOutput:
     # Limit the optical depth of a cell: a cell that a surface only touches must not take all samples of a ray.
     live, z = place_by_grid(sampling.grid, rays, edges, sampling, offset, MAX_CELL_OPTICAL_DEPTH)
     density, features = _encode(field, rays[live], z)
-    seen = _composite(field, rays[live], z, density, features, behind[live], sampling)
+    rendered = _composite(field, rays[live], z, density, features, behind[live], sampling)
     nothing = torch.zeros(len(rays), device=z.device)
     return RayOutput(
-        behind.index_copy(0, live, seen.color),
-        *(
-            nothing.index_copy(0, live, value)
-            for value in (seen.opacity, seen.depth, seen.z_variance, seen.z_entropy, seen.distortion)
-        ),
-        nothing[:, None].repeat(1, seen.density.shape[1]).index_copy(0, live, seen.density),
+        behind.index_copy(0, live, rendered.color),
+        nothing.index_copy(0, live, rendered.opacity),
+        nothing.index_copy(0, live, rendered.depth),
+        nothing.index_copy(0, live, rendered.z_variance),
+        nothing.index_copy(0, live, rendered.z_entropy),
+        nothing.index_copy(0, live, rendered.distortion),
+        nothing[:, None].repeat(1, rendered.density.shape[1]).index_copy(0, live, rendered.density),
     )
 
 
@@ -165,9 +167,9 @@ def _composite(field, rays, z, density, features, behind, sampling) -> RayOutput
     edges = cells_around(z)
     weights = weights_from_density(edges, density * _visible(edges, density))
     # Compute colors of visible samples only: behind a surface and in empty space, most samples have no weight.
-    seen = torch.nonzero(weights.detach() > NEGLIGIBLE_SHARE / z.shape[1], as_tuple=True)
-    colors = field.color_of(features[seen], rays.directions[seen[0]])
-    color = torch.zeros(*z.shape, 3, device=z.device).index_put(seen, colors)
+    visible = torch.nonzero(weights.detach() > NEGLIGIBLE_SHARE / z.shape[1], as_tuple=True)
+    colors = field.color_of(features[visible], rays.directions[visible[0]])
+    color = torch.zeros(*z.shape, 3, device=z.device).index_put(visible, colors)
     opacity = accumulate(weights)
     depth, z_variance = depth_moments(weights, z)
     entropy = z_entropy(weights, edges.diff()) if sampling.keep_entropy else torch.zeros_like(depth)

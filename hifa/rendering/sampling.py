@@ -28,7 +28,8 @@ def stratified_edges(near: Tensor, far: Tensor, n_samples: int, offset: Tensor |
     """Return the edges `(n_rays, n_samples + 1)` of equal cells between near and far.
 
     Args:
-        near, far: `(n_rays,)` distances.
+        near: `(n_rays,)` distances of the first edges.
+        far: `(n_rays,)` distances of the last edges.
         n_samples: Number of cells.
         offset: `(n_rays,)` in [0, 1): shifts all edges of a ray by up to half a cell in either direction, clipped to
             [near, far]. 0.5 is no shift. Unlike jitter inside each cell, a common shift leaves no gaps between cells.

@@ -62,11 +62,11 @@ class Viewer:
         """
         behind = self.field.background(rays.directions) if background is None else background.expand(len(rays), 3)
         live, z = self._place(rays)
-        seen = self._composite(rays[live], z, behind[live])
+        rendered = self._composite(rays[live], z, behind[live])
         nothing = behind.new_zeros(len(rays))
         return RayOutput(
-            behind.index_copy(0, live, seen[0]),
-            *(nothing.index_copy(0, live, value) for value in seen[1:]),
+            behind.index_copy(0, live, rendered[0]),
+            *(nothing.index_copy(0, live, value) for value in rendered[1:]),
             z_entropy=nothing, distortion=nothing, density=nothing[:, None][:, :0],
         )  # fmt: skip
 

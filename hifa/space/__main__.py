@@ -10,6 +10,7 @@ from .deploy.push import ROOT, push_space, space_files
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m hifa.space", description="Deploy the app as a Space.")
     push = parser.add_subparsers(required=True, metavar="push").add_parser(
         "push", help="upload the files that the Space needs", description="Upload the files that the Space needs."

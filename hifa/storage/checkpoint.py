@@ -70,9 +70,9 @@ def write_atomically(path: Path, tensors: dict[str, torch.Tensor], metadata: dic
     contiguous = {key: value.detach().contiguous().cpu() for key, value in tensors.items()}
     check_finite(contiguous)
     save_file(contiguous, partial, metadata={"facts": json.dumps(metadata)})
-    with open(partial, "rb") as file:
+    with partial.open("rb") as file:
         os.fsync(file.fileno())
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -91,8 +91,10 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def with_prefix(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return tensors with `prefix/` in front of their names."""
     return {f"{prefix}/{key}": value for key, value in tensors.items()}
 
 
 def without_prefix(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors whose names begin with `prefix/`, without the prefix."""
     return {key.removeprefix(f"{prefix}/"): value for key, value in tensors.items() if key.startswith(f"{prefix}/")}

@@ -23,7 +23,7 @@ def atomically(path: str | os.PathLike) -> Iterator[Path]:
         # Fail before the work is done, and name the path of the caller in the error.
         partial.touch()
         yield partial
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError as error:
         told = OSError(f"Cannot write {path}: {error.strerror or error}.")
         told.errno = error.errno  # an errno argument would appear in the message

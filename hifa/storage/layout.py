@@ -26,10 +26,11 @@ class Spec(NamedTuple):
     dtype: torch.dtype | None = torch.float32
 
     def fits(self, found: "Spec") -> bool:
+        """Return whether an actual spec `found` fits this expected spec."""
         if len(self.shape) != len(found.shape):
             return False
         axes = zip(self.shape, found.shape, strict=True)
-        return found.dtype == self.dtype and all(have == want or (want is None and have > 0) for want, have in axes)
+        return found.dtype == self.dtype and all(have == want or (want is None and have) for want, have in axes)
 
     def __str__(self) -> str:
         axes = ", ".join("any" if size is None else str(size) for size in self.shape)
@@ -50,6 +51,7 @@ class LayoutError(ValueError):
 
 
 def layout_of(tensors: Mapping[str, Tensor]) -> Layout:
+    """Return the layout of tensors."""
     return {name: Spec(tuple(value.shape), value.dtype) for name, value in tensors.items()}
 
 
@@ -84,15 +86,17 @@ def check_layout(found: Mapping[str, Spec], expected: Mapping[str, Spec]) -> Non
 
 
 def prefixed(prefix: str, layout: Mapping[str, Spec]) -> Layout:
+    """Return a layout with `prefix/` in front of the names."""
     return {f"{prefix}/{name}": spec for name, spec in layout.items()}
 
 
 def unprefixed(prefix: str, layout: Mapping[str, Spec]) -> Layout:
+    """Return the part of a layout whose names begin with `prefix/`, without the prefix."""
     return {name.removeprefix(f"{prefix}/"): s for name, s in layout.items() if name.startswith(f"{prefix}/")}
 
 
 def optimizer_layout(parameters: Iterable[Spec], found: Iterable[str], moments: tuple[str, ...] = MOMENTS) -> Layout:
-    """Return the expected layout of `state.optimizer_tensors`.
+    """Return the expected layout of `checkpoint.optimizer_tensors`.
 
     The check is needed, because a fused optimizer step does not check shapes and would write beyond the end of a
     shorter tensor.

@@ -34,7 +34,7 @@ def current_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def current_tensors(tensors: Mapping[str, T]) -> dict[str, T]:
-    """Return tensors, or anything else by tensor name, with the current tensor names."""
+    """Return a dictionary with the current tensor names. The values may be tensors or their specs."""
     return {_current_name(key): value for key, value in tensors.items()}
 
 

@@ -43,7 +43,7 @@ def check_may_save(folder: str | Path) -> None:
     """Check that a new run in `folder` does not overwrite an unfinished or unreadable run.
 
     Raises:
-        RunError: If the folder holds such a run. The message suggests no remedy, because the CLI adds its options.
+        RunError: If the folder holds such a run. The message suggests no remedy. The CLI appends a remedy.
     """
     if not is_saved_in(folder):
         return

@@ -39,6 +39,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_text_encoder() -> CLIPTextModel:
+    """Build the text encoder, a small CLIP text model."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(SPECIAL) + len(all_words()),
@@ -93,14 +94,16 @@ def save_prior(folder: Path, vae: AutoencoderKL, unet: UNet2DConditionModel, tex
     float32. transformers loads a model in its stored dtype, so a float16 text encoder would not match the other
     components.
     """
+    for model in (vae, unet):
+        model.register_to_config(_name_or_path="")  # a path on the machine of the training
     pipeline = StableDiffusionPipeline(
         vae=vae.half(),
         text_encoder=text_encoder,
-        tokenizer=build_tokenizer(),
+        tokenizer=build_tokenizer(),  # pyright: ignore[reportArgumentType]
         unet=unet.half(),
-        scheduler=build_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
+        scheduler=build_scheduler(),  # pyright: ignore[reportArgumentType]
+        safety_checker=None,  # pyright: ignore[reportArgumentType]
+        feature_extractor=None,  # pyright: ignore[reportArgumentType]
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder, max_shard_size="9MB")

@@ -91,7 +91,11 @@ def _parts_in_cone(center, reach, pose, u, v, slope):
     """Return the indices of the parts whose bounding balls meet a cone from the camera.
 
     Args:
-        u, v: Axis of the cone in the image plane at distance 1.
+        center: `(n, 3)` centers of the balls.
+        reach: `(n,)` radii of the balls.
+        pose: `(3, 4)` camera-to-world matrix.
+        u: Horizontal position of the axis of the cone in the image plane at distance 1.
+        v: Vertical position of the axis.
         slope: Upper bound of the tangent of half the opening angle.
     """
     x = pose[0, 0] * u + pose[0, 1] * v + pose[0, 2]

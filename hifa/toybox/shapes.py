@@ -34,8 +34,8 @@ class Part:
 
     primitive: int
     size: tuple[float, ...]
-    center: tuple[float, float, float]
-    color: tuple[float, float, float]
+    center: tuple[float, ...]
+    color: tuple[float, ...]
     turn: tuple[float, float, float] = (0.0, 0.0, 0.0)
     operation: int = UNION
 
@@ -51,7 +51,8 @@ class Shape:
     rotation: np.ndarray = field(repr=False)  # (n, 3, 3) world -> part
     color: np.ndarray = field(repr=False)  # (n, 3)
 
-    def arrays(self) -> tuple[np.ndarray, ...]:
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return the fields in the order of the arguments of `distance`, with the colors at the end."""
         return self.kind, self.operation, self.size, self.center, self.rotation, self.color
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..cameras import VIEWS, view_of
-from .kinds import KINDS, KINDS_WITH_FRONT
+from .object_kinds import KINDS, KINDS_WITH_FRONT
 from .shapes import Part, Shape, pack, solid_points, transform
 from .vocabulary import COLOR_WORDS, COLORS, KIND_WORDS, OPENINGS, SIZE_WORDS
 
@@ -93,6 +93,7 @@ def sample_scene(rng: np.random.Generator, pair_share: float = 0.12) -> Scene:
     """Sample a scene of the training distribution. No held-out combination appears, alone or in a pair.
 
     Args:
+        rng: Random generator.
         pair_share: Probability of a pair.
     """
     trained = combinations(held_out=False)
@@ -108,7 +109,7 @@ def sample_scene(rng: np.random.Generator, pair_share: float = 0.12) -> Scene:
 def caption(scene: Scene, rng: np.random.Generator | None = None, view: str | None = None) -> str:
     """Return a caption of the scene, with the view at the end. With `rng`, random synonyms and phrases are used."""
     text = _phrase(scene.kind, scene.color, rng, opening=True)
-    if scene.on_kind is not None:
+    if scene.on_kind is not None and scene.on_color is not None:
         joint = " on " if rng is None else rng.choice([" on ", " on ", " on top of ", " sitting on ", " standing on "])
         text += joint + _phrase(scene.on_kind, scene.on_color, rng, opening=False)
     return text if view is None else f"{text}, {view}"

@@ -77,7 +77,7 @@ def push_space(
         for path in space_files(root):
             (Path(staged) / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / path, Path(staged) / path)
-        with open(Path(staged) / REQUIREMENTS, "a") as file:
+        with (Path(staged) / REQUIREMENTS).open("a") as file:
             file.write(ON_A_SPACE)
         url = api.create_repo(
             check_repo_id(repo_id), repo_type="space", space_sdk="gradio", private=private, exist_ok=True

@@ -3,6 +3,7 @@
 import contextlib
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import PIL.Image
@@ -42,7 +43,7 @@ def warm_up(prior: Prior, pipe: HiFAPipeline, timings: Timings) -> None:
     for preset in RECONSTRUCTION_PRESETS:
         timings.guess(work_key("image", "", preset.settings), seconds["image"])
     for kind in ("text", "hallucination"):
-        for preset in prior.presets:
+        for preset in prior.presets_for(kind):
             timings.guess(work_key(kind, prior.key, preset.settings), seconds[kind])
     with tempfile.TemporaryDirectory() as place:
         run.save(Path(place) / "run")
@@ -62,7 +63,7 @@ def step_seconds(pipe: HiFAPipeline, run: HiFARun) -> float:
     for _ in pipe.advance(run):
         snapshot(run, 0.0, size=16)
         times.append(time.monotonic())
-    return min(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+    return min(later - earlier for earlier, later in pairwise(times))
 
 
 def drawn_ball(size: int = 64) -> PIL.Image.Image:

@@ -1,0 +1,1 @@
+"""Execution of runs: storage, queue, GPU leases and exports."""

@@ -11,7 +11,8 @@ from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 
-T, M = TypeVar("T"), TypeVar("M")
+T = TypeVar("T")
+M = TypeVar("M")
 SECONDS = 0.25  # polling interval
 
 

@@ -22,7 +22,7 @@ from ...multiview import SyncDreamerPipeline, best_of_seeds, sheet
 from ...multiview.hallucination import EMBEDDED_NOTE
 from ...optimization.run import HiFARun
 from ...optimization.step import DivergedError
-from ...pictures import prepare_picture
+from ...photo_cutout import prepare_picture
 from ...pipeline_hifa import HiFAPipeline
 from ...storage.checkpoint import write_text_atomically
 from ...storage.run_folder import RunError
@@ -83,7 +83,7 @@ class Progress:
     end: str = ""
 
 
-Lease = Callable[[LeaseTask], Iterator[Progress]]
+Lease = Callable[[LeaseTask], Generator[Progress, None, None]]
 
 
 def seconds_asked(task: LeaseTask) -> int:
@@ -123,6 +123,7 @@ class Models:
         self._load, self._multiview = load_multiview, None
 
     def multiview(self) -> SyncDreamerPipeline:
+        """Return the multi-view model. The first call loads the model."""
         with self._loading:
             if self._multiview is None:
                 self._multiview = self._load().to(self.model_cache.device)
@@ -135,7 +136,7 @@ def make_lease(models: Models) -> Lease:
     Errors do not propagate from the generator. The last message reports the error, with `end` set to `FAILED`.
     """
 
-    def lease(task: LeaseTask) -> Iterator[Progress]:
+    def lease(task: LeaseTask) -> Generator[Progress, None, None]:
         deadline = math.inf if task.seconds is None else time.monotonic() + task.seconds - RESERVE
         folder = RunFolder(Path(task.folder))
         try:
@@ -155,6 +156,7 @@ def make_lease(models: Models) -> Lease:
 
 
 def telling(text: str) -> Progress:
+    """Return a message about work in progress."""
     return Progress(text=f"{text} …")
 
 
@@ -369,7 +371,19 @@ def look(run: HiFARun, folder: RunFolder, azimuth_deg: float) -> dict[str, str]:
 
 
 def news_of(run: HiFARun, times: deque[float], previews: dict[str, str], end: str = "") -> Progress:
-    step_seconds = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 2 else None
+    """Return a message about a run, with the estimated mean time of its remaining steps.
+
+    Args:
+        run: The run.
+        times: Times at the ends of the recent steps, in seconds.
+        previews: Previews of the run.
+        end: See `Progress`.
+    """
+    step_seconds, config = None, run.config
+    if len(times) > 2 and not run.finished:
+        recent, end_step = config.work(run.step - len(times) + 1, run.step), config.num_inference_steps
+        left = config.work(run.step, end_step) / (end_step - run.step)
+        step_seconds = (times[-1] - times[0]) / recent * left
     return Progress(
         text=run.note, step=run.step, steps=run.config.num_inference_steps,
         loss=run.losses[-1]["loss"] if run.losses else None, seconds=run.seconds, step_seconds=step_seconds,

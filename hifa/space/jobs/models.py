@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from ...components import TOYBOX
 from ...config import HiFAConfig
 from ...multiview.mvdream import MVDREAM
 from ...pipeline_hifa import HiFAPipeline
+from ...toybox import TOYBOX
 from .errors import without_folders
 
 
@@ -43,9 +43,10 @@ class Prior:
     Args:
         key: Identifier in requests.
         name, needs, license, license_url: Display texts.
-        model: Folder or Hub id.
+        model: Folder or Hub ID.
         needs_gpu: Whether the prior requires a GPU.
         presets: Presets of the prior. The second preset is the default.
+        guided_presets: Presets for runs with given views, if they differ. They have the same names.
     """
 
     key: str
@@ -56,9 +57,15 @@ class Prior:
     license_url: str
     needs_gpu: bool
     presets: tuple[Preset, ...]
+    guided_presets: tuple[Preset, ...] = ()
+
+    def presets_for(self, kind: str) -> tuple[Preset, ...]:
+        """Return the presets for a kind of run, as in `Request`."""
+        return self.guided_presets if kind == "hallucination" and self.guided_presets else self.presets
 
 
-TOYBOX_PRESETS = (Preset("Quick", 192), Preset("Standard", 480), Preset("Fine", 1200))
+TOYBOX_PRESETS = (Preset("Quick", 160), Preset("Standard", 360), Preset("Fine", 900))
+TOYBOX_GUIDED_PRESETS = (Preset("Quick", 192), Preset("Standard", 480), Preset("Fine", 1200))
 SD_PRESETS = (
     Preset("Quick", 500), Preset("Standard", 1500), Preset("Paper", 10_000, HiFAConfig.paper().to_dict()),
 )  # fmt: skip
@@ -71,6 +78,7 @@ PRIORS = (
     Prior(
         "toybox", "Toybox", TOYBOX, "runs on a CPU without a download, and supports 24 kinds of objects in 12 colors",
         "Apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0", False, TOYBOX_PRESETS,
+        TOYBOX_GUIDED_PRESETS,
     ),
     Prior(
         "mvdream", "MVDream", MVDREAM,
@@ -98,7 +106,7 @@ class ModelCache:
         priors: Priors on offer. The first prior is the fallback.
         load: Function that loads a pipeline. Its arguments are `Prior.model` and keyword arguments.
         forget_failures: Seconds after which a prior that failed to load is tried again.
-        normal_model: Hub id or folder of a Marigold normal estimation model, which guides the priors that need a GPU;
+        normal_model: Hub ID or folder of a Marigold normal estimation model, which guides the priors that need a GPU;
             `None` for none. Toybox has its own normal model.
     """
 
@@ -126,6 +134,7 @@ class ModelCache:
 
     @property
     def fallback(self) -> Prior:
+        """The first prior."""
         return next(iter(self.priors.values()))
 
     @property

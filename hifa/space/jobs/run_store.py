@@ -14,9 +14,7 @@ Anyone with the id can open, stop and resume a run. Visitors cannot list the ids
 """
 
 import contextlib
-import fcntl
 import json
-import os
 import re
 import secrets
 import shutil
@@ -26,6 +24,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from ...storage import migration
 from ...storage.checkpoint import write_text_atomically
@@ -57,7 +57,7 @@ class Request:
     Args:
         kind: `"text"`, `"image"` or `"hallucination"`.
         prompt, negative_prompt: Prompts. With an empty prompt there is no distillation.
-        prior: Key of `priors.PRIORS`.
+        prior: Key of `models.PRIORS`.
         seed: Seed of the optimization.
         settings: Fields of `HiFAConfig` that differ from the default of the prior.
         object_share: Size of the object relative to the frame, in the picture from which views are generated.
@@ -125,6 +125,7 @@ class RunFolder:
 
     @property
     def id(self) -> str:
+        """Id of the run."""
         return self.path.name
 
     @property
@@ -139,6 +140,7 @@ class RunFolder:
 
     @property
     def files(self) -> Path:
+        """Folder of the files for download, created if necessary."""
         folder = self.path / FILES
         folder.mkdir(exist_ok=True)
         return folder
@@ -174,6 +176,7 @@ class RunFolder:
             return {}
 
     def request_stop(self) -> None:
+        """Request a stop of the run. The process that works on the run stops soon."""
         with contextlib.suppress(FileNotFoundError):  # the run was deleted
             (self.path / STOP).touch()
 
@@ -200,54 +203,46 @@ class RunFolder:
             (self.path / LATER).touch()
 
     def want_files(self) -> None:
+        """Undo `put_off_files`."""
         (self.path / LATER).unlink(missing_ok=True)
 
     @property
     def files_put_off(self) -> bool:
+        """Whether the files are postponed."""
         return (self.path / LATER).exists()
 
     @property
     def busy(self) -> bool:
         """Whether another thread or process works on the run. The lock is released even if that process crashes."""
         try:
-            with self.locked(0, fcntl.LOCK_SH):  # shared locks do not exclude each other
+            with self.locked(0):
                 return False
         except BusyRunError:
             return True
 
     @contextlib.contextmanager
-    def locked(self, patience: float = 10.0, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
+    def locked(self, patience: float = 10.0) -> Iterator[None]:
         """Hold the lock of the run. The operating system releases the lock when the process ends.
 
         Args:
             patience: Seconds to wait for the lock.
-            kind: `fcntl.LOCK_EX` for an exclusive lock, or `fcntl.LOCK_SH` for a shared lock.
 
         Raises:
             BusyRunError: If the lock is still taken after `patience` seconds.
             UnknownRunError: If the folder was deleted.
         """
+        if not self.path.is_dir():  # `FileLock` would create the folder
+            raise UnknownRunError("This run was deleted. Start a new run.")
+        # Gradio may resume and close a generator in other threads, which must be able to release the lock.
+        lock = FileLock(self.path / LOCK, poll_interval=0.05, thread_local=False)
         try:
-            handle = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-        except FileNotFoundError as error:
-            raise UnknownRunError("This run was deleted. Start a new run.") from error
+            lock.acquire(timeout=patience)
+        except Timeout as error:
+            raise BusyRunError("This run is in use, here or in another window. Stop it there, or wait.") from error
         try:
-            deadline = time.monotonic() + patience
-            while True:
-                try:
-                    fcntl.flock(handle, kind | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if time.monotonic() >= deadline:
-                        raise BusyRunError(
-                            "This run is in use, here or in another window. Stop it there, or wait."
-                        ) from error
-                    time.sleep(0.05)
             yield
         finally:
-            # Unlock explicitly: a forked worker that is still alive shares the handle, so closing does not unlock.
-            fcntl.flock(handle, fcntl.LOCK_UN)
-            os.close(handle)
+            lock.release()
 
     def size(self) -> int:
         """Return the total size of the files in bytes."""

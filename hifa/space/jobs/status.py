@@ -22,7 +22,7 @@ class RunStatus:
         share: Fraction of the work that is done, [0, 1].
         left: Estimated seconds left; `None` if unknown.
         previews: Preview pictures; see `snapshot`.
-        files: Paths by kind; see `files.existing`.
+        files: Paths by kind; see `exports.existing`.
         views: Sheets with captions; see `Sheets.pictures`.
         working: Whether the run is waiting or in progress, so that it can be stopped.
         exporting: Whether the files of the run are being made, which can be postponed.
@@ -59,6 +59,7 @@ class RunStatus:
 
 
 def views_of(folder: RunFolder, record: Record) -> tuple[tuple[Path, str], ...]:
+    """Return the sheets of a run with captions; empty for a run from a prompt."""
     return () if record.request.kind == "text" else tuple(Sheets(folder.path).pictures())
 
 
@@ -98,7 +99,9 @@ def shown(
         folder: Folder of the run.
         record: Record of the run.
         text: Current activity; empty for an idle run.
-        working, exporting, making: See `RunStatus`.
+        working: See `RunStatus`.
+        exporting: See `RunStatus`.
+        making: See `RunStatus`.
     """
     share = record.step / record.steps if record.steps else float(record.status == FINISHED)
     return RunStatus(

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from ...storage.checkpoint import write_text_atomically
 
 # Settings that do not affect the time of a step.
 FREE = ("num_inference_steps", "guidance_scale", "image_guidance_end")
+FIRST_SHARE = 0.1  # smallest fraction from which `ShareClock` estimates the remaining time
 
 
 class Timings:
@@ -62,6 +65,30 @@ def work_key(kind: str, prior: str, settings: dict[str, Any]) -> str:
     telling = {name: value for name, value in settings.items() if name not in FREE}
     digest = hashlib.sha256(json.dumps(telling, sort_keys=True).encode()).hexdigest()[:8] if telling else "default"
     return f"{kind}/{prior}/{digest}" if prior else f"{kind}/{digest}"
+
+
+class ShareClock:
+    """Estimate of the remaining time of work that reports its completed fraction.
+
+    Args:
+        now: Function that returns the current time in seconds.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic):
+        self.now, self.began = now, now()
+
+    def left_text(self, share: float) -> str:
+        """Return a text such as ", about 4 s left".
+
+        The text is empty before `FIRST_SHARE`, and in the last half second.
+
+        Args:
+            share: Completed fraction, in [0, 1].
+        """
+        if share < FIRST_SHARE:
+            return ""
+        left = (self.now() - self.began) * (1 - share) / share
+        return f", about {clock(left)} left" if left >= 0.5 else ""
 
 
 def clock(seconds: float) -> str:

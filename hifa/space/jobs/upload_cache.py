@@ -65,13 +65,13 @@ def make_private(folder: Path) -> None:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.mkdir(folder, 0o700)
+        folder.mkdir(0o700)
     except FileExistsError:
         if not is_own(folder):
             raise FileExistsError(
                 f"{str(folder)!r} is a link, a file or a folder of another user. Remove it or set {VARIABLE}."
             ) from None
-        os.chmod(folder, 0o700)  # folders of earlier versions were readable by other users
+        folder.chmod(0o700)  # folders of earlier versions were readable by other users
 
 
 def is_own(folder: Path) -> bool:

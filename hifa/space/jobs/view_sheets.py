@@ -26,6 +26,7 @@ class Sheets:
 
     @property
     def given(self) -> bool:
+        """Whether there is a given sheet."""
         return (self.path / GIVEN).is_file()
 
     def give(self, image: PIL.Image.Image) -> None:
@@ -42,10 +43,12 @@ class Sheets:
         return {int(seed): score for seed, score in sorted(scores.items(), key=lambda item: -item[1])}
 
     def missing(self, seeds: tuple[int, ...]) -> list[int]:
+        """Return the seeds without a generated sheet."""
         scores = self.scores()
         return [seed for seed in seeds if seed not in scores]
 
     def add(self, seed: int, image: PIL.Image.Image, score: float) -> None:
+        """Store the generated sheet of a seed with its score."""
         folder = self.path / MADE
         folder.mkdir(exist_ok=True)
         with atomically(folder / f"{seed}.png") as partial:
@@ -62,6 +65,7 @@ class Sheets:
         return [(_contact(self.path / MADE / f"{seed}.png"), f"seed {seed}{said[seed]}") for seed in scores]
 
     def open(self, seed: int) -> PIL.Image.Image:
+        """Open the generated sheet of a seed."""
         with PIL.Image.open(self.path / MADE / f"{seed}.png") as image:
             return image.copy()
 

@@ -17,7 +17,7 @@ from .memory import give_back
 from .queue import RunQueue, place_text
 from .run_store import FAILED, FINISHED, PAUSED, RUNNING, STOPPED, WAITING, Record, RunFolder, RunStore
 from .status import RunStatus, done, progress, shown, waiting
-from .step_times import Timings, work_key
+from .step_times import ShareClock, Timings, work_key
 from .view_sheets import Sheets
 
 
@@ -30,7 +30,7 @@ class Worker:
 
     Args:
         store: Store of the runs.
-        lease: Function that executes a lease; see `lease.make_lease`. On ZeroGPU, the function is wrapped in
+        lease: Function that executes a lease; see `gpu_lease.make_lease`. On ZeroGPU, the function is wrapped in
             `spaces.GPU`.
         limited: Whether leases have a time limit. If so, a new lease continues the run.
         timings: Store for the measured times.
@@ -92,7 +92,7 @@ class Worker:
             raise
         return record
 
-    def _leases(self, folder: RunFolder, record: Record) -> Iterator[tuple[Record, Progress]]:
+    def _leases(self, folder: RunFolder, record: Record) -> Generator[tuple[Record, Progress], None, None]:
         """Execute leases until no further lease is needed. The last record contains the reason."""
         if folder.stop_requested:
             message = "" if folder.started else "Stopped before the first step."
@@ -185,13 +185,15 @@ class Worker:
             record = folder.write(record, problem="")
             folder.want_files()
             try:
+                clock = ShareClock()
                 with contextlib.closing(files.make_missing(folder, record, full)) as made:
-                    for text, record, _ in made:
+                    for text, record, share in made:
                         if text and folder.files_put_off:
                             record = folder.write(record, problem="Export canceled. The files can be made later.")
                             break
                         if text:
-                            yield shown(folder, record, f"{done(record)} {text} …", exporting=True)
+                            text = f"{done(record)} {text}{clock.left_text(share)} …"
+                            yield replace(shown(folder, record, text, exporting=True), share=share)
             except Exception as error:  # the run is saved even if its export fails
                 record = folder.write(record, problem=explain(error))
         yield shown(folder, record)
@@ -208,8 +210,10 @@ class Worker:
             if not folder.started:
                 raise ValueError("This run has not started yet, so it has no mesh. Generate an object first.")
             try:
-                for text, record, share in files.make_mesh(folder, record, options):
-                    state = shown(folder, record, text and f"{text} …", making=bool(text))
+                clock = ShareClock()
+                for text, latest, share in files.make_mesh(folder, record, options):
+                    left = clock.left_text(share)
+                    state = shown(folder, latest, text and f"{text}{left} …", making=bool(text))
                     yield replace(state, share=share) if text else state
             except EmptyFieldError as error:
                 raise ValueError("There is no surface yet. Resume the run, or start a run with more steps.") from error

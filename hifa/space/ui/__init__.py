@@ -1,0 +1,1 @@
+"""User interface of the app: the Gradio page and the API."""

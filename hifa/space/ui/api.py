@@ -82,7 +82,7 @@ class Api:
             negative_prompt: Description of what to avoid.
         """
         with user_errors():
-            settings = self._settings(prior, steps)
+            settings = self._settings("text", prior, steps)
             folder, notice = self.actions.text(prompt, negative_prompt, prior, seed, False, settings)
             yield from self._work(folder, notice)
 
@@ -136,7 +136,9 @@ class Api:
         """
         with user_errors():
             given = Guided(picture, 200 / 256, float(elevation_deg), sheet)
-            settings = self._settings(prior, steps) | {"image_guidance_end": float(image_guidance_end)}
+            settings = self._settings("hallucination", prior, steps) | {
+                "image_guidance_end": float(image_guidance_end)
+            }
             folder, notice = self.actions.guided("hallucination", given, prompt, "", prior, seed, False, settings)
             yield from self._work(folder, notice)
 
@@ -187,11 +189,11 @@ class Api:
             self.store.open(run_id).request_stop()
         return self.status(run_id)
 
-    def _settings(self, prior: str, steps: int | None) -> dict[str, Any]:
+    def _settings(self, kind: str, prior: str, steps: int | None) -> dict[str, Any]:
         model_cache = self.actions.model_cache
         if prior not in model_cache.priors:
             raise ValueError(f"Unknown prior {prior!r}. Choose one of {', '.join(model_cache.priors)}.")
-        presets = model_cache.priors[model_cache.get_or_fall_back(prior)[0]].presets
+        presets = model_cache.priors[model_cache.get_or_fall_back(prior)[0]].presets_for(kind)
         return settings_of({p.name: p for p in presets}, presets[min(1, len(presets) - 1)].name, steps, None, None)
 
     def _work(self, folder: RunFolder, notice: str) -> Iterator[tuple]:

@@ -35,10 +35,12 @@ class Example:
 
     @property
     def picture(self) -> Path:
+        """Path of the thumbnail."""
         return self.path / "preview.jpg"
 
     @property
     def caption(self) -> str:
+        """Prompt of the example, or its name without a prompt."""
         return self.record.request.prompt or self.path.name.replace("-", " ")
 
     def shown(self) -> RunStatus:
@@ -63,6 +65,7 @@ def examples(kind: str, folder: Path = FOLDER) -> list[Example]:
 
 
 def read(path: Path) -> Example:
+    """Read the example in a folder."""
     values = json.loads((path / "record.json").read_text("utf-8"))
     request = Request(**values.pop("request"))
     return Example(path, Record(request, FINISHED, **values))

@@ -23,7 +23,8 @@ from .events import afterwards
 from .requests import user_errors
 
 
-UPLOAD = {"concurrency_id": "hub", "concurrency_limit": 4}  # own id, because a shared id has the lowest of all limits
+# An id of its own: events with the same id share the lowest of their limits.
+UPLOAD = {"concurrency_id": "hub", "concurrency_limit": 4}
 PATIENCE = 2.0  # seconds to wait for the lock of the run
 LOCAL = {"127.0.0.1", "localhost", "::1"}
 PROXIES_SAY = ("x-forwarded-for", "x-forwarded-host", "x-real-ip", "forwarded", "via")
@@ -67,6 +68,11 @@ class HubForm:
         self.result = gr.HTML(elem_id="hub-result")
 
     def wire(self, run_id: gr.State) -> None:
+        """Connect the events of the form.
+
+        Args:
+            run_id: Id of the run in the result panel.
+        """
         inputs = [run_id, self.repo, self.private, self.license, self.dataset, self.token]
         # Gradio passes the OAuth token of the visitor if the signature of the handler has a parameter for the token.
         handler = self.push_signed_in if self.oauth else self.push_with_token
@@ -84,6 +90,7 @@ class HubForm:
         self, run_id: str, repo: str, private: bool, license: str, dataset: str, token: str,
         visitor: gr.OAuthToken | None,
     ) -> str:  # fmt: skip
+        """Push a run with the OAuth token of the visitor, and return the result as HTML."""
         if visitor is None:
             raise gr.Error("Sign in to Hugging Face first, with the button above.", print_exception=False)
         return self._push(run_id, repo, private, license, dataset, visitor.token)
@@ -91,6 +98,7 @@ class HubForm:
     def push_with_token(
         self, run_id: str, repo: str, private: bool, license: str, dataset: str, token: str, request: gr.Request
     ) -> str:
+        """Push a run with the entered token or the server's own token, and return the result as HTML."""
         token = (token or "").strip() or own_token(request)
         if not token:
             raise gr.Error("Enter a token with write access, from hf.co/settings/tokens.", print_exception=False)
@@ -124,6 +132,7 @@ class HubForm:
         return pushed_html(record.request.prompt or "The asset", links, problem)
 
     def prior_license(self, record: Record) -> str:
+        """Return the license of the prior that guided a run, for the model card."""
         if not record.request.prompt or record.request.prior not in self.model_cache.priors:
             return "no prior was used"
         prior = self.model_cache.priors[record.request.prior]

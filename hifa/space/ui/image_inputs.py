@@ -2,9 +2,12 @@
 
 import html
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
+from gradio.blocks import BlockContext
+from gradio.components import Component
+from gradio.events import Dependency
 
 from ..jobs.errors import explain
 from ..jobs.run_store import PICTURE, Request, RunFolder, RunStore, UnknownRunError
@@ -18,10 +21,10 @@ ONLY_TOYBOX = (
     "other objects are poor. For other objects, upload a sheet from another model.</p></div>"
 )
 ONE_STEP = (
-    "This model makes its views in one step: the mean of all objects that fit the picture, almost the same for every "
-    "seed. With more steps the views differ more and are less often correct."
+    "This model makes its views in one step. The views are the mean of all objects that fit the picture, so they are "
+    "almost the same for every seed. With more steps the views differ more and are less often correct."
 )
-FORMATS = ["upload", "clipboard"]
+FORMATS: list[Literal["upload", "webcam", "clipboard"]] = ["upload", "clipboard"]
 SAMPLES = Path(__file__).parents[3] / "examples" / "photos"
 
 
@@ -92,6 +95,7 @@ class ImageInputs:
 
     @property
     def inputs(self) -> list[gr.components.Component]:
+        """Components whose values `given` converts, in this order."""
         return [
             self.photo, self.object_share, self.elevation, self.sheet, self.views_run, self.chosen, self.seeds,
             self.view_steps,
@@ -108,11 +112,13 @@ class ImageInputs:
         seeds: float,
         view_steps: float,
     ) -> Guided:
+        """Convert the values of `inputs` to a `Guided`."""
         made = (views_run, chosen) if views_run and chosen is not None else None
         return Guided(photo, float(share), float(elevation), sheet, made, int(seeds), int(view_steps))
 
     def wire(self) -> None:
-        quiet = {"show_progress": "hidden", "api_visibility": "private"}
+        """Connect the events within the inputs."""
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         gr.on(
             [self.photo.change, self.object_share.input], self.show_matte, [self.photo, self.object_share],
             [self.matte, self.matte_note], trigger_mode="always_last", concurrency_limit=4, **quiet,
@@ -143,7 +149,7 @@ class ImageInputs:
             [self.photo, self.sheet, self.chosen], self.used, queue=False, trigger_mode="always_last", **quiet,
         )  # fmt: skip
 
-    def tell_source(self, event: gr.events.Dependency) -> None:
+    def tell_source(self, event: Dependency) -> None:
         """Update the message of `source` after an event.
 
         A state that is changed by an event outside of the queue does not reliably fire its `change` event.
@@ -154,7 +160,7 @@ class ImageInputs:
         )  # fmt: skip
 
     @property
-    def views(self) -> list[gr.blocks.Block]:
+    def views(self) -> list[Component | BlockContext]:
         """Outputs of `show_views`."""
         return [self.views_run, self.chosen, self.gallery, self.sheet]
 
@@ -186,7 +192,7 @@ class ImageInputs:
         return f"<p class='hint' role='status'>{text}</p>" if text else ""
 
     @property
-    def restorable(self) -> list[gr.blocks.Block]:
+    def restorable(self) -> list[Component | BlockContext]:
         """Components whose values `restored` returns."""
         return [self.object_share, self.elevation, self.seeds, self.view_steps, self.photo, *self.views]
 
@@ -200,7 +206,8 @@ class ImageInputs:
         return [*numbers, request.view_steps or self.view_steps.value, photo, *views[:3], sheet and str(sheet)]
 
     @staticmethod
-    def show_matte(path: str | None, share: float):
+    def show_matte(path: str | None, share: float) -> tuple[Any, ...]:
+        """Return the object cut out of a picture, and HTML notes on the picture."""
         if path is None:
             return None, ""
         try:
@@ -214,7 +221,7 @@ class ImageInputs:
         notes = "".join(f"<p>{warning}</p>" for warning in prepared.warnings)
         return prepared.preview(), f"<div class='hint'><p>Cut out by {found}.</p>{notes}</div>"
 
-    def show_views(self, run_id: str):
+    def show_views(self, run_id: str) -> tuple[Any, ...]:
         """Show the generated sheets of a run, best first. Select the first sheet and clear an uploaded sheet.
 
         Returns:
@@ -230,6 +237,7 @@ class ImageInputs:
         return run_id, next(iter(scores)), gr.Gallery(sheets.pictures(), visible=True, selected_index=0), None
 
     def choose(self, views_run: str, event: gr.SelectData) -> int | None:
+        """Return the seed of the selected sheet."""
         with user_errors():
             seeds = list(Sheets(self.store.open(views_run).path).scores())
         return seeds[event.index] if event.index < len(seeds) else None
@@ -244,4 +252,5 @@ def sample_pictures() -> list[Path]:
 
 
 def forget() -> tuple[Any, ...]:
+    """Return values that clear the generated views."""
     return "", None, gr.Gallery(None, visible=False)

@@ -26,12 +26,12 @@ HEADER = """# HiFA: text to 3D
 Watch an object take shape. Stop at any time to export the current state. Resume continues the run."""
 HOUR = 3600
 QUEUE_SIZE = 24
-GPU = {"concurrency_id": "gpu", "concurrency_limit": QUEUE_SIZE}  # runs wait in the worker's own queue
-EXPORT = {"concurrency_id": "export", "concurrency_limit": 2}
+GPU: dict[str, Any] = {"concurrency_id": "gpu", "concurrency_limit": QUEUE_SIZE}  # runs wait in the worker's own queue
+EXPORT: dict[str, Any] = {"concurrency_id": "export", "concurrency_limit": 2}
 KEEP_ADDRESS = """() => {
   const link = document.querySelector('#share a');
   const address = new URL(window.location);
-  if (!link) {  // an example: a reload must not bring back what was there before
+  if (!link) {  // an example has no run: a reload must not open the previous run
     address.searchParams.delete('run');
     window.history.replaceState(null, '', address);
     return;
@@ -39,13 +39,13 @@ KEEP_ADDRESS = """() => {
   address.searchParams.set('run', new URL(link.href).searchParams.get('run'));
   const opened = window.location.search === address.search;
   window.history.replaceState(null, '', address);
-  // A Space is a frame in a page of the Hub, whose address is the one that is reloaded and copied.
+  // A Space is a frame in a page of the Hub. Visitors reload and copy the address of that page.
   if (window.parent !== window) window.parent.postMessage({queryString: address.search}, 'https://huggingface.co');
-  // On a phone the result lies below the tabs, and an address is opened to see it.
+  // On a phone, the result is below the tabs. Scroll to the result if the visitor opened the address of a run.
   if (opened && window.innerWidth < 700) document.querySelector('#progress').scrollIntoView();
 }"""
-PRIVATE = {"api_visibility": "private"}
-QUIET = {"show_progress": "hidden", **PRIVATE}
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+QUIET: dict[str, Any] = {"show_progress": "hidden", **PRIVATE}
 
 
 class Page:
@@ -125,6 +125,7 @@ class Page:
 
     @property
     def starters(self) -> list[gr.Button]:
+        """Buttons that start work. They are disabled while a run is pending."""
         return [self.generate, self.reconstruct, self.hallucinate, self.image.make, self.guided.make]
 
     def _entered(self) -> dict[str, Tab]:
@@ -166,7 +167,7 @@ class Page:
             self.make_files, panel.run_id, panel.live_outputs, show_progress="minimal",
             show_progress_on=panel.progress, cancels=[followed, extracted], **EXPORT, **PRIVATE,
         )  # fmt: skip
-        streams = [followed, extracted, made]
+        streams: list[dict[str, Any]] = [followed, extracted, made]
         # Cancel the streams when a run is accepted, not on the click: after a refused click they must continue.
         self.pending.change(None, None, None, cancels=streams, **PRIVATE)
         self._start(
@@ -232,7 +233,7 @@ class Page:
             self.work, panel.run_id, panel.live_outputs, show_progress="minimal", show_progress_on=panel.progress,
             scroll_to_output=True, **GPU, **PRIVATE,
         )  # fmt: skip
-        # A full queue refuses the work, for example. The run then waits in the store and can be resumed.
+        # For example, a full queue refuses the work. The run then waits in the store and can be resumed.
         reopened = worked.failure(self.reopen, panel.run_id, panel.outputs, queue=False, **QUIET)
         panel.load_after(reopened)
         if then is not None:
@@ -248,7 +249,8 @@ class Page:
 
     # Event handlers
 
-    def tell_notice(self):
+    def tell_notice(self) -> gr.Markdown:
+        """Return the notice for all visitors, hidden if there is none."""
         notice = self.model_cache.notice()
         return gr.Markdown(notice, visible=bool(notice))
 
@@ -258,7 +260,8 @@ class Page:
 
     def prepare_text(
         self, prompt, prior, preset, seed, randomize, steps, guidance, stride, negative, visitor, pending
-    ):
+    ) -> tuple:
+        """Create a run from a prompt, see `_start`."""
         self._refuse_second(pending)
         self._tell_of_loading(prior)
         with user_errors():
@@ -266,7 +269,8 @@ class Page:
             folder, notice = self.actions.text(prompt, negative, prior, seed, randomize, settings)
         return self._prepared(folder, notice, visitor)
 
-    def prepare_image(self, *values):
+    def prepare_image(self, *values) -> tuple:
+        """Create a reconstruction from a picture, see `_start`."""
         *entered, visitor, pending = values
         self._refuse_second(pending)
         given, (prior, preset, seed, randomize, steps, *_) = entered[:8], entered[8:]
@@ -277,7 +281,8 @@ class Page:
             )
         return self._prepared(folder, notice, visitor)
 
-    def prepare_hallucination(self, prompt, guidance_end, *values):
+    def prepare_hallucination(self, prompt, guidance_end, *values) -> tuple:
+        """Create a run from a prompt and a picture, see `_start`."""
         *entered, visitor, pending = values
         self._refuse_second(pending)
         given, (prior, preset, seed, randomize, steps, guidance, stride, negative) = entered[:8], entered[8:]
@@ -290,7 +295,8 @@ class Page:
             )
         return self._prepared(folder, notice, visitor)
 
-    def prepare_views(self, *values):
+    def prepare_views(self, *values) -> tuple:
+        """Create a run that only generates views, see `_start`."""
         *given, seed, randomize, visitor, pending = values
         self._refuse_second(pending)
         with user_errors():
@@ -299,7 +305,8 @@ class Page:
             )
         return self._prepared(folder, notice, visitor)
 
-    def prepare_resume(self, run_id, visitor, pending):
+    def prepare_resume(self, run_id, visitor, pending) -> tuple:
+        """Prepare the run in the result panel to be resumed, see `_start`."""
         self._refuse_second(pending)
         with user_errors():
             folder = self.store.open(run_id)
@@ -330,16 +337,19 @@ class Page:
         return record.request.seed, kept, True, *off, stop, *self.panel.values(first)
 
     def work(self, run_id: str) -> Iterator[tuple]:
+        """Advance a run and stream its state to the result panel."""
         with user_errors():
             # Hide Resume, which is refused while the run is pending. `rest` displays the button.
             yield from self.panel.stream(self.worker.advance(self.store.open(run_id)), offering=False)
 
-    def stop(self, run_id: str):
+    def stop(self, run_id: str) -> gr.Button:
+        """Request a stop of a run, and return the disabled Stop button."""
         with user_errors():
             self.store.open(run_id).request_stop()
         return gr.Button("Stopping …", interactive=False)
 
     def put_off_files(self, run_id: str) -> None:
+        """Postpone the files of a run that are being made."""
         with user_errors():
             self.store.open(run_id).put_off_files()
 
@@ -356,11 +366,13 @@ class Page:
         return False, *on, stop, resume, self.history.html(visitor), *presets
 
     def remake_mesh(self, run_id: str, faces: float, texture: float) -> Iterator[tuple]:
+        """Extract the mesh of a run again and stream the state of the run to the result panel."""
         with user_errors():
             options = MeshOptions(max_faces=int(faces), texture_size=int(texture))
             yield from self.panel.stream(self.worker.remake_mesh(self.store.open(run_id), options))
 
     def make_files(self, run_id: str) -> Iterator[tuple]:
+        """Make the missing files of a run and stream the state of the run to the result panel."""
         with user_errors():
             yield from self.panel.stream(self.worker.make_files(self.store.open(run_id)))
 
@@ -371,6 +383,7 @@ class Page:
         return self.reopen(run_id)
 
     def reopen(self, run_id: str) -> tuple:
+        """Return the state of a run for the result panel."""
         with user_errors():
             folder = self.store.open(run_id)
         return self.panel.values(shown(folder, current(folder, folder.read(), held=False)))

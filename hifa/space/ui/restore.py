@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import BlockContext
+from gradio.components import Component
 
 from ..jobs.run_store import Request, RunFolder, UnknownRunError
 from ..jobs.status import RunStatus
@@ -32,7 +34,8 @@ class Tab:
     guidance_end: gr.Slider | None = None
 
     @property
-    def outputs(self) -> list[gr.blocks.Block]:
+    def outputs(self) -> list[Component | BlockContext]:
+        """Components whose values `restored` returns."""
         parts = [part for part in (self.prompt, self.guidance_end) if part is not None]
         return [*self.settings.inputs, *parts, *(self.inputs.restorable if self.inputs else [])]
 
@@ -75,7 +78,8 @@ class Opening:
         self.runs, self.tabs, self.by_kind = runs, tabs, by_kind
 
     @property
-    def outputs(self) -> list[gr.blocks.Block]:
+    def outputs(self) -> list[Component | BlockContext]:
+        """Components whose values `open` returns, without the name of the browser."""
         entered = [part for tab in self.by_kind.values() for part in tab.outputs]
         return [*self.panel.outputs, self.runs, self.tabs, *entered]
 

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import BlockContext
+from gradio.components import Component
+from gradio.events import Dependency
 
 from ...optimization.initialization import PREVIEW_GRAY
 from ..jobs import exports as files
@@ -32,13 +35,13 @@ CSS = (
 #preview, #preview .html-container, #preview .prose { height: 100%; }
 #preview figure { margin: 0; display: flex; flex-direction: column; align-items: center; justify-content: center;
   min-height: 340px; background: GRAY; border-radius: var(--radius-md); overflow: hidden; }
-/* The model is on the page before there is one; until then its place is the preview's. */
+/* The viewer is on the page before there is a model. Hide its column, so that the preview fills the row. */
 .column:has(> #model.hidden) { display: none; }
 #preview img { width: 100%; max-width: 420px; aspect-ratio: 1; object-fit: contain; margin: 0; }
 #preview figure.empty { background: var(--background-fill-secondary); color: var(--body-text-color-subdued); }
-#metadata dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; margin: 0; }
-#metadata dt { color: var(--body-text-color-subdued); } #metadata dd { margin: 0; overflow-wrap: anywhere; }
-#metadata, #hub-result, #share { overflow-wrap: anywhere; }
+#facts dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px; margin: 0; }
+#facts dt { color: var(--body-text-color-subdued); } #facts dd { margin: 0; overflow-wrap: anywhere; }
+#facts, #hub-result, #share { overflow-wrap: anywhere; }
 .hint a { padding: 0 !important; margin: 0 !important; }
 .hint { font-size: var(--text-sm); color: var(--body-text-color-subdued); }
 .hint b { color: var(--body-text-color); } .hint p { margin: 2px 0; }
@@ -91,7 +94,7 @@ class ResultPanel:
     reasons:
 
     - A stream sends every value with every message, because Gradio's client merges a waiting message into the next
-      message. On a busy computer, a value that is sent once and skipped afterwards never arrives.
+      message. On a busy computer, a value that is sent once and then skipped may never arrive.
     - A file must not arrive twice. The 3D viewer loads its code when the first model arrives, and stays hidden if the
       model arrives again during that time.
     """
@@ -123,8 +126,8 @@ class ResultPanel:
             with gr.Column(min_width=280, visible="hidden") as self.model_place:
                 # The front of the object is +Z, at alpha = 90 degrees. The gray is the background of the preview.
                 self.model = gr.Model3D(
-                    label="3D model", clear_color=(*[PREVIEW_GRAY] * 3, 1.0), camera_position=(90, 75, None),
-                    height=430, interactive=False, elem_id="model",
+                    label="3D model", clear_color=(PREVIEW_GRAY, PREVIEW_GRAY, PREVIEW_GRAY, 1.0),
+                    camera_position=(90, 75, None), height=430, interactive=False, elem_id="model",
                 )  # fmt: skip
         self.views = gr.Gallery(
             label="Sixteen views of each seed; the first sheet is reconstructed", columns=2, visible=False,
@@ -173,7 +176,7 @@ class ResultPanel:
             trigger_mode="always_last", queue=False, show_progress="hidden", api_visibility="private",
         )  # fmt: skip
 
-    def load_after(self, event: gr.events.Dependency) -> None:
+    def load_after(self, event: Dependency) -> None:
         """Load the files after an event outside of the queue. Such an event does not trigger `media.change`."""
         event.then(
             self.load, [self.media, self.loaded],
@@ -182,11 +185,13 @@ class ResultPanel:
         )  # fmt: skip
 
     @property
-    def outputs(self) -> list[gr.blocks.Block]:
+    def outputs(self) -> list[Component | BlockContext]:
+        """Components whose values `values` returns."""
         return [self.run_id, self.share, *self.live_outputs]
 
     @property
-    def live_outputs(self) -> list[gr.blocks.Block]:
+    def live_outputs(self) -> list[Component | BlockContext]:
+        """Components whose values `live_values` returns."""
         return [
             self.media, self.progress, self.stop_place, self.resume_place, self.later_place, self.files_place,
             self.make_files, self.preview, self.model_place, self.metadata, self.results, self.mesh_step, self.extract,
@@ -294,6 +299,7 @@ def preview_html(previews: dict[str, str]) -> str:
 
 
 def facts_html(shown: RunStatus) -> str:
+    """Return the metadata of a run as HTML; empty without a run."""
     record = shown.record
     if record is None:
         return ""
@@ -322,6 +328,7 @@ def prior_name(key: str) -> str:
 
 
 def mesh_metadata(record: Record) -> dict[str, str]:
+    """Return the metadata of the mesh by label; empty without a mesh."""
     if "faces" not in record.metadata:
         return {}
     side = record.metadata["texture_size"]
@@ -333,6 +340,7 @@ def mesh_metadata(record: Record) -> dict[str, str]:
 
 
 def size_hint(faces: int, texture: int) -> str:
+    """Return the estimated size of a GLB as HTML."""
     megabytes = files.predicted_megabytes(int(faces), int(texture))
     return f"<p class='hint'>About <b>{megabytes:.1f} MB</b> as GLB.</p>"
 

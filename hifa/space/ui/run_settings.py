@@ -6,7 +6,6 @@ from typing import Any
 import gradio as gr
 
 from ..jobs.models import RECONSTRUCTION_PRESETS, ModelCache, Preset, Prior
-from ..jobs.quota import gpu_seconds, quota_text, within_budget
 from ..jobs.run_store import Request
 from ..jobs.step_times import Timings, clock, work_key
 from .validation import MAX_SEED
@@ -14,7 +13,7 @@ from .validation import MAX_SEED
 
 MIN_STEPS, MAX_STEPS = 10, 10_000
 ADVANCED = ("guidance_scale", "denoising_stride")
-QUOTA = "The daily ZeroGPU quota is 2 minutes for visitors, 5 for free accounts and 40 for PRO."
+QUOTA = "The time counts toward your daily GPU quota. If the quota is used up, the run pauses and can be resumed."
 
 
 class RunSettings:
@@ -25,8 +24,7 @@ class RunSettings:
         kind: Kind of the run, as in `Request`. It determines the presets and the step times.
         model_cache: Cache of the priors on offer.
         timings: Step times measured on this machine.
-        zero: Whether the app runs on ZeroGPU. If so, presets are limited to a budget of GPU time, and the controls
-            display the daily quotas.
+        zero: Whether the app runs on ZeroGPU. If so, the controls mention the daily quota.
     """
 
     def __init__(self, name: str, kind: str, model_cache: ModelCache, timings: Timings, zero: bool):
@@ -70,15 +68,8 @@ class RunSettings:
             )
 
     def presets(self, prior: str) -> tuple[Preset, ...]:
-        """Return the presets of a prior. On ZeroGPU, presets of GPU priors are limited by quota and step time."""
-        presets = self.model_cache.priors[prior].presets if self.distills else RECONSTRUCTION_PRESETS
-        if not (self.zero and self.distills and self.model_cache.priors[prior].needs_gpu):
-            return presets
-        keys = [work_key(self.kind, prior, preset.settings) for preset in presets]
-        return tuple(
-            within_budget(preset, self.timings.get(key), self.timings.setup(key))
-            for preset, key in zip(presets, keys, strict=True)
-        )
+        """Return the presets of a prior."""
+        return self.model_cache.priors[prior].presets_for(self.kind) if self.distills else RECONSTRUCTION_PRESETS
 
     @property
     def inputs(self) -> list[gr.components.Component]:
@@ -94,7 +85,7 @@ class RunSettings:
             self.negative,
         ]
 
-    def settings_of(self, prior: str, preset: str, steps: float, guidance: Any, stride: Any) -> dict[str, Any]:
+    def settings_of(self, prior: str, preset: str, steps: float | None, guidance: Any, stride: Any) -> dict[str, Any]:
         """Return fields of `HiFAConfig` from the entered values.
 
         If the fallback replaces the prior, the fields are those of the fallback's preset at the same position. The
@@ -119,8 +110,12 @@ class RunSettings:
         return gr.Radio(info=self.estimate(prior, preset, steps or preset.steps))
 
     def restored(self, request: Request) -> list[Any]:
-        """Return the values of `inputs` for a stored request. The seed is fixed, so that the run can be repeated."""
-        presets, asked = self.presets(request.prior), request.settings
+        """Return the values of `inputs` for a stored request. The seed is fixed, so that the run can be repeated.
+
+        For a prior that the app no longer offers, return the values of the default prior.
+        """
+        key = request.prior if request.prior in self.model_cache.priors else self.first.key
+        presets, asked = self.presets(key), request.settings
         steps = asked.get("num_inference_steps")
         own = {"num_inference_steps", *ADVANCED}  # settings with their own controls
         # Stored requests went through JSON, so the presets must, too.
@@ -128,16 +123,20 @@ class RunSettings:
         alike = alike or list(presets)
         preset = next((p for p in alike if p.steps == steps), alike[min(1, len(alike) - 1)])
         steps = steps or preset.steps
-        typed = ["" if asked.get(name) == preset.settings.get(name) else f"{asked[name]:g}" for name in ADVANCED]
+        own_values = {name: asked[name] for name in ADVANCED if name in asked}
+        typed = [
+            f"{own_values[name]:g}" if own_values.get(name) not in (None, preset.settings.get(name)) else ""
+            for name in ADVANCED
+        ]
         return [
-            gr.update(value=request.prior, info=about(self.model_cache, self.model_cache.priors[request.prior])),
-            gr.Radio([p.name for p in presets], value=preset.name, info=self.estimate(request.prior, preset, steps)),
+            gr.update(value=key, info=about(self.model_cache, self.model_cache.priors[key])),
+            gr.Radio([p.name for p in presets], value=preset.name, info=self.estimate(key, preset, steps)),
             request.seed, False, steps, *typed, request.negative_prompt,
         ]  # fmt: skip
 
     def wire(self) -> None:
         """Connect the events within the controls."""
-        quiet = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
         if self.distills:
             self.prior.input(self._on_prior, self.prior, [self.prior, self.preset, self.steps], **quiet)
         self.preset.input(self._on_preset, [self.prior, self.preset], [self.preset, self.steps], **quiet)
@@ -167,12 +166,10 @@ class RunSettings:
         """Return a text with the expected duration of a run, from the times measured on this machine."""
         key = work_key(self.kind, prior if self.distills else "", preset.settings)
         step_seconds, steps = self.timings.get(key), int(steps or 0)
+        quota = f" {QUOTA}" if self.zero and self.model_cache.priors[prior].needs_gpu else ""
         if step_seconds is None:
-            return f"{steps:,} steps. Their duration here is known after the first run. {QUOTA if self.zero else ''}"
-        text = f"{steps:,} steps, about {clock(steps * step_seconds)}, as measured here."
-        if not self.zero:
-            return text
-        return f"{text} {quota_text(gpu_seconds(steps, step_seconds, self.timings.setup(key) or 0.0))}"
+            return f"{steps:,} steps. Their duration here is known after the first run.{quota}"
+        return f"{steps:,} steps, about {clock(steps * step_seconds)}, as measured here.{quota}"
 
 
 def settings_of(presets: dict[str, Preset], preset: str, steps: Any, guidance: Any, stride: Any) -> dict[str, Any]:
@@ -182,7 +179,8 @@ def settings_of(presets: dict[str, Preset], preset: str, steps: Any, guidance: A
         presets: Presets by name.
         preset: Name of a preset.
         steps: Number of steps; `None` for the number of the preset.
-        guidance, stride: Entered text; empty or `None` for the value of the preset.
+        guidance: Entered guidance scale; empty or `None` for the value of the preset.
+        stride: Entered denoising stride; empty or `None` for the value of the preset.
 
     Raises:
         ValueError: If the number of steps is out of range, a value is not a number, or the preset is unknown.

@@ -27,9 +27,9 @@ def uploaded(path: Any) -> str:
         gr.Error: If the path is not a regular file below the upload folder.
     """
     folder = Path(get_upload_folder())
-    places = {Path(os.path.abspath(folder)), folder.resolve()}
+    places = {Path(os.path.abspath(folder)), folder.resolve()}  # noqa: PTH100
     try:
-        named = Path(os.path.abspath(path))
+        named = Path(os.path.abspath(path))  # noqa: PTH100  `resolve` would access the path
         if any(place in named.parents for place in places):
             real = named.resolve(strict=True)  # a link may point outside of the folder
             if folder.resolve() in real.parents and stat.S_ISREG(os.lstat(real).st_mode):

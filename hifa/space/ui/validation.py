@@ -9,7 +9,7 @@ import gradio as gr
 import PIL.Image
 
 from ...multiview.given_views import read_views
-from ...pictures import PictureError, PreparedPicture, open_file, open_picture, prepare_picture
+from ...photo_cutout import PictureError, PreparedPicture, open_file, open_picture, prepare_picture
 from .uploads import uploaded
 
 
@@ -29,9 +29,11 @@ class PhotoInput(gr.Image):
     """
 
     def get_block_name(self) -> str:
-        return "image"  # name of the frontend component
+        """Return the name of the frontend component."""
+        return "image"
 
     def preprocess(self, payload: Any) -> str | None:
+        """Return the path of the uploaded file; `None` if nothing was uploaded."""
         return None if payload is None or payload.path is None else uploaded(payload.path)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from ...priors.view_attention import CameraEmbedding, across_views, fresh_embedding
@@ -27,14 +28,14 @@ from ..models import build_scheduler, save_prior
 from .autoencoder import to_images
 from .dataset import scene_of
 from .diffusion import CAPTION_WEIGHT, EMPTY_SHARE, HEADS, caption_for, caption_loss, diffusion_loss, token_ids
-from .loop import EMA, Recipe, batch_rng, optimize
+from .loop import EMA, Parts, Recipe, batch_rng, optimize
 from .ring_dataset import FIRST_SEED, Rings, load_rings, render_ring
 from .shards import make_shards
 
 
 VIEWS = 4  # views per object in a batch, 90 degrees apart
 SINGLE_SHARE = 1 / 3  # share of steps with single views
-# The noisiest quarter of the timesteps starts at 750 and decides the layout. This share is drawn from the quarter.
+# Timesteps from `NOISY_FROM` on decide the layout. `NOISY_SHARE` of the timesteps is drawn from this noisiest quarter.
 NOISY_FROM, NOISY_SHARE = 750, 0.4
 
 
@@ -68,11 +69,12 @@ class Losses:
         seed: Seed of all batches.
     """
 
-    def __init__(self, model: nn.ModuleDict, latents: Tensor, rings: Rings, tokenizer, objects: int, seed: int):
+    def __init__(self, model: Parts, latents: Tensor, rings: Rings, tokenizer, objects: int, seed: int):
         self.model, self.latents, self.rings, self.tokenizer = model, latents, rings, tokenizer
         self.objects, self.seed, self.scheduler = objects, seed, build_scheduler()
 
     def __call__(self, step: int) -> dict[str, Tensor]:
+        """Return the losses of a step."""
         rng = batch_rng(self.seed, step)
         return self.single_views(rng) if rng.random() < SINGLE_SHARE else self.views_with_cameras(rng)
 
@@ -91,7 +93,7 @@ class Losses:
         poses = torch.from_numpy(self.rings.poses[chosen[:, None], views]).flatten(0, 1)
         z = self.latents[torch.from_numpy(chosen)[:, None], torch.from_numpy(views)].flatten(0, 1).float()
         noise = torch.from_numpy(rng.standard_normal(z.shape, "float32"))
-        noisy, target = self.scheduler.add_noise(z, noise, t), self.scheduler.get_velocity(z, noise, t)
+        noisy, target = self.scheduler.add_noise(z, noise, t), self.scheduler.get_velocity(z, noise, t)  # pyright: ignore[reportArgumentType]
         with across_views(self.model["unet"], self.model["camera_embedding"], VIEWS):
             v = self.model["unet"](noisy, t, context, class_labels=poses).sample
         loss = nn.functional.mse_loss(v, target)
@@ -112,11 +114,12 @@ class Losses:
         return {"loss": loss, "views": torch.tensor(torch.nan), "words": denoising.detach()}
 
     def encode(self, captions: list[str]) -> Tensor:
+        """Return the last hidden states `(B, tokens, dim)` of captions."""
         return self.model["text_encoder"](token_ids(self.tokenizer, captions)).last_hidden_state
 
 
 @torch.no_grad()
-def encode_rings(vae: nn.Module, rings: Rings, cache: Path) -> Tensor:
+def encode_rings(vae: AutoencoderKL, rings: Rings, cache: Path) -> Tensor:
     """Return scaled latent means `(n, 8, 4, 16, 16)` float16, cached in the file `cache`.
 
     Raises:
@@ -124,7 +127,7 @@ def encode_rings(vae: nn.Module, rings: Rings, cache: Path) -> Tensor:
     """
     if not cache.exists():
         parts = [
-            (vae.encode(to_images(torch.from_numpy(views))).latent_dist.mean * vae.config.scaling_factor).half()
+            (vae.encode(to_images(torch.from_numpy(views))).latent_dist.mean * vae.config.scaling_factor).half()  # pyright: ignore[reportAttributeAccessIssue]
             for views in rings.pixels
         ]
         with atomically(cache) as unfinished:
@@ -136,6 +139,7 @@ def encode_rings(vae: nn.Module, rings: Rings, cache: Path) -> Tensor:
 
 
 def train(arguments: argparse.Namespace) -> None:
+    """Train the prior as the module describes, and export the result."""
     from ... import HiFAPipeline
 
     folder = arguments.output_dir
@@ -144,7 +148,7 @@ def train(arguments: argparse.Namespace) -> None:
     latents = encode_rings(pipe.vae, rings, folder / "ring-latents.npy")
     with torch.random.fork_rng():
         torch.manual_seed(arguments.seed)
-        model = nn.ModuleDict({
+        model = Parts({
             "unet": pipe.unet, "text_encoder": pipe.text_encoder, "camera_embedding": fresh_embedding(pipe.unet),
             "reader": nn.Linear(pipe.text_encoder.config.hidden_size, sum(HEADS)),
         }).float().requires_grad_(True).train()  # fmt: skip
@@ -153,7 +157,7 @@ def train(arguments: argparse.Namespace) -> None:
     export(arguments.export, pipe, model, average)
 
 
-def export(folder: Path, pipe, model: nn.ModuleDict, average: EMA) -> None:
+def export(folder: Path, pipe, model: Parts, average: EMA) -> None:
     """Write the prior in Stable Diffusion's layout, and the camera embedding in the folder `camera_embedding`."""
     model.load_state_dict(average.values)
     model.eval()
@@ -161,15 +165,16 @@ def export(folder: Path, pipe, model: nn.ModuleDict, average: EMA) -> None:
     model["camera_embedding"].half().save_pretrained(folder / "camera_embedding")
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
     index["camera_embedding"] = [CameraEmbedding.__module__, CameraEmbedding.__name__]
-    write_text_atomically(folder / "model_index.json", json.dumps(index, indent=2))
+    write_text_atomically(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
 
 
 def main() -> None:
+    """Run the training from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("toybox-training"))
     parser.add_argument("--export", type=Path, default=Path("toybox-training/cameras"))
     parser.add_argument("--scenes", type=int, default=3000)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--objects", type=int, default=8, help="objects in a multi-view batch, with four views each")
     parser.add_argument("--peak", type=float, default=6e-4, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)

@@ -56,8 +56,6 @@ def render_scene(seed: int, views: int = VIEWS_PER_SCENE) -> tuple[np.ndarray, n
     """
     rng = np.random.default_rng(seed)
     scene = world.sample_scene(rng)
-    kinds, colors = list(world.KINDS), list(world.COLORS)
-    below = (-1, -1) if scene.on_kind is None else (kinds.index(scene.on_kind), colors.index(scene.on_color))
     pixels, labels = [], []
     for _ in range(views):
         azimuth, elevation = sample_camera(rng)
@@ -65,15 +63,24 @@ def render_scene(seed: int, views: int = VIEWS_PER_SCENE) -> tuple[np.ndarray, n
         picture = render(scene.shape, pose, SIZE, FOV_DEG, sample_background(rng))
         pixels.append((picture.color * 255).round().astype(np.uint8))
         view = world.VIEWS.index(world.view_of(azimuth, elevation))
-        labels.append((kinds.index(scene.kind), colors.index(scene.color), *below, view))
+        labels.append((*labels_of(scene), view))
     return np.stack(pixels), np.array(labels, np.int16)
+
+
+def labels_of(scene: world.Scene) -> np.ndarray:
+    """Return the labels of a scene, `(4,)` int16: kind, color, kind below, color below."""
+    kinds, colors = list(world.KINDS), list(world.COLORS)
+    below = (-1, -1)
+    if scene.on_kind is not None and scene.on_color is not None:
+        below = kinds.index(scene.on_kind), colors.index(scene.on_color)
+    return np.array([kinds.index(scene.kind), colors.index(scene.color), *below], np.int16)
 
 
 def scene_of(labels: np.ndarray) -> world.Scene:
     """Return the scene that a row of labels describes, without geometry. `world.caption` needs no geometry."""
     kinds, colors = list(world.KINDS), list(world.COLORS)
     below = (None, None) if labels[2] < 0 else (kinds[labels[2]], colors[labels[3]])
-    return world.Scene(kinds[labels[0]], colors[labels[1]], *below, shape=None)
+    return world.Scene(kinds[labels[0]], colors[labels[1]], *below, shape=None)  # pyright: ignore[reportArgumentType]
 
 
 def scene_arrays(seed: int) -> dict[str, np.ndarray]:
@@ -92,6 +99,7 @@ def load_dataset(folder: Path) -> Pictures:
 
 
 def main() -> None:
+    """Render the training images from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output-dir", type=Path, default=Path("toybox-data"))
     parser.add_argument("--scenes", type=int, default=5000)

@@ -10,6 +10,7 @@ weights.
 
 import argparse
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from .. import world
 from ..models import build_scheduler, build_text_encoder, build_tokenizer, build_unet, save_prior
 from .autoencoder import to_images
 from .dataset import Pictures, load_dataset, scene_of
-from .loop import EMA, Recipe, batch_rng, optimize
+from .loop import EMA, Parts, Recipe, batch_rng, optimize
 
 
 EMPTY_SHARE, NO_VIEW_SHARE = 0.10, 0.15
@@ -42,7 +43,7 @@ def encode_pictures(vae: AutoencoderKL, pictures: Pictures, cache: Path) -> torc
     """
 
     def encode(part: torch.Tensor) -> torch.Tensor:
-        return (vae.encode(to_images(part)).latent_dist.mean * vae.config.scaling_factor).half()
+        return (vae.encode(to_images(part)).latent_dist.mean * vae.config.scaling_factor).half()  # pyright: ignore[reportAttributeAccessIssue]
 
     pixels = torch.from_numpy(pictures.pixels)
     if not cache.exists():
@@ -98,11 +99,12 @@ def draw_timesteps(rng: np.random.Generator, count: int, noisy_share: float) -> 
 
 
 def token_ids(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> torch.Tensor:
+    """Return the padded token IDs `(B, tokens)` of captions."""
     return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 def diffusion_loss(
-    model: nn.ModuleDict,
+    model: Parts,
     scheduler: DDIMScheduler,
     latents: torch.Tensor,
     noise: torch.Tensor,
@@ -113,11 +115,11 @@ def diffusion_loss(
 
     Min-SNR weighting would leave a weight of only 0.007 at t = 961, where the model has to learn the view words.
     """
-    noisy, target = scheduler.add_noise(latents, noise, t), scheduler.get_velocity(latents, noise, t)
+    noisy, target = scheduler.add_noise(latents, noise, t), scheduler.get_velocity(latents, noise, t)  # pyright: ignore[reportArgumentType]
     return F.mse_loss(model["unet"](noisy, t, context).sample, target)
 
 
-def caption_loss(model: nn.ModuleDict, context: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+def caption_loss(model: Parts, context: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
     """Return the cross-entropy, in nats, of predicting kind, color and view from the padding after a caption.
 
     The UNet attends mostly to the padding, which follows all words and makes up most of the tokens. Without this loss,
@@ -125,6 +127,7 @@ def caption_loss(model: nn.ModuleDict, context: torch.Tensor, told: torch.Tensor
     to change at the same time.
 
     Args:
+        model: Parts with the module `reader`.
         context: `(B, tokens, dim)` last hidden states.
         told: `(B, 3)` indices from `caption_for`.
     """
@@ -137,6 +140,7 @@ def caption_loss(model: nn.ModuleDict, context: torch.Tensor, told: torch.Tensor
 
 
 def train(arguments: argparse.Namespace) -> None:
+    """Train the UNet and the text encoder as the module describes."""
     pictures, folder = load_dataset(arguments.data), arguments.output_dir
     if not (folder / "vae").is_dir():  # otherwise diffusers would look up the name on the Hub
         raise FileNotFoundError(
@@ -149,7 +153,7 @@ def train(arguments: argparse.Namespace) -> None:
         torch.manual_seed(arguments.seed)
         text_encoder = build_text_encoder()
         reader = nn.Linear(text_encoder.config.hidden_size, sum(HEADS))  # used in training only, never exported
-        model = nn.ModuleDict({"unet": build_unet(), "text_encoder": text_encoder, "reader": reader})
+        model = Parts({"unet": build_unet(), "text_encoder": text_encoder, "reader": reader})
     if arguments.init_from is not None:
         for name, part in (("unet", UNet2DConditionModel), ("text_encoder", CLIPTextModel)):
             published = part.from_pretrained(arguments.init_from / name, dtype=torch.float32)
@@ -175,16 +179,19 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def export(folder: Path, vae: AutoencoderKL, average: EMA) -> None:
-    model = nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder()})
+    """Write the average in Stable Diffusion's layout."""
+    model = Parts({"unet": build_unet(), "text_encoder": build_text_encoder()})
     exported = {name: value for name, value in average.values.items() if not name.startswith("reader.")}
     model.load_state_dict(exported)
     # Config entries that start with an underscore describe the local installation, not the model.
-    copy = AutoencoderKL.from_config({key: value for key, value in vae.config.items() if not key.startswith("_")})
+    config = {key: value for key, value in vae.config.items() if not key.startswith("_")}
+    copy = cast(AutoencoderKL, AutoencoderKL.from_config(config))
     copy.load_state_dict(vae.state_dict())
     save_prior(folder, copy, model["unet"], model["text_encoder"])
 
 
 def main() -> None:
+    """Run the training from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("toybox-data"))
     parser.add_argument("--output-dir", type=Path, default=Path("toybox-training"))

@@ -3,7 +3,7 @@
     python -m hifa.toybox.training.image_encoder --data toybox-multiview-data --output-dir toybox-training
 
 The image encoder replaces CLIP, which SyncDreamer uses pretrained. Two auxiliary networks provide the training signal
-and are discarded afterwards:
+and are discarded after the training:
 
 - The painter predicts each view at 16x16 pixels from the context that the UNet receives for this view. With the
   painter loss, the encoder learns the kind, the colors and the size of an object.
@@ -16,7 +16,7 @@ Training is seeded and resumes from `image_encoder.safetensors`.
 import argparse
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -29,13 +29,14 @@ from ...multiview.architecture import build_conditioner, build_image_encoder
 from ...multiview.conditioning import clip_embedding, view_embedding
 from .. import world
 from .autoencoder import to_images
-from .loop import Recipe, batch_rng, optimize
+from .loop import Parts, Recipe, batch_rng, optimize
 from .multiview_dataset import PhotoDraw, Scenes, draw_photos, drawn_pixels, load_dataset
 from .multiview_models import ARCHITECTURE
 
 
 COARSE = 16  # pixels per side of the painted views
-VIEW_SCALE = 8.0  # factor of the initial weights of the view embedding: 4 values next to 128 of the photo
+# Factor on the initial weights of the view embedding, which has 4 values. The embedding of the photo has 128 values.
+VIEW_SCALE = 8.0
 HARMONICS = (1, 2, 4)  # multiples of the azimuth: a table has a symmetry of half a turn, a cube of a quarter turn
 NAMED = (
     len(world.KINDS),
@@ -46,7 +47,7 @@ NAMED = (
 NAMING_WEIGHT, FACING_WEIGHT = 0.03, 1.0
 
 
-def build_model(init_from: Path | None = None) -> nn.ModuleDict:
+def build_model(init_from: Path | None = None) -> Parts:
     """Build the image encoder, the conditioner, the painter and the namer.
 
     Args:
@@ -54,7 +55,7 @@ def build_model(init_from: Path | None = None) -> nn.ModuleDict:
     """
     conditioner = build_conditioner(ARCHITECTURE)
     with torch.no_grad():
-        conditioner.context_proj[0].weight[:, -conditioner.config.view_dim :] *= VIEW_SCALE
+        conditioner.context_proj[0].weight[:, -conditioner.config.view_dim :] *= VIEW_SCALE  # pyright: ignore[reportIndexIssue]
     dim = ARCHITECTURE.cross_attention_dim
     painter = nn.Sequential(nn.Linear(dim, 512), nn.SiLU(), nn.Linear(512, 3 * COARSE**2))
     encoder = build_image_encoder(ARCHITECTURE.clip)
@@ -66,7 +67,7 @@ def build_model(init_from: Path | None = None) -> nn.ModuleDict:
             earlier = type(part).from_pretrained(init_from / name, dtype=torch.float32)
             part.load_state_dict(earlier.state_dict())
     namer = nn.Linear(ARCHITECTURE.clip.projection_dim, sum(NAMED) + 2 * len(HARMONICS))
-    return nn.ModuleDict({"image_encoder": encoder, "conditioner": conditioner, "painter": painter, "namer": namer})
+    return Parts({"image_encoder": encoder, "conditioner": conditioner, "painter": painter, "namer": namer})
 
 
 def waves(side: int, dim: int) -> Tensor:
@@ -75,7 +76,7 @@ def waves(side: int, dim: int) -> Tensor:
     CLIP initializes position embeddings with noise of standard deviation 0.02, and patch embeddings are twenty times
     larger. A short training would end before the encoder had learned the positions of patches.
     """
-    frequency = math.pi * 2.0 ** torch.linspace(-1, math.log2(side) - 1, dim // 4)  # from half a turn per side upwards
+    frequency = math.pi * 2.0 ** torch.linspace(-1, math.log2(side) - 1, dim // 4)  # from half a turn per side upward
     phase = torch.linspace(-1, 1, side)[:, None] * frequency
     line = torch.cat([phase.sin(), phase.cos()], 1)  # (side, dim / 2)
     return torch.cat([line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)], 2).reshape(side**2, dim)
@@ -133,10 +134,12 @@ def facing(scenes: Scenes, draw: PhotoDraw) -> Tensor:
     return torch.from_numpy(np.concatenate([np.sin(angles), np.cos(angles)], 1)).float()
 
 
-def losses(model: nn.ModuleDict, batch: Batch, bf16: bool = False) -> dict[str, Tensor]:
+def losses(model: Parts, batch: Batch, bf16: bool = False) -> dict[str, Tensor]:
     """Return the weighted sum of the losses, and its terms.
 
     Args:
+        model: Result of `build_model`.
+        batch: Photos and targets.
         bf16: Run the encoder in bfloat16, which is a third faster on a CPU with AMX.
 
     Returns:
@@ -151,7 +154,8 @@ def losses(model: nn.ModuleDict, batch: Batch, bf16: bool = False) -> dict[str, 
     painted = model["painter"](model["conditioner"].embed_context(embeds, batch.v_embed))
     painting = F.mse_loss(painted.view_as(batch.views), batch.views)
     *named, told = model["namer"](embeds).split([*NAMED, 2 * len(HARMONICS)], 1)
-    naming = sum(F.cross_entropy(logits, name) for logits, name in zip(named, batch.names.T, strict=True))
+    terms = (F.cross_entropy(logits, name) for logits, name in zip(named, batch.names.T, strict=True))
+    naming = cast(Tensor, sum(terms))
     facing = F.mse_loss(told, batch.facing)
     loss = painting + NAMING_WEIGHT * naming + FACING_WEIGHT * facing
     return {"loss": loss, "painting": painting, "naming": naming, "facing": facing}
@@ -166,7 +170,7 @@ def train(
     peak: float = 1e-3,
     init_from: Path | None = None,
     bf16: bool = False,
-) -> nn.ModuleDict:
+) -> Parts:
     """Train and return the modules `image_encoder` and `conditioner`."""
     folder.mkdir(parents=True, exist_ok=True)
     coarse = coarse_views(scenes)
@@ -183,13 +187,14 @@ def train(
     return model
 
 
-def save(folder: Path, model: nn.ModuleDict) -> None:
+def save(folder: Path, model: Parts) -> None:
     """Save the modules as the subfolders `image_encoder` and `conditioner`."""
     for name in ("image_encoder", "conditioner"):
         model[name].save_pretrained(folder / name)
 
 
 def main() -> None:
+    """Run the training from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("toybox-multiview-data"))
     parser.add_argument("--output-dir", type=Path, default=Path("toybox-training"))

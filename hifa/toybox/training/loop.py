@@ -4,12 +4,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from ...guard import is_safe
+from ...optimization.gradient_guard import is_safe
 from ...storage.checkpoint import (
     load_optimizer_tensors,
     optimizer_tensors,
@@ -36,6 +37,14 @@ def batch_rng(seed: int, step: int) -> np.random.Generator:
     return np.random.default_rng([seed, step])
 
 
+class Parts(nn.ModuleDict):
+    """Modules by name. As the modules are of different classes, items have the type `Any`."""
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, key: str) -> Any: ...
+
+
 class EMA:
     """Exponential moving average of a module's parameters, with a smaller decay in the first steps."""
 
@@ -45,6 +54,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
+        """Update the average with the current parameters of the module."""
         decay = min(self.decay, (step + 1) / (step + 10))
         for name, value in module.state_dict().items():
             if value.is_floating_point():
@@ -52,6 +62,7 @@ class EMA:
 
 
 def save_checkpoint(path: Path, step: int, module: nn.Module, average: EMA, optimizer: torch.optim.Optimizer) -> None:
+    """Write the module, the average and the optimizer to a checkpoint file."""
     tensors = {
         **with_prefix("module", module.state_dict()),
         **with_prefix("average", average.values),

@@ -36,22 +36,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPVisionModelWithProjection
 
 from ...multiview import ViewRing
 from ...multiview.conditioning import ViewConditioner, clip_embedding, view_embedding
 from ...multiview.denoiser import VolumeDenoiser
+from .. import TOYBOX
 from . import autoencoder, image_encoder
 from .autoencoder import to_images
 from .dataset import Pictures
-from .loop import EMA, Recipe, batch_rng, optimize
+from .loop import EMA, Parts, Recipe, batch_rng, optimize
 from .multiview_dataset import Scenes, draw_photos, drawn_pixels, load_dataset
 from .multiview_models import build_multiview_scheduler, build_parts, save_multiview, start_from_prior
 
 
-PRIOR = Path(__file__).parents[1] / "weights"
 AUTOENCODER_SCENES = 400  # few scenes suffice, because the autoencoder was already trained on the same objects
 UNCONDITIONAL_SHARE = 0.05  # share of scenes without conditioning, for classifier-free guidance
 BLIND_SHARE, BLIND_FROM = 0.8, 950  # share of steps without volumes; lowest timestep of these steps
@@ -115,8 +115,8 @@ def encode_scenes(vae: AutoencoderKL, scenes: Scenes, cache: Path) -> SceneLaten
         views, photos = [], []
         for index in range(len(scenes)):
             images = to_images(torch.from_numpy(np.concatenate([scenes.views[index], scenes.photos[index]])))
-            means = torch.stack([vae.encode(x.contiguous()).latent_dist.mean for x in (images, images.flip(-1))])
-            views.append((means[:, : scenes.views.shape[1]] * vae.config.scaling_factor).half())
+            means = torch.stack([vae.encode(x.contiguous()).latent_dist.mean for x in (images, images.flip(-1))])  # pyright: ignore[reportAttributeAccessIssue]
+            views.append((means[:, : scenes.views.shape[1]] * vae.config["scaling_factor"]).half())
             photos.append(means[:, scenes.views.shape[1] :].half())
         np.savez(cache, views=torch.stack(views, 1).numpy(), photos=torch.stack(photos, 1).numpy())
     with np.load(cache) as file:
@@ -132,7 +132,7 @@ def draw_timesteps(rng: np.random.Generator, count: int) -> np.ndarray:
     return np.where(noisy, rng.integers(NOISY_FROM, 1000, count), rng.integers(0, 1000, count))
 
 
-def multiview_loss(parts: nn.ModuleDict, scheduler: DDIMScheduler, batch: Batch) -> Tensor:
+def multiview_loss(parts: Parts, scheduler: DDIMScheduler, batch: Batch) -> Tensor:
     """Return the mean squared error of v for the chosen views.
 
     All views of a scene have the same timestep. The volume of a scene is built from all of its views.
@@ -142,7 +142,7 @@ def multiview_loss(parts: nn.ModuleDict, scheduler: DDIMScheduler, batch: Batch)
     count, targets = batch.views.shape
     scene = torch.arange(count)[:, None]
     t_all = batch.t.repeat_interleave(batch.latents.shape[1])
-    noisy = scheduler.add_noise(batch.latents.flatten(0, 1), batch.noise.flatten(0, 1), t_all)
+    noisy = scheduler.add_noise(batch.latents.flatten(0, 1), batch.noise.flatten(0, 1), t_all)  # pyright: ignore[reportArgumentType]
     noisy = noisy.view_as(batch.latents)
     told = batch.told.repeat_interleave(targets).float()
     if batch.blind:
@@ -160,7 +160,7 @@ def multiview_loss(parts: nn.ModuleDict, scheduler: DDIMScheduler, batch: Batch)
     with VolumeDenoiser(parts["unet"], parts["depth_attention"]) as denoiser:
         sample = torch.cat([noisy[scene, batch.views].flatten(0, 1), pictures], 1)
         output = denoiser(sample, t, context, frustums)
-    return F.mse_loss(output, scheduler.get_velocity(clean, noise, t))
+    return F.mse_loss(output, scheduler.get_velocity(clean, noise, t))  # pyright: ignore[reportArgumentType]
 
 
 def empty_frustums(config, count: int) -> list[Tensor]:
@@ -178,7 +178,7 @@ def trained_autoencoder(scenes: Scenes, folder: Path, steps: int, seed: int) -> 
         part = [np.concatenate([scenes.views[i], scenes.photos[i]]) for i in range(AUTOENCODER_SCENES)]
         pixels = np.concatenate(part)
         pictures = Pictures(pixels, np.zeros((len(pixels), 5), np.int16))  # no labels are needed
-        vae = autoencoder.train(pictures, folder, steps, batch=16, seed=seed, init_from=PRIOR / "vae")
+        vae = autoencoder.train(pictures, folder, steps, batch=16, seed=seed, init_from=TOYBOX / "vae")
         vae.save_pretrained(folder / "vae")
     return AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32)
 
@@ -199,7 +199,7 @@ def initial_parts(
     conditioner: ViewConditioner,
     seed: int,
     init_from: Path | None = None,
-) -> nn.ModuleDict:
+) -> Parts:
     """Return all components as they are before the joint training.
 
     The image encoder and the conditioner come from their own training. Without `init_from`, the UNet starts from the
@@ -210,7 +210,7 @@ def initial_parts(
         torch.manual_seed(seed)
         parts = build_parts()
     if init_from is None:
-        start_from_prior(parts["unet"], UNet2DConditionModel.from_pretrained(PRIOR / "unet", dtype=torch.float32))
+        start_from_prior(parts["unet"], UNet2DConditionModel.from_pretrained(TOYBOX / "unet", dtype=torch.float32))
     else:
         for name in ("unet", "volume", "depth_attention"):
             earlier = type(parts[name]).from_pretrained(init_from / name, dtype=torch.float32)
@@ -223,6 +223,7 @@ def initial_parts(
 
 
 def train(arguments: argparse.Namespace) -> None:
+    """Train in three stages as the module describes."""
     scenes, folder = load_dataset(arguments.data), arguments.output_dir
     folder.mkdir(parents=True, exist_ok=True)
     if arguments.init_from is None:
@@ -247,12 +248,14 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def export(folder: Path, vae: AutoencoderKL, average: EMA) -> None:
+    """Write the average as a pipeline folder."""
     parts = build_parts()
     parts.load_state_dict(average.values)
     save_multiview(folder, vae, parts)
 
 
 def main() -> None:
+    """Run the training from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("toybox-multiview-data"))
     parser.add_argument("--output-dir", type=Path, default=Path("toybox-multiview-training"))

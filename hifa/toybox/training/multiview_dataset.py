@@ -21,6 +21,7 @@ from ...multiview.input_image import prepare_image
 from .. import world
 from ..render import Picture, orbit_pose, render
 from ..shapes import Shape
+from .dataset import labels_of
 from .multiview_models import CROP_SIZE
 from .shards import load_shards, make_shards
 
@@ -113,6 +114,7 @@ class PhotoDraw:
 
 
 def draw_photos(scenes: Scenes, rng: np.random.Generator, count: int) -> PhotoDraw:
+    """Draw `count` random photos."""
     views = scenes.views.shape[1]
     scene, photo = rng.integers(len(scenes), size=count), rng.integers(scenes.photos.shape[1], size=count)
     mirrored = rng.random(count) < 0.5
@@ -124,13 +126,6 @@ def drawn_pixels(scenes: Scenes, draw: PhotoDraw) -> np.ndarray:
     """Return the photos `(B, 64, 64, 3)` uint8 of a draw."""
     photos = scenes.photos[draw.scene, draw.photo]
     return np.where(draw.mirrored[:, None, None, None], photos[:, :, ::-1], photos)
-
-
-def labels_of(scene: world.Scene) -> np.ndarray:
-    """Return the labels of a scene, `(4,)` int16: kind, color, kind below, color below."""
-    kinds, colors = list(world.KINDS), list(world.COLORS)
-    below = (-1, -1) if scene.on_kind is None else (kinds.index(scene.on_kind), colors.index(scene.on_color))
-    return np.array([kinds.index(scene.kind), colors.index(scene.color), *below], np.int16)
 
 
 def render_scene(seed: int, photos: int = PHOTOS_PER_SCENE) -> Scenes:
@@ -168,6 +163,7 @@ def load_dataset(folder: Path) -> Scenes:
 
 
 def main() -> None:
+    """Render the training scenes from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("toybox-multiview-data"))
     parser.add_argument("--scenes", type=int, default=5000)

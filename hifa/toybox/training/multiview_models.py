@@ -1,11 +1,10 @@
 """Components of the Toybox multi-view model: those of SyncDreamer at the size of the Toybox prior."""
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from torch import nn
-from transformers import CLIPVisionModelWithProjection
 
 from ...multiview import Architecture, SyncDreamerPipeline
 from ...multiview.architecture import (
@@ -18,6 +17,7 @@ from ...multiview.architecture import (
     build_volume,
 )
 from ..models import build_scheduler
+from .loop import Parts
 
 
 CROP_SIZE = 50  # pixels, longer side of a framed object in an image of 64 pixels (SyncDreamer: 200 of 256)
@@ -68,12 +68,12 @@ def build_multiview_scheduler() -> DDIMScheduler:
     Without the rescaling, the signal that is left at t = 999 turns white backgrounds gray.
     """
     changes = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "set_alpha_to_one": True}
-    return DDIMScheduler.from_config(build_scheduler().config, **changes)
+    return cast(DDIMScheduler, DDIMScheduler.from_config(build_scheduler().config, **changes))
 
 
-def build_parts() -> nn.ModuleDict:
+def build_parts() -> Parts:
     """Build all components that are trained together, with random weights."""
-    return nn.ModuleDict(
+    return Parts(
         {
             "unet": build_unet(ARCHITECTURE),
             "volume": build_volume(ARCHITECTURE),
@@ -93,15 +93,15 @@ def start_from_prior(unet: UNet2DConditionModel, prior: UNet2DConditionModel) ->
     unet.load_state_dict({**weights, "conv_in.weight": widened})
 
 
-def save_multiview(folder: Path, vae: AutoencoderKL, parts: nn.ModuleDict) -> None:
+def save_multiview(folder: Path, vae: AutoencoderKL, parts: Parts) -> None:
     """Write a folder that `SyncDreamerPipeline.from_pretrained` reads: float16, in shards of at most 9 MB."""
     # Config entries that start with an underscore describe the local installation, not the model.
-    copy = AutoencoderKL.from_config({key: value for key, value in vae.config.items() if not key.startswith("_")})
+    config = {key: value for key, value in vae.config.items() if not key.startswith("_")}
+    copy = cast(AutoencoderKL, AutoencoderKL.from_config(config))
     copy.load_state_dict(vae.state_dict())
-    encoder: CLIPVisionModelWithProjection = parts["image_encoder"]
     pipeline = SyncDreamerPipeline(
         vae=copy.half(),
-        image_encoder=encoder.half(),
+        image_encoder=parts["image_encoder"].half(),
         unet=parts["unet"].half(),
         volume=parts["volume"].half(),
         depth_attention=parts["depth_attention"].half(),

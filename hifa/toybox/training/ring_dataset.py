@@ -15,7 +15,7 @@ import numpy as np
 from ...cameras import Camera, camera_to_world, pose_numbers, ring
 from .. import world
 from ..render import render
-from .dataset import FOV_DEG, SIZE, sample_background, sample_camera
+from .dataset import FOV_DEG, SIZE, labels_of, sample_background, sample_camera
 from .shards import load_shards, make_shards
 
 
@@ -51,13 +51,11 @@ def render_ring(seed: int) -> dict[str, np.ndarray]:
         ring(Camera(azimuth, elevation, rng.uniform(*RADIUS), FOV_DEG), VIEWS),
         sample_background(rng),
     )
-    kinds, colors = list(world.KINDS), list(world.COLORS)
-    below = (-1, -1) if scene.on_kind is None else (kinds.index(scene.on_kind), colors.index(scene.on_color))
     pixels = [
         render(scene.shape, camera_to_world(camera).numpy(), SIZE, camera.fov_deg, background).color
         for camera in cameras
     ]
-    labels = [(kinds.index(scene.kind), colors.index(scene.color), *below, camera.view) for camera in cameras]
+    labels = [(*labels_of(scene), camera.view) for camera in cameras]
     return {
         "pixels": (np.stack(pixels) * 255).round().astype(np.uint8),
         "poses": np.stack([pose_numbers(camera).numpy() for camera in cameras]),
@@ -76,6 +74,7 @@ def load_rings(folder: Path) -> Rings:
 
 
 def main() -> None:
+    """Render the rings from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("toybox-training/rings"))
     parser.add_argument("--scenes", type=int, default=3000)

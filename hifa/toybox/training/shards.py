@@ -45,7 +45,7 @@ def _write_shard(folder: Path, render: Callable[[int], dict[str, np.ndarray]], e
         return
     rows = [render(seed) for seed in range(first, min(first + SHARD, end))]
     with atomically(path) as unfinished:
-        np.savez(unfinished, **{name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+        np.savez(unfinished, **{name: np.concatenate([row[name] for row in rows]) for name in rows[0]})  # pyright: ignore[reportArgumentType]
 
 
 def load_shards(folder: Path, command: str) -> dict[str, np.ndarray]:

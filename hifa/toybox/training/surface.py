@@ -163,13 +163,14 @@ def evaluate(model: SurfaceUNet, seed: int, scenes: int) -> dict[str, float]:
 
 
 def train(arguments: argparse.Namespace) -> None:
+    """Train the surface model as the module describes, evaluate it and export it."""
     folder = arguments.output_dir
     make_renders(folder / "train", arguments.scenes, arguments.views)
     surfaces = load_renders(folder / "train")
     estimates = load_estimates(folder / "estimates.npz", surfaces, arguments.estimates, arguments.seed)
     with torch.random.fork_rng():
         torch.manual_seed(arguments.seed)
-        model = SurfaceUNet(SIZE).to(memory_format=torch.channels_last)
+        model = SurfaceUNet(SIZE).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def losses_at(step: int) -> dict[str, Tensor]:
         return surface_losses(model, draw_batch(surfaces, estimates, batch_rng(arguments.seed, step), arguments.batch))
@@ -187,6 +188,7 @@ def export(folder: Path, model: SurfaceUNet) -> None:
 
 
 def main() -> None:
+    """Run the training or the evaluation from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("toybox-training/surface"))
     parser.add_argument("--export", type=Path, default=Path("toybox-training/surface/weights"))

@@ -27,6 +27,7 @@ from ...cameras import Camera, camera_to_world
 from ...storage.files import atomically
 from .. import world
 from ..render import render
+from .dataset import labels_of, scene_of
 from .shards import load_shards, make_shards
 
 
@@ -64,6 +65,7 @@ class Surfaces:
 
     @classmethod
     def joined(cls, parts: list[Self]) -> Self:
+        """Concatenate several sets of renders."""
         return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
 
@@ -85,8 +87,6 @@ def render_surfaces(seed: int, views: int) -> Surfaces:
     """Render views of the scene that `seed` determines."""
     rng = np.random.default_rng(seed)
     scene, low_high = world.sample_scene(rng), np.sin(np.radians(ELEVATION_DEG))
-    kinds, colors = list(world.KINDS), list(world.COLORS)
-    below = (-1, -1) if scene.on_kind is None else (kinds.index(scene.on_kind), colors.index(scene.on_color))
     rows = []
     for _ in range(views):
         elevation = float(np.degrees(np.arcsin(rng.uniform(*low_high))))
@@ -98,7 +98,7 @@ def render_surfaces(seed: int, views: int) -> Surfaces:
             (picture.mask * 255).round().astype(np.uint8),
             (picture.normals @ pose[:, :3] * 127).round().astype(np.int8),
             disparity_of(picture.depth, picture.mask, camera.radius).astype(np.float16),
-            np.array((kinds.index(scene.kind), colors.index(scene.color), *below, camera.view), np.int16),
+            np.array((*labels_of(scene), camera.view), np.int16),
         ))  # fmt: skip
     return Surfaces(*(np.stack(values) for values in zip(*rows, strict=True)))
 
@@ -203,12 +203,11 @@ def on_gray(renders: Surfaces, rows: np.ndarray, rng: np.random.Generator) -> Te
 
 def captions(renders: Surfaces, rows: np.ndarray) -> list[str]:
     """Return captions of the renders that name the views."""
-    from .dataset import scene_of
-
     return [world.caption(scene_of(row), view=world.VIEWS[row[4]]) for row in renders.labels[rows]]
 
 
 def main() -> None:
+    """Render the training images from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("toybox-training/surface"))
     parser.add_argument("--scenes", type=int, default=8000)

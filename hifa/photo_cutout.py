@@ -20,7 +20,7 @@ WORKING_SIDE = 2048  # larger pictures are downscaled first, because no model ha
 FAINT_ALPHA = 12  # of 255; lower values are invisible residue of background removal
 NEAR_WHITE = 235  # a pixel with all channels above this value may be background
 TRANSPARENT_SHARE = 0.005  # smallest transparent fraction of a cutout; a photo may have a few transparent pixels
-WHITE_BORDER_SHARE = 0.6  # smallest near-white fraction of the border, because an object may touch the lower edge
+WHITE_BORDER_SHARE = 0.6  # smallest near-white fraction of the border; below 1, because objects may touch an edge
 FEW_PIXELS = 32
 # Common picture formats. Pillow decodes many more formats, which untrusted uploads must not reach.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
@@ -46,7 +46,7 @@ class PreparedPicture:
     warnings: tuple[str, ...] = ()
 
     def preview(self) -> PIL.Image.Image:
-        """Return the picture in RGB on white, as the model gets it."""
+        """Return the picture in RGB on white, as the multi-view model receives the picture."""
         white = PIL.Image.new("RGBA", self.image.size, "white")
         return PIL.Image.alpha_composite(white, self.image).convert("RGB")
 
@@ -179,7 +179,7 @@ def cut_out(rgba: PIL.Image.Image) -> tuple[PIL.Image.Image, str]:
         cut.putalpha(PIL.Image.fromarray(np.where(background, 0, 255).astype(np.uint8)))
         return cut, "white"
     try:
-        import rembg
+        import rembg  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise PictureError(
             "The background of the picture is neither transparent nor plain white. Install rembg with "
@@ -206,7 +206,7 @@ def white_background(rgb: np.ndarray) -> np.ndarray | None:
     border[[0, -1], :] = border[:, [0, -1]] = True
     if near_white[border].mean() < WHITE_BORDER_SHARE:
         return None
-    pieces, _ = ndimage.label(near_white)
+    pieces, _ = ndimage.label(near_white)  # pyright: ignore[reportGeneralTypeIssues]
     outside = np.unique(pieces[border & near_white])
     return np.isin(pieces, outside[outside > 0])
 

@@ -30,14 +30,17 @@ def _eyes(x: float, y: float, z: float, r: float) -> list[Part]:
 
 
 def ball(c: Color, j: Jitter) -> list[Part]:
+    """Return the parts of a ball."""
     return [Part(ELLIPSOID, (0.7, 0.7, 0.7), (0, 0, 0), c)]
 
 
 def cube(c: Color, j: Jitter) -> list[Part]:
+    """Return the parts of a cube."""
     return [Part(BOX, (0.5, 0.5, 0.5, 0.03), (0, 0, 0), c)]
 
 
 def donut(c: Color, j: Jitter) -> list[Part]:
+    """Return the parts of a donut."""
     tube = 0.24 * j()
     return [
         Part(TORUS, (0.48, tube), (0, 0, -0.03), DOUGH),
@@ -46,6 +49,7 @@ def donut(c: Color, j: Jitter) -> list[Part]:
 
 
 def mug(c: Color, j: Jitter) -> list[Part]:
+    """Return the parts of a mug."""
     h = 0.5 * j()
     inner = tuple(v * 0.8 for v in c)
     return [
@@ -58,6 +62,7 @@ def mug(c: Color, j: Jitter) -> list[Part]:
 
 
 def mushroom(c: Color, j: Jitter) -> list[Part]:
+    """Return the parts of a mushroom."""
     cap = 0.42 * j()
     spots = [(0.0, 0.0), (55, 20), (55, 92), (55, 164), (55, 236), (55, 308)]
     parts = [
@@ -73,6 +78,7 @@ def mushroom(c: Color, j: Jitter) -> list[Part]:
 
 
 def chair(c: Color, j: Jitter) -> list[Part]:
+    """Return the parts of a chair."""
     back = 0.42 * j()
     legs = [Part(CYLINDER, (0.06, 0.28, 0), (sx * 0.32, sy * 0.32, -0.3), WOOD) for sx in (-1, 1) for sy in (-1, 1)]
     return [
@@ -86,12 +92,14 @@ def chair(c: Color, j: Jitter) -> list[Part]:
 
 
 def table(c: Color, j: Jitter) -> list[Part]:
+    """Return the parts of a table."""
     h = 0.3 * j()
     legs = [Part(CYLINDER, (0.07, h, 0), (sx * 0.5, sy * 0.38, -h), WOOD) for sx in (-1, 1) for sy in (-1, 1)]
     return [Part(BOX, (0.66, 0.52, 0.07, 0.02), (0, 0, 0.03), c), *legs]
 
 
 def house(c: Color, j: Jitter) -> list[Part]:
+    """Return the parts of a house."""
     h = 0.34 * j()
     return [
         Part(BOX, (0.45, 0.45, h, 0.01), (0, 0, 0), CREAM),
@@ -104,6 +112,7 @@ def house(c: Color, j: Jitter) -> list[Part]:
 
 
 def car(c: Color, j: Jitter) -> list[Part]:
+    """Return the parts of a car."""
     cabin = 0.16 * j()
     wheels = [
         Part(CYLINDER, (0.16, 0.07, 0.03), (sx * 0.4, sy * 0.31, -0.16), INK, turn=(90, 0, 0))
@@ -131,6 +140,7 @@ def car(c: Color, j: Jitter) -> list[Part]:
 
 
 def rocket(c: Color, j: Jitter) -> list[Part]:
+    """Return the parts of a rocket."""
     h = 0.42 * j()
     fins = [
         Part(
@@ -150,6 +160,7 @@ def rocket(c: Color, j: Jitter) -> list[Part]:
 
 
 def snowman(c: Color, j: Jitter) -> list[Part]:
+    """Return the parts of a snowman."""
     top = 0.2 * j()
     return [
         Part(ELLIPSOID, (0.38, 0.38, 0.36), (0, 0, -0.42), c),
@@ -165,6 +176,7 @@ def snowman(c: Color, j: Jitter) -> list[Part]:
 
 
 def ice_cream(c: Color, j: Jitter) -> list[Part]:
+    """Return the parts of an ice cream cone."""
     r = 0.4 * j()
     return [
         Part(CONE, (0.03, 0.32, 0.45), (0, 0, -0.42), DOUGH),
@@ -174,6 +186,7 @@ def ice_cream(c: Color, j: Jitter) -> list[Part]:
 
 
 def tree(c: Color, j: Jitter) -> list[Part]:
+    """Return the parts of a fir tree."""
     w = j()
     return [
         Part(CYLINDER, (0.1, 0.18, 0), (0, 0, -0.62), WOOD),
@@ -184,6 +197,7 @@ def tree(c: Color, j: Jitter) -> list[Part]:
 
 
 def duck(c: Color, j: Jitter) -> list[Part]:
+    """Return the parts of a duck."""
     head = 0.26 * j()
     return [
         Part(ELLIPSOID, (0.5, 0.36, 0.32), (-0.08, 0, -0.2), c),
@@ -196,6 +210,7 @@ def duck(c: Color, j: Jitter) -> list[Part]:
 
 
 def teddy_bear(c: Color, j: Jitter) -> list[Part]:
+    """Return the parts of a teddy bear."""
     head = 0.3 * j()
     parts = [
         Part(ELLIPSOID, (0.3, 0.34, 0.36), (0, 0, -0.22), c),
@@ -213,6 +228,7 @@ def teddy_bear(c: Color, j: Jitter) -> list[Part]:
 
 
 def bottle(c: Color, j: Jitter) -> list[Part]:
+    """Return the parts of a bottle."""
     h = 0.38 * j()
     return [
         Part(CYLINDER, (0.24, h, 0.05), (0, 0, -0.25), c),
@@ -224,6 +240,7 @@ def bottle(c: Color, j: Jitter) -> list[Part]:
 
 
 def lamp(c: Color, j: Jitter) -> list[Part]:
+    """Return the parts of a lamp."""
     h = 0.26 * j()
     return [
         Part(CONE, (0.5, 0.24, h), (0, 0, 0.38), c),
@@ -233,6 +250,7 @@ def lamp(c: Color, j: Jitter) -> list[Part]:
 
 
 def sailboat(c: Color, j: Jitter) -> list[Part]:
+    """Return the parts of a sailboat."""
     h = 0.5 * j()
     return [
         Part(ELLIPSOID, (0.7, 0.28, 0.3), (0, 0, -0.3), c),
@@ -246,6 +264,7 @@ def sailboat(c: Color, j: Jitter) -> list[Part]:
 
 
 def airplane(c: Color, j: Jitter) -> list[Part]:
+    """Return the parts of an airplane."""
     span = 0.68 * j()
     return [
         Part(ELLIPSOID, (0.7, 0.19, 0.19), (0, 0, 0), c),
@@ -260,6 +279,7 @@ def airplane(c: Color, j: Jitter) -> list[Part]:
 
 
 def umbrella(c: Color, j: Jitter) -> list[Part]:
+    """Return the parts of an umbrella."""
     h = 0.4 * j()
     return [
         Part(ELLIPSOID, (0.68, 0.68, h), (0, 0, 0.15), c),
@@ -271,6 +291,7 @@ def umbrella(c: Color, j: Jitter) -> list[Part]:
 
 
 def sofa(c: Color, j: Jitter) -> list[Part]:
+    """Return the parts of a sofa."""
     back = 0.26 * j()
     cushion = tuple(min(1.0, v * 0.8 + 0.16) for v in c)
     return [
@@ -282,6 +303,7 @@ def sofa(c: Color, j: Jitter) -> list[Part]:
 
 
 def rabbit(c: Color, j: Jitter) -> list[Part]:
+    """Return the parts of a rabbit."""
     ear = 0.26 * j()
     return [
         Part(ELLIPSOID, (0.38, 0.3, 0.32), (-0.1, 0, -0.3), c),
@@ -308,6 +330,7 @@ def rabbit(c: Color, j: Jitter) -> list[Part]:
 
 
 def robot(c: Color, j: Jitter) -> list[Part]:
+    """Return the parts of a robot."""
     head = 0.2 * j()
     parts = [
         Part(BOX, (0.24, 0.34, 0.32, 0.03), (0, 0, -0.08), c),
@@ -325,6 +348,7 @@ def robot(c: Color, j: Jitter) -> list[Part]:
 
 
 def top_hat(c: Color, j: Jitter) -> list[Part]:
+    """Return the parts of a top hat."""
     h = 0.36 * j()
     band = WHITE if sum(c) < 1.2 else INK
     return [
