@@ -26,13 +26,18 @@ from hifa.toybox.models import MAX_TOKENS, build_scheduler, build_tokenizer
 
 
 class Places(LoadScopeScheduling):
-    """Which tests stay in one of the two processes: those of a file, for the fixtures that they share, and all of the
-    browser's, because two browsers and two servers are too much for two cores. They take half of the time and come
-    first."""
+    """Keep the tests of a file in one process, for the fixtures that they share, and all tests of the browser in one,
+    because two browsers and two servers are too much for two cores.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         return "browser" if "/browser/" in file else file
+
+
+def pytest_collection_modifyitems(items):
+    """Put the tests of the browser first: they take half of the time, in one process."""
+    items.sort(key=lambda item: "/browser/" not in item.nodeid)
 
 
 def pytest_xdist_make_scheduler(config, log):
@@ -100,6 +105,14 @@ def _save_tiny_prior(folder: Path, prediction_type: str) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def v_pipe(tiny_v_prior) -> HiFAPipeline:
+    """The pipeline with `tiny_v_prior`."""
+    pipe = HiFAPipeline.from_pretrained(tiny_v_prior)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 @pytest.fixture(scope="session")
 def tiny_dpt(tmp_path_factory) -> Path:
     """Folder of a random disparity model of 32x32 pixels."""
@@ -121,7 +134,7 @@ def tiny_dpt(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_if(tmp_path_factory) -> Path:
     """Folder of a random DeepFloyd IF of 16x16 pixels, which has files of the variant fp16 alone."""
-    from .test_pixel_diffusion import build_if
+    from tests.helpers.published import build_if
 
     folder = tmp_path_factory.mktemp("tiny-if-fp16")
     build_if().save_pretrained(folder, variant="fp16")

@@ -24,9 +24,7 @@ def bear() -> HiFAAsset:
     """A field fitted to true pictures of a teddy bear, as good as a run gets, in a few seconds."""
     scene, generator = world.make_scene("teddy bear", "blue"), torch.Generator().manual_seed(0)
     config = HiFAConfig.fast(num_inference_steps=160)
-    run = HiFARun.begin(
-        "a blue teddy bear", "", config, 0, "truth", torch.zeros(5, 4, 8), generator, torch.device("cpu")
-    )
+    run = HiFARun.begin("a blue teddy bear", config, generator=generator, prior="truth")
     for step in range(160):
         if step % 8 == 0:
             run.grid.refresh(run.radiance_field)
@@ -132,9 +130,7 @@ def test_a_save_that_is_cut_short_leaves_the_last_one(bear, tmp_path, monkeypatc
 
 
 def test_empty_field_says_so(bear, tmp_path):
-    run = HiFARun.begin(
-        "x", "", HiFAConfig.fast(), 0, "none", torch.zeros(5, 4, 8), torch.Generator(), torch.device("cpu")
-    )
+    run = HiFARun.begin("x", HiFAConfig.fast(), generator=torch.Generator(), prior="none")
     with torch.no_grad():
         run.radiance_field.density_net[-1].bias[0] = -20
     with pytest.raises(EmptyFieldError, match="density"):

@@ -17,13 +17,10 @@ from accelerate import PartialState
 from hifa import HiFAAsset, HiFAConfig, HiFAPipeline, HiFARun
 from hifa.batch import DONE, FAILED, Job, build_parser, main, read_jobs, work
 from hifa.storage.run_folder import is_saved_in
+from tests.helpers.runs import QUICK
 
 
 STEPS = 10
-QUICK = (
-    *("--frames", "2", "--frame-size", "32", "--still-size", "32"),
-    *("--mesh-resolution", "32", "--texture-size", "128"),
-)
 PROMPTS = ["a red ball", "a blue cube", "a red zebra", "a green duck"]
 
 
@@ -109,7 +106,17 @@ def test_two_processes_killed_in_the_middle_and_started_again(tiny_prior, tmp_pa
 def test_accelerate_launch_as_readme_has_it(tiny_prior, tmp_path):
     """One process: with more, `accelerate launch` asks for MPI where there is no GPU."""
     jobs = write_jobs(tmp_path / "jobs.jsonl", ["a red ball"])
-    options = "--cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no".split()
+    options = [
+        "--cpu",
+        "--num_processes",
+        "1",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
     launcher = (sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *options)
     output = ("--output-dir", str(tmp_path / "out"), "--model", str(tiny_prior), *QUICK)
     done = subprocess.run([*launcher, "-m", "hifa.batch", str(jobs), *output], capture_output=True, text=True)
@@ -171,7 +178,7 @@ def test_finished_jobs_are_skipped_and_foreign_folders_refused(tiny_prior, tiny_
         with pytest.raises(ValueError, match=f"was made with {words}"):
             work(pipe, replace(job, **changes), folder, None, arguments)
     with pytest.raises(ValueError, match="was made with guidance_scale=4.0, not 5.0"):
-        work(pipe, job, folder, HiFAConfig.fast(guidance_scale=5.0, lambda_normal=0.0), arguments)
+        work(pipe, job, folder, HiFAConfig.fast(guidance_scale=5.0, num_views=0, lambda_normal=0.0), arguments)
     with pytest.raises(ValueError, match="was made with prior="):
         work(HiFAPipeline.from_pretrained(tiny_v_prior), job, folder, None, arguments)
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hifa.cameras import VIEWS, Camera, Rays, camera_to_world, front_or_back, image_rays, orbit, sample_camera, view_of
+from hifa.cameras import VIEWS, Camera, Rays, camera_to_world, front_or_back, image_rays, sample_camera, view_of
+from hifa.export.turntable import turntable_cameras
 from hifa.toybox import vocabulary, world
 from hifa.toybox.render import orbit_pose
 
@@ -162,7 +163,7 @@ def test_sampling_a_single_point():
 
 
 def test_orbit_starts_in_front_and_turns_counter_clockwise():
-    cameras = orbit(8, elevation_deg=10, radius=3, fov_deg=35)
+    cameras = turntable_cameras(8, elevation_deg=10, radius=3, fov_deg=35)
     assert [c.azimuth_deg for c in cameras] == [0, 45, 90, 135, 180, 225, 270, 315]
     assert {(c.elevation_deg, c.radius, c.fov_deg) for c in cameras} == {(10, 3, 35)}
     # Counter-clockwise seen from above: from +x towards +y.

@@ -6,9 +6,11 @@ from dataclasses import fields, replace
 
 import pytest
 
-from hifa.config import _RANGES, HiFAConfig
+from hifa.config import HiFAConfig
+from hifa.settings import settings_of
 
 
+RANGES = [(s.name, s.low, s.high) for s in settings_of(HiFAConfig).values() if s.type in (int, float)]
 PRESETS = {"paper": HiFAConfig.paper, "preview": HiFAConfig.preview, "fast": HiFAConfig.fast}
 PRESETS["official"] = HiFAConfig.official
 PRESETS["reconstruction"] = HiFAConfig.reconstruction
@@ -26,7 +28,7 @@ def refused(name: str, value, **others) -> str:
     return message
 
 
-@pytest.mark.parametrize("name, low, high", _RANGES, ids=[row[0] for row in _RANGES])
+@pytest.mark.parametrize("name, low, high", RANGES, ids=[row[0] for row in RANGES])
 def test_values_out_of_range_are_refused_by_name(name, low, high):
     for value in (low - 1, high + 1):
         message = refused(name, value)
@@ -34,7 +36,7 @@ def test_values_out_of_range_are_refused_by_name(name, low, high):
 
 
 def test_every_number_has_a_range():
-    assert sorted(NUMBERS) == sorted(name for name, _, _ in _RANGES)
+    assert sorted(NUMBERS) == sorted(name for name, _, _ in RANGES)
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -224,3 +226,14 @@ def test_render_size_grows_in_eight_stages():
 def test_render_size_without_growth():
     config = HiFAConfig.fast(start_render_size=32, render_size=64, growth_end=0.0)
     assert config.render_size_at(0) == config.render_size_at(399) == 64
+
+
+def test_the_work_of_steps_by_hand():
+    config = HiFAConfig.fast(num_inference_steps=10, num_views=4, num_views_end=0.3)
+    assert config.work(0, 10) == pytest.approx(3 * 2.8 + 7)
+    assert config.work(2, 5) == pytest.approx(2.8 + 2) and config.work(5, 9) == 4
+    assert config.work(0, 10) == pytest.approx(sum(config.work(step, step + 1) for step in range(10)))
+    assert [config.work(step, step + 1) > 1 for step in range(10)] == [
+        config.num_views_at(step) > 0 for step in range(10)
+    ]
+    assert HiFAConfig.fast(num_views=0).work(0, 7) == 7

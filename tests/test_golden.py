@@ -1,7 +1,5 @@
 """Agreement with numbers computed by the public HiFA code (see tests/golden/README.md)."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -14,9 +12,10 @@ from hifa.priors.prompt_guidance import perp_neg_weights
 from hifa.rendering.sampling import importance_samples
 from hifa.rendering.volume import depth_moments
 from hifa.schedule import annealed_timestep
+from tests.helpers.paths import GOLDEN_FOLDER
 
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "hifa_reference.npz")
+GOLDEN = np.load(GOLDEN_FOLDER / "hifa_reference.npz")
 
 
 def golden(name: str) -> torch.Tensor:

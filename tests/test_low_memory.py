@@ -8,12 +8,10 @@ from accelerate import cpu_offload
 from diffusers import AutoencoderKL, AutoencoderTiny
 
 from benchmarks.memory_arithmetic import LiveBytes
-from hifa import HiFAPipeline
+from hifa import HiFAPipeline, PromptEmbeddings
 from hifa.priors.latent_diffusion import LatentDiffusionPrior
-
-from .test_pipeline import TINY
-from .test_pixel_diffusion import build_if
-from .test_sdxl import build_sdxl
+from tests.helpers.published import build_if, build_sdxl
+from tests.helpers.runs import TINY
 
 
 def tiny_autoencoder() -> AutoencoderTiny:
@@ -29,8 +27,9 @@ def quiet(pipe: HiFAPipeline) -> HiFAPipeline:
     return pipe
 
 
-def losses(pipe: HiFAPipeline, **embeds: torch.Tensor | None) -> list[float]:
-    run = pipe.start("a red ball", seed=0, config=TINY, lambda_rgb=0.1, density_grid=0, **embeds)
+def losses(pipe: HiFAPipeline, embeddings: PromptEmbeddings | None = None) -> list[float]:
+    settings = {"lambda_rgb": 0.1, "density_grid": 0}
+    run = pipe.start("a red ball", seed=0, config=TINY, prompt_embeds=embeddings, **settings)
     return [step.losses["loss"] for step in pipe.advance(run)]
 
 
@@ -169,20 +168,20 @@ def test_released_text_encoders_are_gone(folders, family, offloaded):
     expected = losses(pipe)
     if offloaded:
         pipe.enable_model_cpu_offload(device="cpu")
-    embeds = dict(prompt_embeds=pipe.encode_prompt("a red ball"))
-    embeds |= dict(pooled_prompt_embeds=pipe.encode_pooled_prompt("a red ball"))
+    embeddings = pipe.encode_prompt("a red ball")
     encoders = [weakref.ref(getattr(pipe, name)) for name in models(pipe) if name.startswith("text_encoder")]
     assert len(encoders) == (2 if family == "sdxl" else 1)
     pipe.release_text_encoder()
     assert not any(encoder() for encoder in encoders)
     assert hooked(pipe) == (models(pipe) if offloaded else set())
-    assert losses(pipe, **embeds) == pytest.approx(expected, rel=1e-3)
+    assert losses(pipe, embeddings) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("family", ["sd", "sdxl", "if"])
 def test_offloading_layers_changes_nothing(folders, family):
     """`enable_sequential_cpu_offload` keeps weights on the meta device between the calls of a layer. With a CPU in
-    place of the GPU accelerate trips over its own "cpu:0", hence its hooks are set here as diffusers sets them."""
+    place of the GPU accelerate trips over its own "cpu:0", hence its hooks are set here as diffusers sets them.
+    """
     expected = losses(HiFAPipeline.from_pretrained(folders[family]))
     pipe = quiet(HiFAPipeline.from_pretrained(folders[family]))
     for model in pipe.components.values():

@@ -8,10 +8,7 @@ from transformers import DPTForDepthEstimation
 
 from hifa import HiFAConfig, HiFAPipeline, HiFARun, batch
 from hifa import __main__ as cli
-
-from .test_batch import QUICK
-from .test_pipeline import generator
-from .test_run import finish
+from tests.helpers.runs import QUICK, finish, generator
 
 
 SMALL = dict(

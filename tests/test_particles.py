@@ -6,13 +6,11 @@ import torch
 from hifa import HiFARun
 from hifa.particles import advance_particles
 from hifa.priors.vsd import VariationalScore
-
-from .test_pipeline import TINY
-from .test_variational import VSD, v_pipe  # noqa: F401
+from tests.helpers.runs import TINY, VSD
 
 
 @pytest.fixture
-def pipe(v_pipe):  # noqa: F811
+def pipe(v_pipe):
     return v_pipe
 
 

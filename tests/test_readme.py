@@ -15,15 +15,14 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from hifa import HiFAAsset, HiFAConfig, HiFAPipeline, HiFARun
+from hifa import HiFAAsset, HiFAConfig, HiFAPipeline, HiFARun, Photo
 from hifa.multiview import SyncDreamerPipeline
 from hifa.space.deploy.warm_up import drawn_ball
+from tests.helpers.paths import ROOT
+from tests.helpers.runs import TINY
+from tests.helpers.syncdreamer import tiny_pipeline
 
-from .syncdreamer_models import tiny_pipeline
-from .test_pipeline import TINY
 
-
-ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 READMES = [README, *sorted(ROOT.glob("hifa/*/README.md")), ROOT / "benchmarks" / "README.md"]
 # Weights of these owners are on the Hub, and `from_single_file()` is of a published checkpoint.
@@ -102,6 +101,7 @@ def test_every_keyword_is_an_argument_or_a_setting(readme):
 def test_settings_in_the_text_exist(readme):
     text = prose(readme)
     known = SETTINGS | parameters("__call__") | parameters("from_pretrained") | parameters("from_single_file")
+    known |= {field.name for field in fields(Photo)}
     assert set(re.findall(r"`(\w+)=", text)) - {"HIFA_NORMALS"} <= known
     assert set(re.findall(r"`(lambda_\w+)`", text)) <= SETTINGS
     presets = set(re.findall(r"HiFAConfig\.(\w+)\(", text))

@@ -5,8 +5,9 @@ import shutil
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from ..hub_server import hub_server
-from ..space_setup import PATIENCE, AppServer
+from tests.helpers.hub_server import hub_server
+from tests.helpers.space import PATIENCE, AppServer
+
 from .driving import visit
 
 

@@ -12,8 +12,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Error, Locator, Page, expect
 
 from hifa.multiview import sheet
-
-from ..space_setup import PATIENCE
+from tests.helpers.space import PATIENCE
 
 
 CHICKEN = Path(__file__).parents[2] / "examples" / "chicken"
@@ -82,7 +81,8 @@ def downloaded(page: Page, kind: str) -> Path:
 
 def canvas_pixels(page: Page) -> np.ndarray:
     """The 3D viewer `(H, W, 3)` when it shows something, not its gray background alone, and no longer changes: the
-    first frames have not all of the light."""
+    first frames have not all of the light.
+    """
     canvas = page.locator("#model canvas")
     expect(canvas).to_be_visible()
     deadline, last = time.monotonic() + PATIENCE, None
@@ -115,12 +115,12 @@ class serving:
     """The app as a process of its own, until the end of the block.
 
     Args:
-        more: Arguments of `tests.serve_app`.
+        more: Arguments of `tests.helpers.serve_app`.
         environment: Beside that of the tests.
     """
 
     def __init__(self, root: Path, model: Path, port: int, *more: str, **environment: str):
-        self.command = [sys.executable, "-m", "tests.serve_app", str(root), str(model), str(port), *more]
+        self.command = [sys.executable, "-m", "tests.helpers.serve_app", str(root), str(model), str(port), *more]
         self.environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
         self.url = f"http://127.0.0.1:{port}"
 

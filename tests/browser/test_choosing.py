@@ -14,8 +14,8 @@ from hifa.space.jobs import exports as files
 from hifa.space.jobs.view_sheets import GIVEN, MADE, Sheets
 from hifa.space.ui.gallery import Example, examples
 from hifa.space.ui.result_panel import size_hint
+from tests.helpers.space import PATIENCE
 
-from ..space_setup import PATIENCE
 from .driving import CHICKEN, downloaded, open_page, progress, run_id, set_slider, set_steps, start_text
 
 

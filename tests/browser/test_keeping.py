@@ -8,8 +8,8 @@ from playwright.sync_api import expect
 from hifa.space.jobs import exports as files
 from hifa.space.ui.result_panel import DOWNLOADS
 from hifa.storage.run_folder import read_metadata
+from tests.helpers.space import PATIENCE, TOO_MANY, AppServer, LeasedGPU, free_port, grids_as_on_a_gpu
 
-from ..space_setup import PATIENCE, TOO_MANY, AppServer, LeasedGPU, free_port, grids_as_on_a_gpu
 from .driving import canvas_pixels, downloaded, open_page, progress, run_id, serving, start_text, visit, wait_for
 
 

@@ -115,7 +115,7 @@ def test_a_phone_needs_no_sideways_scrolling_with_a_finished_run_and_everything_
     for part in parts + [f"download-{kind}" for kind in DOWNLOADS]:
         box = page.locator(f"#{part}").bounding_box()
         assert box and box["width"] and box["x"] >= 0 and box["x"] + box["width"] <= 390, (part, box)
-    assert page.locator("#facts").evaluate("facts => metadata.scrollWidth <= metadata.clientWidth")
+    assert page.locator("#facts").evaluate("facts => facts.scrollWidth <= facts.clientWidth")
     page.context.close()
 
 

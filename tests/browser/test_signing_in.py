@@ -2,7 +2,8 @@
 
 from playwright.sync_api import expect
 
-from ..space_setup import free_port
+from tests.helpers.space import free_port
+
 from .driving import progress, run_id, serving, start_text, visit
 
 

@@ -12,8 +12,8 @@ from benchmarks.app_server import Server
 from hifa.space.ui.image_inputs import sample_pictures
 from hifa.toybox import world
 from hifa.toybox.training.multiview_dataset import take_photo
+from tests.helpers.space import PATIENCE
 
-from ..space_setup import PATIENCE
 from .driving import downloaded, progress, set_steps, visit
 
 
@@ -58,7 +58,7 @@ def test_a_prompt_becomes_a_mesh_of_its_colors(browser, url):
     page.get_by_label("Prompt", exact=True).first.fill("a red mushroom")
     page.locator("#text-preset").get_by_text("Quick").click()
     page.get_by_role("button", name="Generate").click()
-    expect(progress(page)).to_contain_text("Finished 192 steps")
+    expect(progress(page)).to_contain_text("Finished 160 steps")
     expect(page.locator("#turntable video")).to_be_visible()
     glb = downloaded(page, "glb")
     mesh, colors = trimesh.load(glb, file_type="glb", force="mesh"), surface_colors(glb)

@@ -1,0 +1,7 @@
+"""Folders of the repository."""
+
+from pathlib import Path
+
+
+ROOT = Path(__file__).parents[2]
+GOLDEN_FOLDER = ROOT / "tests" / "golden"
