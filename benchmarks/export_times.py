@@ -2,10 +2,12 @@
 
     python -m benchmarks.export_times ASSET [--repeats 3]
 
-To compare two source trees, run this file with PYTHONPATH set to each tree in turn. The file uses only functions that
-both trees have. The benchmark times the export of all files together, as by the CLI, and of each file alone. Each
-repeat starts from a fresh `HiFAAsset`. The last line printed is one JSON object with the wall-clock and CPU seconds of
-the fastest repeat.
+The benchmark times the export of all files together, as in the CLI, and the export of each file alone. Each repeat
+loads a new `HiFAAsset`. The last line printed is one JSON object with the shortest wall-clock time and the shortest
+CPU time of all repeats, in seconds.
+
+To compare two source trees, run this file twice, with PYTHONPATH set to each tree. This file uses only functions that
+exist in both trees.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from hifa.cli.options import export_asset
 
 
 def exports(folder: Path) -> dict:
-    """Return the timed exports by name, with the settings of the CLI."""
+    """Return the exports to time, by name, with the settings of the CLI."""
     options = argparse.Namespace(
         frames=48, frame_size=192, still_size=256, formats=["glb", "ply"], mesh_resolution=128, max_faces=20_000,
         texture_size=1024,

@@ -3,18 +3,24 @@
     python -m benchmarks.geometry --output-dir benchmarks-cache/text-to-3d --figure geometry.jpg
 
 Assets in the output folder are reused if they have the same prior and settings. The true object of a prompt is the
-world's object with average proportions. Both are rendered from 16 views: azimuths every 45 degrees at elevations 5 and
-35 degrees, radius 2.5, field of view 40 degrees, 96x96 pixels. The last line printed is one JSON object with means
-over all prompts:
+object of the Toybox world with average proportions. Assets and true objects are rendered in 16 views: azimuths every
+45 degrees at elevations of 5 and 35 degrees, radius 2.5, field of view 40 degrees, 96x96 pixels. The last line printed
+is one JSON object with means over all prompts:
 
     iou        intersection over union of the silhouettes (opacity above 0.5)
-    normals    mean angle in degrees between the normals, where both are opaque and the asset has a normal
-    depth      mean absolute difference of the depths where both are opaque, world units
+    normals    mean angle between the normals in degrees, over pixels where the asset and the true object are opaque
+               and the asset has a normal
+    depth      mean absolute depth difference in world units, over pixels where the asset and the true object are
+               opaque
     haze       share of pixels with an opacity between 0.1 and 0.9
 
-`--tuning` uses six other prompts, for choosing settings. `--floor` measures the limit of the field: it reconstructs
-the true objects of two prompts from 32 true views of 96x96 pixels. `--ceiling` measures the limit of a perfect prior:
-objects of the world with random proportions replace the assets. `--set NAME=VALUE` sets any field of `HiFAConfig`.
+- `--tuning` uses six other prompts, for tuning settings.
+- `--prompts` uses the given objects, such as `red:cube`.
+- `--floor` measures the best result of the field. The true objects of two prompts are reconstructed from 32 true views
+  of 96x96 pixels.
+- `--ceiling` measures the best result of a perfect prior. Objects of the world with random proportions replace the
+  assets.
+- `--set NAME=VALUE` sets any field of `HiFAConfig`.
 """
 
 import argparse
@@ -50,12 +56,22 @@ NAMES = ("iou", "normals", "depth", "haze")
 
 
 def true_view(shape: Shape, camera: Camera, background: float = 1.0) -> Picture:
-    """Render a view of an object of the world."""
-    return render(shape, camera_to_world(camera).numpy(), SIZE, camera.fov_deg, (background,) * 3)
+    """Render one view of an object of the world."""
+    return render(shape, camera_to_world(camera).numpy(), SIZE, camera.fov_deg, (background, background, background))
 
 
 def compare(opacity: np.ndarray, normals: np.ndarray, depth: np.ndarray, truth: Picture) -> dict[str, float]:
-    """Return the measures of one view, `(H, W)` or `(H, W, 3)`, compared with the truth."""
+    """Compare one view with the truth.
+
+    Args:
+        opacity: `(H, W)`.
+        normals: `(H, W, 3)`.
+        depth: `(H, W)`.
+        truth: Render of the true object.
+
+    Returns:
+        The measures of the view.
+    """
     ours, theirs = opacity > 0.5, truth.mask > 0.5
     both = ours & theirs
     seen = both & (np.abs(normals).sum(-1) > 0)
@@ -77,13 +93,13 @@ def measure_asset(asset: HiFAAsset, shape: Shape) -> dict[str, float]:
     rows = []
     for camera in CAMERAS:
         picture = asset.render(camera, SIZE)
-        values = (picture.opacity, picture.normals, picture.depth)
-        rows.append(compare(*(value.cpu().numpy() for value in values), true_view(shape, camera)))
+        opacity, normals, depth = (v.cpu().numpy() for v in (picture.opacity, picture.normals, picture.depth))
+        rows.append(compare(opacity, normals, depth, true_view(shape, camera)))
     return means(rows)
 
 
 def measure_ceiling(prompts: list[Prompt]) -> dict[str, float]:
-    """Measure objects of the world with random proportions instead of assets."""
+    """Return the measures of objects of the world with random proportions, which replace the assets."""
     rows = []
     for number, prompt in enumerate(prompts):
         truth = world.make_scene(prompt.kind, prompt.color).shape
@@ -96,7 +112,7 @@ def measure_ceiling(prompts: list[Prompt]) -> dict[str, float]:
 
 
 def true_views(shape: Shape, count: int = 32) -> GivenViews:
-    """Render views from all sides, on a spiral with equal steps in height."""
+    """Render views from all sides. The cameras lie on a spiral with equal steps in height."""
     height = np.sin(np.radians(-10)) + (np.arange(count) + 0.5) / count * (1 - np.sin(np.radians(-10)))
     cameras = tuple(
         Camera(index * 137.508 % 360, float(np.degrees(np.arcsin(z))), RADIUS, FOV_DEG)
@@ -122,7 +138,7 @@ def measure_floor(pipe: HiFAPipeline, settings: dict) -> dict[str, dict[str, flo
 
 
 def normals_sheet(assets: list[HiFAAsset], titles: list[str], side: int = 112) -> Image.Image:
-    """Draw two rows per asset: eight views in color, and their normals below."""
+    """Draw two rows per asset: the colors of eight views, and the normals of the same views."""
     text, views = 170, [camera for camera in CAMERAS if camera.elevation_deg == 35.0]
     sheet = Image.new("RGB", (text + len(views) * side, len(assets) * 2 * side), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
@@ -142,8 +158,9 @@ def run(arguments: argparse.Namespace) -> dict:
     settings = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in arguments.set)}
     if arguments.floor:
         return measure_floor(pipe, settings)
-    tuned = [Prompt(kind, color, not world.is_held_out(kind, color)) for kind, color in TUNING]
-    prompts = (tuned if arguments.tuning else choose_prompts())[: arguments.limit]
+    own = [tuple(text.split(":", 1))[::-1] for text in arguments.prompts] or TUNING
+    chosen = [Prompt(kind, color, not world.is_held_out(kind, color)) for kind, color in own]
+    prompts = (chosen if arguments.tuning or arguments.prompts else choose_prompts())[: arguments.limit]
     if arguments.ceiling:
         return measure_ceiling(prompts)
     prior, assets, rows = fingerprint(pipe), [], []
@@ -166,13 +183,14 @@ def run(arguments: argparse.Namespace) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("benchmarks-cache/text-to-3d"))
-    parser.add_argument("--figure", type=Path, help="write a sheet of all assets, color above normals")
+    parser.add_argument("--figure", type=Path, help="write a sheet with the colors and normals of all assets")
+    parser.add_argument("--prompts", nargs="+", default=[], metavar="COLOR:KIND", help="objects of the runs")
     parser.add_argument("--limit", type=int, help="number of prompts, for a trial")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="config fields of the runs")
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--tuning", action="store_true", help="use six prompts that no other benchmark uses")
+    mode.add_argument("--tuning", action="store_true", help="use six prompts for tuning settings")
     mode.add_argument("--floor", action="store_true", help="reconstruct true objects from true views")
-    mode.add_argument("--ceiling", action="store_true", help="compare other objects of the world with the true ones")
+    mode.add_argument("--ceiling", action="store_true", help="measure random objects of the world instead of assets")
     print(json.dumps(run(parser.parse_args())))
 
 

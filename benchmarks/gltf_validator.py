@@ -1,4 +1,4 @@
-"""Khronos' glTF validator, run with Node.js.
+"""Check GLB and glTF files with the Khronos glTF validator, in Node.js.
 
     python -m benchmarks.gltf_validator mesh.glb [...]
 
@@ -25,11 +25,11 @@ Promise.all(paths.map(path => validator.validateBytes(read(path), {maxIssues: 0}
 
 
 def validate(paths: list[Path], module: str | os.PathLike | None = None) -> list[dict]:
-    """Return the validator's report on each file.
+    """Return the report of the validator for each file.
 
     Args:
         paths: GLB or glTF files.
-        module: Folder of the npm package `gltf-validator`. The default is the folder in `HIFA_GLTF_VALIDATOR`.
+        module: Folder of the npm package `gltf-validator`. Defaults to the value of `HIFA_GLTF_VALIDATOR`.
 
     Raises:
         RuntimeError: If the validator is missing or fails.

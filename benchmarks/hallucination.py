@@ -1,31 +1,30 @@
-"""Image-guided hallucination (HiFA appendix A.5) on Toybox: shape from a picture, another color from the prompt.
+"""Image-guided hallucination (HiFA appendix A.5) on Toybox: the shape of a picture with the color of a prompt.
 
     python -m benchmarks.hallucination --figure hallucination.png
 
-Each of eight pictures of different kinds is combined with a prompt for the same kind in another color. At first,
-generated views of the picture guide a run. Their weight fades to zero, and then only the prompt guides the run. The
-judge (`benchmarks.judge`) classifies 8 views of each asset, as in `benchmarks.text_to_3d`. The last line printed is
-one JSON object. Shares are shares of views:
+Eight pictures show objects of different kinds. The prompt of each run names the same kind in another color. Generated
+views of the picture guide the first part of the run. Their weight decreases to zero, so only the prompt guides the
+rest of the run. The judge (`benchmarks.judge`) classifies 8 views of each asset, as in `benchmarks.text_to_3d`. The
+last line printed is one JSON object:
 
-    kind_and_color    views with the kind of the picture and the color of the prompt; `kind` and `color` count each
-                       property alone
-    old_color         views with the color of the picture
-    silhouette_iou     mean intersection over union of the silhouettes of the asset and of the pictured object from the
-                       same cameras
-    seconds            mean wall-clock time of an asset's optimization, without the generation of views
+    kind_and_color     share of views with the kind of the picture and the color of the prompt
+    kind, color        share of views with the kind of the picture; share of views with the color of the prompt
+    old_color          share of views with the color of the picture
+    silhouette_iou     mean intersection over union of the silhouettes of the asset and of the object in the picture
+    seconds            mean wall-clock time to optimize an asset, without the generation of views
 """
 
 import argparse
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
 import torch
 from PIL import ImageDraw, ImageFont
 
-from hifa import HiFAAsset, HiFAConfig, HiFAPipeline
+from hifa import HiFAAsset, HiFAConfig, HiFAPipeline, Photo
 from hifa.multiview.given_views import GivenViews, ring_cameras
 from hifa.toybox import world
 from hifa.toybox.render import orbit_pose, render
@@ -42,7 +41,7 @@ WHITE = (1.0, 1.0, 1.0)
 
 
 class Task(NamedTuple):
-    """A picture of a `kind` in `color`, and the wanted color."""
+    """A picture of an object of `kind` in `color`, and the `wanted` color of the prompt."""
 
     kind: str
     color: str
@@ -51,7 +50,7 @@ class Task(NamedTuple):
 
     @property
     def prompt(self) -> str:
-        return world.caption(world.Scene(self.kind, self.wanted, None, None, shape=None))
+        return world.caption(world.make_scene(self.kind, self.wanted))
 
 
 def choose_tasks(count: int = COUNT, seed: int = 0) -> list[Task]:
@@ -73,7 +72,7 @@ def photo_of(task: Task) -> PIL.Image.Image:
 
 
 def true_views(task: Task, bound: float, size: int) -> GivenViews:
-    """Render the true views of the object at the cameras of the ring, to replace the hallucinated views."""
+    """Render the object at the cameras of the ring. These true views replace the hallucinated views."""
     cameras = ring_cameras(bound)
     seen = [
         render(task.scene.shape, orbit_pose(c.azimuth_deg, c.elevation_deg, c.radius), size, c.fov_deg, WHITE)
@@ -88,18 +87,20 @@ def true_views(task: Task, bound: float, size: int) -> GivenViews:
 
 def make_asset(pipe: HiFAPipeline, task: Task, config: HiFAConfig, true: bool) -> tuple[HiFAAsset, GivenViews]:
     """Run a hallucination from seed 0. Return the asset and the views that the run started with."""
+    source: dict[str, Any]
     if true:
         source = {"views": true_views(task, config.bound, config.given_size)}
     else:
-        source = {"image": photo_of(task), "elevation_deg": PHOTO_ELEVATION}
+        source = {"image": Photo(photo_of(task), PHOTO_ELEVATION)}
     run = pipe.start(task.prompt, seed=0, config=config, **source)
     for _ in pipe.advance(run):
         pass
+    assert run.views is not None
     return run.asset(), run.views
 
 
 def silhouette_iou(asset: HiFAAsset, task: Task) -> float:
-    """Return the mean silhouette IoU of the asset and the pictured object over the judge's cameras."""
+    """Return the mean silhouette IoU of the asset and the object in the picture, over the eight judged views."""
     overlaps = []
     for azimuth in AZIMUTHS:
         ours = asset.render(asset.camera(azimuth, ELEVATION), SIZE).opacity.numpy() > 0.5
@@ -109,7 +110,7 @@ def silhouette_iou(asset: HiFAAsset, task: Task) -> float:
 
 
 def task_row(task: Task, verdict: Verdict, iou: float, seconds: float) -> dict:
-    """Return all results of one asset, given the judge's verdict on its views."""
+    """Return all results of one asset. The verdict is that of the judge on the views of the asset."""
     kinds, colors = [KINDS[i] for i in verdict.kind.tolist()], [COLORS[i] for i in verdict.color.tolist()]
     return {
         "picture": f"{task.color} {task.kind}",
@@ -126,7 +127,7 @@ def task_row(task: Task, verdict: Verdict, iou: float, seconds: float) -> dict:
 
 
 def contact_sheet(rows: list[dict], strips: list[np.ndarray], side: int) -> PIL.Image.Image:
-    """Draw one row per task: picture, prompt and verdict, the first given view, and the asset from 8 sides."""
+    """Draw one row per task: name of the picture, prompt, verdict, first given view, and 8 views of the asset."""
     text = 190
     sheet = PIL.Image.new("RGB", (text + strips[0].shape[1], len(rows) * side), "white")
     draw, bold, plain = ImageDraw.Draw(sheet), ImageFont.load_default(14), ImageFont.load_default(12)
@@ -149,7 +150,7 @@ def strip_of(asset: HiFAAsset, views: GivenViews, side: int) -> np.ndarray:
 
 def run(arguments: argparse.Namespace) -> dict:
     """Measure all tasks and write the figure."""
-    judge = load_judge(arguments.judge)  # fails early, before the long part
+    judge = load_judge(arguments.judge)  # load first, so that a missing judge fails before the long runs
     pipe = HiFAPipeline.from_pretrained()
     changes = {} if arguments.steps is None else {"num_inference_steps": arguments.steps}
     config = HiFAConfig.guided(image_guidance_end=arguments.image_guidance_end, **changes)
@@ -160,7 +161,7 @@ def run(arguments: argparse.Namespace) -> dict:
         rows.append(task_row(task, verdict, silhouette_iou(asset, task), asset.metadata["seconds"]))
         strips.append(strip_of(asset, views, arguments.side))
         print(f"{number + 1} of {len(tasks)}: {json.dumps(rows[-1])}", flush=True)
-        if arguments.figure is not None:  # after each task, so that an interrupted benchmark leaves a figure
+        if arguments.figure is not None:  # write after each task, so that an interrupted benchmark leaves a figure
             arguments.figure.parent.mkdir(parents=True, exist_ok=True)
             contact_sheet(rows, strips, arguments.side).save(arguments.figure)
     names = ("kind_and_color", "kind", "color", "old_color", "silhouette_iou", "seconds")
@@ -173,7 +174,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="write a contact sheet")
     parser.add_argument("--side", type=int, default=96, help="pixels per side of a view on the contact sheet")
     parser.add_argument("--true-views", action="store_true", help="use true views instead of hallucinated ones")
-    parser.add_argument("--image-guidance-end", type=float, default=0.4, metavar="SHARE")
+    parser.add_argument("--image-guidance-end", type=float, default=0.4, metavar="FRACTION")
     parser.add_argument("--limit", type=int, help="number of tasks, for a trial")
     parser.add_argument("--steps", type=int, help="steps per run, for a trial; default: the preset's")
     print(json.dumps(run(parser.parse_args())))

@@ -1,16 +1,17 @@
-"""The hash grid's compiled CPU path compared with plain torch (`embedding_bag`), in one run.
+"""Speed of the compiled hash grid on the CPU, compared with plain torch (`embedding_bag`).
 
     python -m benchmarks.hash_grid
 
-After a warm-up, forward and backward passes (gradient of the table) are timed for 131,072 points. The two paths
-alternate, so that a busy machine slows both alike. The last line printed is one JSON object with one entry per grid
-size:
+The benchmark times forward and backward passes with 131,072 points, after a warm-up. The backward pass computes the
+gradient of the table. The two implementations alternate, so that a busy machine slows both alike. The last line
+printed is one JSON object with one entry per grid size:
 
-    compiled_ms, torch_ms     median of forward and backward together
+    compiled_ms, torch_ms     median time of a forward and a backward pass together
     compiled_passes_ms, torch_passes_ms
-                              medians `[forward, backward]`
+                              median times `[forward, backward]`
     ratio                     torch_ms / compiled_ms
-    largest_difference        largest difference of encodings and of gradients, relative to the largest value
+    largest_difference        largest absolute difference between the implementations divided by the largest absolute
+                              value; the maximum over encodings and gradients
 """
 
 import argparse
@@ -32,7 +33,7 @@ GRIDS = {
 
 
 def forward_backward(encode: Callable[[], Tensor], table: Tensor, upstream: Tensor) -> tuple[float, float]:
-    """Return the seconds of a forward and of a backward pass. The gradient remains in `table.grad`."""
+    """Return the seconds of a forward pass and of a backward pass. `table.grad` holds the gradient afterwards."""
     table.grad = None
     start = time.perf_counter()
     encoded = encode()
@@ -46,7 +47,7 @@ def relative_difference(a: Tensor, b: Tensor) -> float:
 
 
 def compare(n_points: int, repeats: int, **grid_settings: int) -> dict:
-    """Time both paths on the same points and table, in milliseconds."""
+    """Time both implementations with the same points and the same table. Times are in milliseconds."""
     generator = torch.Generator().manual_seed(0)
     grid = HashGrid(**grid_settings)
     grid.reset(generator)
@@ -58,7 +59,7 @@ def compare(n_points: int, repeats: int, **grid_settings: int) -> dict:
         "torch": lambda: encode_torch(points, grid.table, resolutions, grid.entries),
     }
     results = {}
-    for name, path in paths.items():  # warm-up, and results to compare
+    for name, path in paths.items():  # warm up, and store the results for the comparison
         forward_backward(path, grid.table, upstream)
         results[name] = path().detach(), grid.table.grad
     seconds: dict[str, list] = {name: [] for name in paths}
@@ -81,7 +82,7 @@ def compare(n_points: int, repeats: int, **grid_settings: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=131_072)
-    parser.add_argument("--repeats", type=int, default=10, help="timed forward and backward passes per path")
+    parser.add_argument("--repeats", type=int, default=10, help="number of timed passes per implementation")
     arguments = parser.parse_args()
     rows = {name: compare(arguments.points, arguments.repeats, **settings) for name, settings in GRIDS.items()}
     print(json.dumps({"points": arguments.points, "threads": torch.get_num_threads(), **rows}))

@@ -1,28 +1,35 @@
-"""Image to 3D: the chicken of `examples/chicken`, from sixteen hallucinated views and from eight true views.
+"""Image to 3D: the chicken in `examples/chicken`, from sixteen hallucinated views and from eight true views.
 
     python -m benchmarks.image_to_3d --output-dir benchmarks-cache/image-to-3d
 
-The runs are reconstructions without a prior. Pictures go to the output folder. From top to bottom they show the given
-views (if hallucinated), our renders, and the truth.
+The runs are reconstructions without a prior. The output folder receives comparison pictures with these rows: the given
+views (hallucinated views only), our renders, the true views.
 
-- PSNR in dB is that of the mean squared error of a view on white, whose pixels are means of 2x2 rays. The value is a
-  mean over views.
-- SSIM is that of Wang et al. 2004 (Gaussian window of 11, sigma 1.5). The value is a mean over views.
-- Chamfer distance and volume IoU are of the exported mesh. They follow SyncDreamer's protocol, in units of the
-  object's longest side.
-- Chamfer distance uses the points visible from sixteen 256x256 cameras, thinned to one point per cell of size 0.01.
-  The value is the mean of both mean nearest-neighbor distances.
-- Volume IoU uses the occupancy of 64^3 cells over [-0.5, 0.5]^3.
+Measures:
 
-The last line printed is one JSON object:
+- PSNR is in dB, a mean over views on white. Each pixel of a render is the mean of 2x2 rays.
+- SSIM follows Wang et al. 2004, with a Gaussian window of 11 pixels and sigma 1.5. The value is a mean over views.
+- Chamfer distance and volume IoU are measures of the exported mesh. They follow the protocol of SyncDreamer. The
+  longest side of the object has the length 1.
+- Chamfer distance compares the points that are visible from sixteen 256x256 cameras. The points are thinned to one
+  point per cell of size 0.01. The value is the mean of the two mean nearest-neighbor distances.
+- Volume IoU compares the occupancy of 64^3 cells over [-0.5, 0.5]^3.
 
-    hallucinated      from sixteen views at --size: `psnr`, `ssim` at the sixteen true cameras; `views_psnr`,
-                      `views_ssim` of the given views; `chamfer`, `volume_iou`; `seconds` of the optimization;
-                      `render_seconds` of rendering alone, forward and backward; `ratio` = `seconds` /
-                      `render_seconds`. At every tenth step, the rays of the step are rendered once more, alternately
-                      before and after the step
-    true              from eight true views (even azimuths), 128x128: `psnr`, `ssim` at the eight views between them;
-                      `seconds`, `render_seconds` and `ratio` as above
+The last line printed is one JSON object with two entries:
+
+- `hallucinated` is the reconstruction from sixteen hallucinated views of `--size` pixels.
+- `true` is the reconstruction from eight true views (even azimuths) of 128 pixels. This entry has no keys for the
+  given views and for meshes.
+
+Keys of both entries:
+
+    psnr, ssim               at the sixteen true cameras; for `true`, at the eight cameras between the given views
+    views_psnr, views_ssim   of the given views
+    chamfer, volume_iou      of the exported mesh
+    seconds                  of the optimization
+    render_seconds           of rendering alone, forward and backward. At every tenth step, the rays of the step are
+                             rendered again for timing, alternately before and after the step
+    ratio                    `seconds` / `render_seconds`
 """
 
 import argparse
@@ -35,7 +42,7 @@ import PIL.Image
 import torch
 import trimesh
 from scipy import ndimage
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from skimage.metrics import structural_similarity
 
 from hifa import HiFAAsset, HiFAConfig, HiFAPipeline, HiFARun
@@ -51,7 +58,7 @@ from hifa.rendering.image import backpropagate
 
 CHICKEN = Path(__file__).parents[1] / "examples" / "chicken"
 RING = ViewRing()
-MESH_SIZE = 256  # pixels per side of the depth maps that give the points
+MESH_SIZE = 256  # pixels per side of the depth maps that yield the visible points
 SPACING, CELLS = 0.01, 64
 SURFACE_POINTS = 1_000_000
 
@@ -60,12 +67,12 @@ SURFACE_POINTS = 1_000_000
 
 
 def load_pictures(kind: str) -> list[PIL.Image.Image]:
-    """Load the sixteen pictures of `CHICKEN / kind` in the order of the ring."""
+    """Load the sixteen pictures in `CHICKEN / kind`, in the order of the cameras of the ring."""
     return [PIL.Image.open(CHICKEN / kind / f"{view:03d}.png") for view in range(RING.num_views)]
 
 
 def scores(images: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Return the mean PSNR and SSIM of `(views, H, W, 3)` in [0, 1]."""
+    """Return the mean PSNR and SSIM of images `(views, H, W, 3)` in [0, 1]."""
     psnr = [-10 * np.log10(np.mean((ours - theirs) ** 2)) for ours, theirs in zip(images, truth, strict=True)]
     ssim = [
         structural_similarity(
@@ -82,9 +89,9 @@ def as_array(views: GivenViews) -> np.ndarray:
 
 
 def render(asset: HiFAAsset, views: GivenViews) -> np.ndarray:
-    """Render the asset at the cameras and the size of `views`, on white.
+    """Render the asset on white, at the cameras and the size of `views`.
 
-    Each pixel is the mean of 2x2 rays, because a pixel of a picture is the mean over an area.
+    Each pixel is the mean of 2x2 rays, because a pixel of a photo is also a mean over an area.
     """
     size, images = views.size, []
     for camera in views.cameras:
@@ -94,7 +101,14 @@ def render(asset: HiFAAsset, views: GivenViews) -> np.ndarray:
 
 
 def write_comparison(path: Path, *rows: np.ndarray, columns: int = 8, side: int = 128) -> None:
-    """Write rows of the same views `(views, H, W, 3)` in [0, 1], one below the other, with `side` pixels per view."""
+    """Write a picture with one row per array of views.
+
+    Args:
+        path: File to write.
+        rows: Arrays of the same views, each `(views, H, W, 3)` in [0, 1].
+        columns: Maximum number of views per row.
+        side: Pixels per side of a view.
+    """
     chosen = np.linspace(0, len(rows[0]), min(columns, len(rows[0])), endpoint=False).astype(int)
     pixels = np.concatenate([np.concatenate(list(pictures[chosen]), 1) for pictures in rows])
     sheet = PIL.Image.fromarray((pixels * 255).round().astype(np.uint8))
@@ -108,14 +122,16 @@ def reconstruct(views: GivenViews, config: HiFAConfig, clock_rendering: bool = F
     """Reconstruct from views with seed 0.
 
     Args:
-        clock_rendering: At every tenth step, also time rendering the rays of the step forward and backward with a
-            minimal loss.
+        views: Given views.
+        config: Settings of the run.
+        clock_rendering: At every tenth step, also render the rays of the step forward and backward with a minimal
+            loss, and time this rendering.
 
     Returns:
-        The finished run, its seconds, and the seconds of rendering the same number of rays alone; 0 without
-        `clock_rendering`.
+        The finished run, the seconds of the run, and the seconds of rendering alone, extrapolated to the whole run.
+        Without `clock_rendering`, the seconds of rendering are 0.
     """
-    run = HiFARun.begin(None, "", config, 0, None, None, torch.Generator().manual_seed(0), torch.device("cpu"), views)
+    run = HiFARun.begin(None, config, generator=torch.Generator().manual_seed(0), views=views)
     surfaces = HiFAPipeline.from_pretrained().surface_models(config, views)
     seconds, bare, timed = 0.0, 0.0, 0.0
     while not run.finished:
@@ -134,14 +150,15 @@ def reconstruct(views: GivenViews, config: HiFAConfig, clock_rendering: bool = F
     return run, seconds, bare / timed * seconds if timed else 0.0
 
 
-def bare_rendering(run: HiFARun, state: torch.Tensor, surfaces: SurfaceModels = SurfaceModels()) -> float:
+def bare_rendering(run: HiFARun, state: torch.Tensor, surfaces: SurfaceModels) -> float:
     """Return the seconds of rendering the rays of a step and backpropagating the sum of their colors.
 
     Args:
-        run: Run whose field and views are used.
-        state: State of the run's generator before a step that does not refresh the density grid.
-        surfaces: Surface models. With `lambda_image_normal` they need additional rays, which are rendered, too.
+        run: Run that provides the field and the views.
+        state: State of the generator of the run before the step. The step must not refresh the density grid.
+        surfaces: Surface models. The additional rays for `lambda_image_normal` are also rendered.
     """
+    assert run.views is not None
     generator = torch.Generator()
     generator.set_state(state)
     batch, offsets = draw_pixels(run.views, run.config, generator)
@@ -179,7 +196,7 @@ def times(seconds: float, bare: float) -> dict:
     return {
         "seconds": round(seconds, 1),
         "render_seconds": round(bare, 1),
-        "ratio": round(seconds / bare, 2) if bare else None,  # None for a trial that is too short to be timed
+        "ratio": round(seconds / bare, 2) if bare else None,  # None if a trial is too short for timing
     }
 
 
@@ -198,21 +215,21 @@ def from_true(folder: Path, changes: dict, size: int = 128) -> dict:
 
 
 def true_mesh() -> trimesh.Trimesh:
-    """Return the scan, aligned with the cameras. See `examples/chicken/README.md`."""
-    mesh = trimesh.load(CHICKEN / "mesh.obj", force="mesh", process=False)
+    """Return the mesh of the scan, aligned with the cameras. See `examples/chicken/README.md`."""
+    mesh = trimesh.load_mesh(CHICKEN / "mesh.obj", process=False)
     vertices = np.asarray(mesh.vertices)
     vertices = (vertices - (vertices.min(0) + vertices.max(0)) / 2) / np.ptp(vertices, axis=0).max()
     return trimesh.Trimesh(vertices @ [[0, 1, 0], [-1, 0, 0], [0, 0, 1]], mesh.faces, process=False)
 
 
 def exported_mesh(path: Path, bound: float) -> trimesh.Trimesh:
-    """Load an exported mesh, and convert it from the axes of glTF and field units to the ring's axes and units."""
-    mesh = trimesh.load(path, process=False, force="mesh")
+    """Load an exported mesh. Convert the vertices from glTF axes and field units to axes and units of the ring."""
+    mesh = trimesh.load_mesh(path, process=False)
     return trimesh.Trimesh(np.asarray(mesh.vertices)[:, [2, 0, 1]] * (RING_EXTENT / bound), mesh.faces, process=False)
 
 
 def true_points() -> np.ndarray:
-    """Return `(n, 3)` points of the published depth of all views."""
+    """Return the points `(n, 3)` of the published depth maps of all views."""
     depths = []
     for view in range(RING.num_views):
         stored = np.asarray(PIL.Image.open(CHICKEN / "truth" / f"{view:03d}-depth.png"), np.float64)
@@ -222,7 +239,7 @@ def true_points() -> np.ndarray:
 
 
 def points_of_depth(depths: list[np.ndarray]) -> np.ndarray:
-    """Return world points `(n, 3)` of the finite pixels of z-depth `(H, H)` at the cameras of the ring."""
+    """Convert z-depth maps `(H, H)` at the cameras of the ring to world points `(n, 3)`. Skip infinite depths."""
     points = []
     for depth, camera in zip(depths, RING.cameras(), strict=True):
         row, column = np.nonzero(np.isfinite(depth))
@@ -240,7 +257,12 @@ def surface_points(mesh: trimesh.Trimesh, count: int = SURFACE_POINTS) -> np.nda
 def depths_of(surface: np.ndarray, size: int = MESH_SIZE) -> list[np.ndarray]:
     """Return the z-depth `(size, size)` of a surface at each camera of the ring.
 
-    The surface is given by many points. The depth is infinite where there is no surface.
+    Args:
+        surface: Many points on the surface, `(n, 3)`.
+        size: Pixels per side.
+
+    Returns:
+        Depth maps. A pixel without a point has infinite depth.
     """
     depths = []
     for camera in RING.cameras():
@@ -255,7 +277,7 @@ def depths_of(surface: np.ndarray, size: int = MESH_SIZE) -> list[np.ndarray]:
 
 
 def thinned(points: np.ndarray, spacing: float = SPACING) -> np.ndarray:
-    """Return the mean of the points in each cell."""
+    """Return one point per occupied cell of a grid: the mean of the points in the cell."""
     cells, index, count = np.unique(
         np.floor(points / spacing).astype(int), axis=0, return_inverse=True, return_counts=True
     )
@@ -264,25 +286,30 @@ def thinned(points: np.ndarray, spacing: float = SPACING) -> np.ndarray:
 
 
 def chamfer_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the mean of the two mean distances from the points of one set to the nearest point of the other."""
-    there, back = cKDTree(second).query(first)[0], cKDTree(first).query(second)[0]
+    """Return the mean of two mean distances: from `first` to the nearest points of `second`, and vice versa."""
+    there, back = KDTree(second).query(first)[0], KDTree(first).query(second)[0]
     return float((there.mean() + back.mean()) / 2)
 
 
 def occupancy(surface: np.ndarray, cells: int = CELLS, oversampling: int = 2) -> np.ndarray:
-    """Return which of `cells`^3 points a surface encloses.
+    """Return the occupancy `(cells, cells, cells)` of the solid inside a surface, over [-0.5, 0.5]^3.
 
-    The surface is given by many points. There is one point to test in each cell of a grid over [-0.5, 0.5]^3. With an
-    oversampling of 2, the tested point lies a quarter of a cell below the center of the cell on each axis.
+    The function marks all cells of a finer grid that contain a point of the surface. These cells form a shell, and the
+    function fills the inside of the shell. The shell closes small gaps in the surface, such as the gaps of a scan.
 
-    The surface may have small gaps, such as those of a scan. The method closes them: on a finer grid, the cells that
-    contain points form a shell, and the inside of the shell is filled.
+    Each cell of the result is sampled at one point. With an oversampling of 2, this point lies a quarter of a cell
+    below the center of the cell on each axis.
+
+    Args:
+        surface: Many points on the surface, `(n, 3)`.
+        cells: Cells per axis of the result.
+        oversampling: Cells of the finer grid per cell of the result, on each axis.
     """
     fine = cells * oversampling
     shell = np.zeros((fine + 2,) * 3, bool)
     index = np.floor((surface + 0.5) * fine).astype(int) + 1
     shell[tuple(index.clip(0, fine + 1).T)] = True
-    filled = ndimage.binary_fill_holes(shell)[1:-1, 1:-1, 1:-1]
+    filled = np.asarray(ndimage.binary_fill_holes(shell))[1:-1, 1:-1, 1:-1]
     return filled[::oversampling, ::oversampling, ::oversampling]
 
 

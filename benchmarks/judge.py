@@ -2,16 +2,16 @@
 
     python -m benchmarks.judge --output-dir benchmarks-cache
 
-The command renders training images of all 288 kind-color combinations. These include the combinations held out from
-the prior's training, because the judge has to classify them. Then the command trains the judge for a few minutes on
-two cores and prints one JSON object with the accuracy on unseen renders. Finished shards of images are kept, so an
-interrupted command resumes the rendering. The training itself starts again from step 0.
+The command renders training images of all 288 kind-color combinations. These include the combinations that are held
+out from the training of the prior, because the judge has to classify them. Then the command trains the judge, which
+takes a few minutes on two cores. The command prints one JSON object with the accuracy on new renders. Finished shards
+of images are reused, so an interrupted command resumes the rendering. The training always starts from step 0.
 
-The judge in `benchmarks/judge_weights/` was made this way. All other benchmarks use this judge unless `--judge` names
-another folder, so that figures of different days are comparable.
+This command made the judge in `benchmarks/judge_weights/`. All other benchmarks use this judge by default, so that
+their results stay comparable over time. `--judge` selects another folder.
 
-All benchmarks count views as follows. Images of a kind in `KINDS_WITH_FRONT` count with all four views. The other
-kinds look alike from the front, the side and the back, so they count for the overhead view only.
+All benchmarks evaluate views in the same way. For a kind in `KINDS_WITH_FRONT`, all four views count. Other kinds look
+alike from the front, the side and the back, so only the overhead view counts.
 """
 
 import argparse
@@ -48,7 +48,7 @@ COMBINATIONS = [(kind, color) for kind in KINDS for color in COLORS]
 OVERHEAD = VIEWS.index("overhead view")
 HAS_FRONT = torch.tensor([kind in world.KINDS_WITH_FRONT for kind in KINDS])  # (24,)
 
-# First numbers of the seed sequences. The prior's training images have single-number seeds below 1,000,000.
+# First elements of the seed sequences. The training images of the prior have integer seeds below 1,000,000.
 TRAINING_SEED, FRESH_SEED = 7_000_000, 8_000_000
 TRAINING_SCENES, FRESH_SCENES = 20 * len(COMBINATIONS), 2 * len(COMBINATIONS)
 SHARD = 96  # scenes per file
@@ -60,14 +60,16 @@ JUDGE = Path(__file__).parent / "judge_weights"  # the committed judge
 
 
 def camera_for(view: str, rng: np.random.Generator) -> tuple[float, float]:
-    """Sample azimuth and elevation in degrees from those training cameras that show `view`."""
+    """Sample the azimuth and elevation, in degrees, of a training camera that shows `view`."""
     while True:
         azimuth, elevation = sample_camera(rng)
         if world.view_of(azimuth, elevation) == view:
             return azimuth, elevation
 
 
-def take_picture(scene: world.Scene, view: str, rng: np.random.Generator, background: tuple[float, ...]) -> np.ndarray:
+def take_picture(
+    scene: world.Scene, view: str, rng: np.random.Generator, background: tuple[float, float, float]
+) -> np.ndarray:
     """Render a `(64, 64, 3)` uint8 image from a random camera of `view`, at the distances of the training set."""
     pose = orbit_pose(*camera_for(view, rng), CAMERA_RADIUS * rng.uniform(0.96, 1.04))
     return (render(scene.shape, pose, SIZE, FOV_DEG, background).color * 255).round().astype(np.uint8)
@@ -79,12 +81,12 @@ def labels_of(kind: str, color: str, view: str) -> tuple[int, int, int, int, int
 
 
 def judge_background(rng: np.random.Generator) -> tuple[float, float, float]:
-    """Sample a gray of the world or, half of the time, any color, so that the background carries no information."""
+    """Sample a gray of the world or any color, each half of the time. The background thus carries no information."""
     return sample_background(rng) if rng.random() < 0.5 else tuple(rng.random(3).tolist())
 
 
 def render_scene(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Render one object in all four views. The combinations take turns by `index`.
+    """Render one object in all four views. `index` cycles through the kind-color combinations.
 
     Returns:
         Images `(4, 64, 64, 3)` uint8 and labels `(4, 5)`.
@@ -106,7 +108,7 @@ def _write_shard(task: tuple[Path, int, int, int]) -> None:
 
 
 def make_pictures(folder: Path, seed: int, scenes: int, workers: int) -> Pictures:
-    """Render the missing part of `scenes` scenes into `folder` in parallel, and load all of them."""
+    """Render the missing scenes into `folder` in parallel. Load and return all `scenes` scenes."""
     folder.mkdir(parents=True, exist_ok=True)
     firsts = range(0, scenes, SHARD)
     tasks = [(folder / f"{first:06d}.npz", seed, first, min(first + SHARD, scenes)) for first in firsts]
@@ -122,17 +124,17 @@ def to_unit(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def augment(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Randomly mirror, move, scale, blur and shade each image, and add noise: `(B, 3, 64, 64)` in [0, 1] -> the same.
+    """Randomly mirror, shift, scale, blur and shade images `(B, 3, 64, 64)` in [0, 1], and add noise.
 
-    Images that are decoded from latents, or rendered from a radiance field, are softer and noisier than renders of the
-    world. The jitter of brightness and contrast is too small to turn one color name into another. A mirrored image
-    keeps its kind, color and view.
+    The blur and the noise imitate images that are decoded from latents or rendered from a radiance field. The changes
+    of brightness and contrast are too small to change the name of a color. A mirrored image keeps its kind, color and
+    view.
     """
 
     def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
         return torch.from_numpy(rng.uniform(low, high, (len(images), *shape)).astype(np.float32))
 
-    # Scale by 0.87 to 1.15 and shift by up to 4 pixels. The border, which is plain background, repeats.
+    # Scale by 0.87 to 1.15 and shift by up to 4 pixels. Repeat the border, which is plain background.
     theta = torch.zeros(len(images), 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = uniform(0.87, 1.15)
     theta[:, 0, 0] *= uniform(-1, 1).sign()
@@ -178,7 +180,7 @@ class Convolution(nn.Sequential):
 
 
 class Judge(nn.Module):
-    """Classifier of the kind, color and view of 64x64 images. Use it in `eval()` mode, as `load_judge` returns it."""
+    """Classifier of the kind, color and view of 64x64 images. `load_judge` returns the judge in `eval()` mode."""
 
     def __init__(self):
         super().__init__()
@@ -201,7 +203,7 @@ class Judge(nn.Module):
         self.view = nn.Linear(192, len(VIEWS))
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the features `(B, 192)` that the three heads read, for `(B, 3, 64, 64)` RGB images in [0, 1].
+        """Return the features `(B, 192)` of RGB images `(B, 3, 64, 64)` in [0, 1]. The features feed the three heads.
 
         Raises:
             ValueError: If the images have another shape.
@@ -211,7 +213,7 @@ class Judge(nn.Module):
         return self.body(images * 2 - 1)
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return logits `(B, 24)` of kinds, `(B, 12)` of colors and `(B, 4)` of views."""
+        """Return the logits of kinds `(B, 24)`, colors `(B, 12)` and views `(B, 4)`."""
         features = self.features(images)
         return self.kind(features), self.color(features), self.view(features)
 
@@ -219,7 +221,7 @@ class Judge(nn.Module):
     def verdict(self, images: torch.Tensor) -> Verdict:
         """Return the most likely kind, color and view of `(B, 3, 64, 64)` images in [0, 1].
 
-        The log-probabilities of each image and its mirror image are added.
+        The prediction uses the sum of the log-probabilities of an image and its mirror image.
         """
         answers = []
         for part in images.split(256):
@@ -229,13 +231,14 @@ class Judge(nn.Module):
 
 
 def view_loss(logits: torch.Tensor, kind: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
-    """Return the mean over the batch of -log p(view).
+    """Return the mean cross-entropy of the views.
 
-    For kinds without a front, the loss distinguishes only the overhead view from all other views.
+    For kinds without a front, the loss only distinguishes the overhead view from all other views.
 
     Args:
         logits: `(B, 4)`.
-        kind, view: `(B,)` true indices into `KINDS` and `VIEWS`.
+        kind: `(B,)` true indices into `KINDS`.
+        view: `(B,)` true indices into `VIEWS`.
     """
     log_p = logits.log_softmax(1)
     level = [index for index in range(len(VIEWS)) if index != OVERHEAD]
@@ -245,7 +248,7 @@ def view_loss(logits: torch.Tensor, kind: torch.Tensor, view: torch.Tensor) -> t
 
 
 def view_counts(kind: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
-    """Return `(B,)` bool: whether the view of the kind counts (see the top of this file)."""
+    """Return `(B,)` bool: whether the view counts for the kind, as described at the top of this file."""
     return HAS_FRONT[kind] | (view == OVERHEAD)
 
 
@@ -253,16 +256,17 @@ def view_counts(kind: torch.Tensor, view: torch.Tensor) -> torch.Tensor:
 
 
 def train(pictures: Pictures, steps: int, batch: int, seed: int = 0) -> Iterator[tuple[Judge, float]]:
-    """Train a judge. Yield the judge and the loss (sum of the three cross-entropies) after every step.
+    """Train a judge. After every step, yield the judge and the loss, which is the sum of three cross-entropies.
 
-    The global random state is not used. The same images, arguments, thread count and kind of CPU give the same judge.
+    The training does not use the global random state. The result is reproducible with the same images, arguments,
+    thread count and CPU type.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         judge = Judge()
     optimizer = torch.optim.AdamW(judge.parameters(), lr=1e-3, weight_decay=0.02)
     pixels, labels = torch.from_numpy(pictures.pixels), torch.from_numpy(pictures.labels).long()
-    # bfloat16 is twice as fast on CPUs with support for it, and twenty times slower on others.
+    # bfloat16 is twice as fast on CPUs that support it, and twenty times slower on other CPUs.
     halves = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     for step in range(steps):
         rng = batch_rng(seed, step)
@@ -288,8 +292,8 @@ def score(verdict: Verdict, labels: np.ndarray) -> dict[str, float]:
         labels: `(n, 5)` true labels, as in `dataset.Pictures`.
 
     Returns:
-        `kind`, `color`, `view` (counted as described at the top of this file), `kind_and_color`, and
-        `view_of_front_kinds`, the view over all four views of the kinds with a front alone.
+        `kind`, `color`, `kind_and_color`; `view`, over the views that count as described at the top of this file;
+        `view_of_front_kinds`, over all views of the kinds with a front.
     """
     kind, color, view = torch.from_numpy(labels).long()[:, [0, 1, 4]].T
     right = {"kind": verdict.kind == kind, "color": verdict.color == color}
@@ -302,14 +306,15 @@ def score(verdict: Verdict, labels: np.ndarray) -> dict[str, float]:
 def kernel_inception_distance(a: torch.Tensor, b: torch.Tensor) -> float:
     """Return the unbiased squared maximum mean discrepancy between two sets of features.
 
-    For sets of the same distribution the value is about 0, and can be negative.
+    If both sets have the same distribution, the value is about 0 and can be negative.
 
     The formula is eq. 4 of Binkowski et al. 2018 ("Demystifying MMD GANs"), with the cubic kernel
-    k(x, y) = (x.y / d + 1)^3 of the kernel inception distance. The features are the judge's instead of Inception's, so
-    values are comparable only with each other.
+    k(x, y) = (x.y / d + 1)^3 of the kernel inception distance. The features come from the judge instead of Inception,
+    so the values are not comparable with published values.
 
     Args:
-        a, b: `(n, d)` and `(m, d)` features.
+        a: `(n, d)` features.
+        b: `(m, d)` features.
 
     Raises:
         ValueError: If the widths differ or a set has fewer than two rows.
@@ -317,7 +322,7 @@ def kernel_inception_distance(a: torch.Tensor, b: torch.Tensor) -> float:
     (n, d), m = a.shape, len(b)
     if b.shape[1] != d or n < 2 or m < 2:
         raise ValueError(f"a and b must be (n, d) and (m, d), n, m >= 2; got {tuple(a.shape)} and {tuple(b.shape)}.")
-    a, b = a.double(), b.double()  # float64, for small differences of large sums
+    a, b = a.double(), b.double()  # float64, because the result is a small difference of large sums
     aa, bb, ab = ((x @ y.T / d + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
     within_a = (aa.sum() - aa.trace()) / (n * (n - 1))
     within_b = (bb.sum() - bb.trace()) / (m * (m - 1))
@@ -328,7 +333,7 @@ def kernel_inception_distance(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def vocabulary() -> dict[str, list[str]]:
-    """Return the class names of the three heads, in order. The names are stored with the weights."""
+    """Return the class names of the three heads, in the order of the logits. The weights file stores these names."""
     return {"kinds": list(KINDS), "colors": list(COLORS), "views": list(VIEWS)}
 
 
@@ -364,7 +369,7 @@ def main() -> None:
     pictures = make_pictures(folder / "judge-pictures", TRAINING_SEED, TRAINING_SCENES, arguments.workers)
     fresh = make_pictures(folder / "judge-pictures-fresh", FRESH_SEED, FRESH_SCENES, arguments.workers)
     rendered, losses = time.time(), []
-    for judge, loss in train(pictures, arguments.steps, arguments.batch, arguments.seed):
+    for judge, loss in train(pictures, arguments.steps, arguments.batch, arguments.seed):  # noqa: B007  used below
         losses.append(loss)
         if len(losses) % 100 == 0:
             seconds = (time.time() - rendered) / len(losses)

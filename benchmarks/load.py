@@ -1,26 +1,29 @@
-"""Load test of the app: many clients, and a server that is killed. Counts lost and mixed-up runs, measures memory.
+"""Load test of the app with many clients and a server that is killed. Counts lost runs and measures memory.
 
     python -m benchmarks.load [--minutes 5] [--clients 8] [--kills 2]
 
-Each client starts Toybox runs with its own prompts. Every fourth client uses its own picture instead.
-Clients stop, leave and resume their runs at random. The server is killed (SIGKILL) at equal intervals and restarted.
-At the end, every run that a client has started must exist with the prompt, the picture and the seed of this client.
-Its step must not be lower than the last saved step that was observed. All files of the run must exist. Missing files
-are made at the end.
+Each client starts Toybox runs with its own prompts. Every fourth client uses its own picture instead of prompts.
+Clients stop, leave and resume their runs at random. At equal intervals, the benchmark kills the server (SIGKILL) and
+restarts it. At the end, the benchmark exports missing files and checks every run that a client has started:
+
+- The run exists, and has the prompt, the picture and the seed of its client.
+- The step of the run is not lower than the last saved step that the client observed.
+- All files of the run exist.
 
 The last line printed is one JSON object:
 
-    runs, of_pictures
-                 runs that exist at the end; runs that were requested with a picture
-    made_late    runs with files that had to be made at the end, because the client left or the server was killed
-    fileless     runs with files that could not be made even then
-    lost, mixed  runs that are missing or at a step before the last saved step; runs with the request of another client
-    actions      counts of the actions of all clients, and of errors (the server is unavailable for a while after a
-                 kill)
+    runs         number of runs that exist at the end
+    of_pictures  number of runs that clients requested with a picture
+    made_late    number of runs with missing files at the end, because the client left or the server was killed
+    fileless     number of runs whose missing files could not be exported at the end
+    lost         number of runs that are missing, or whose step is lower than the last saved step
+    mixed        number of mix-ups: responses or runs with the request of another client
+    actions      counts of the actions and the errors of all clients. Errors are expected: the server is unavailable
+                 for a while after a kill
     memory_mb    resident memory every 30 seconds, one list per server process
     memory_mb_a_minute
-                 growth of the memory per minute for each server process, without the first minute, in which models are
-                 loaded. With --kills 0 and a longer run, this shows whether memory stays flat
+                 growth of the memory per minute, one value per server process. The first minute, in which the server
+                 loads models, does not count. Use --kills 0 and a longer test to see whether memory stays flat
 
 The exit code is 1 if a run is lost, mixed up or without files, or if there are no runs.
 """
@@ -32,12 +35,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import gradio_client
 import numpy as np
+from gradio_client.client import Job
 from PIL import Image
 
 from hifa.space.jobs.exports import missing
@@ -54,12 +58,12 @@ from .app_server import Server
 
 
 WATCH = 2.0  # seconds between readings of the memory
-SAVED_EVERY = 6.0  # seconds between saves, with a margin; a kill may lose the steps of this time
+SAVED_EVERY = 6.0  # seconds between two saves, with a margin. A kill may lose the steps since the last save
 
 
 @dataclass
 class Told:
-    """State of a run as reported to its client."""
+    """State of a run, as the app reported it to the client."""
 
     asked: tuple[str, int]  # prompt and seed
     step: int = 0
@@ -69,7 +73,7 @@ class Told:
 
 @dataclass
 class Visitor:
-    """A client and its recorded events."""
+    """A client, with a record of its runs and actions."""
 
     number: int
     picture: Path | None = None
@@ -117,9 +121,7 @@ def visit(visitor: Visitor, server: Server, store: RunStore, end: float) -> None
             time.sleep(dice.uniform(0.5, 2))
 
 
-def start(
-    visitor: Visitor, client: gradio_client.Client, dice: random.Random
-) -> tuple[gradio_client.client.Job, tuple[str, int]]:
+def start(visitor: Visitor, client: gradio_client.Client, dice: random.Random) -> tuple[Job, tuple[str, int]]:
     """Submit a new run. Return the job, and the run's prompt and seed."""
     seed = 1000 * visitor.number + len(visitor.runs)
     if visitor.picture is not None:
@@ -134,20 +136,17 @@ def follow(
     visitor: Visitor,
     server: Server,
     store: RunStore,
-    job: gradio_client.client.Job,
+    job: Job,
     run_id: str | None,
     asked: tuple[str, int],
     patience: float,
 ) -> tuple[str | None, bool]:
-    """Process the stream of a call until the call ends or the deadline `patience` has passed.
+    """Process the updates of a call until the call ends or `time.monotonic` reaches `patience`.
 
-    gradio_client does not report that a server was killed, so this function checks the server itself.
-
-    Args:
-        patience: Deadline, in seconds of `time.monotonic`.
+    gradio_client does not report a killed server, so this function checks the server itself.
 
     Returns:
-        The ID of the run, if known by then, and whether the call has ended.
+        The ID of the run, or `None` if the run is still in the queue, and whether the call has ended.
 
     Raises:
         ConnectionError: If the server was killed during the call.
@@ -157,13 +156,13 @@ def follow(
         over, outputs = job.done(), job.outputs()
         for status, *_ in outputs[seen:]:
             if run_id is None:
-                run_id = status["run_id"]
+                run_id = str(status["run_id"])
                 visitor.runs[run_id] = Told(asked)
             take_in(visitor, run_id, status, store)
         seen = len(outputs)
         if over:
-            if job.exception() is not None:
-                raise job.exception()
+            if (error := job.exception()) is not None:
+                raise error
             return run_id, True
         if server.lives != life:
             raise ConnectionError("The server was killed.")
@@ -184,7 +183,7 @@ def take_in(visitor: Visitor, run_id: str, status: dict, store: RunStore) -> Non
 
 
 def check(visitors: list[Visitor], store: RunStore) -> tuple[int, int, int]:
-    """Return the numbers of existing runs, of lost or reverted runs, and of runs with another client's request."""
+    """Return the number of existing runs, the number of lost runs, and the number of mix-ups."""
     there = lost = mixed = 0
     for visitor in visitors:
         mixed += len(visitor.mixed)
@@ -204,7 +203,7 @@ def check(visitors: list[Visitor], store: RunStore) -> tuple[int, int, int]:
 
 
 def is_of_picture(folder: RunFolder, picture: Path | None) -> bool:
-    """Return whether the run has exactly this picture, or no picture if `picture` is `None`."""
+    """Return whether the run has exactly this picture. If `picture` is `None`, the run must have no picture."""
     if picture is None or not (folder.path / PICTURE).exists():
         return (picture is None) == (not (folder.path / PICTURE).exists())
     with Image.open(folder.path / PICTURE) as kept:
@@ -213,7 +212,7 @@ def is_of_picture(folder: RunFolder, picture: Path | None) -> bool:
 
 
 def make_late(visitors: list[Visitor], store: RunStore) -> tuple[int, int]:
-    """Make the missing files. Return the number of runs with missing files before and after."""
+    """Export the missing files of all runs. Return the number of runs with missing files before and after."""
     worker = Worker(store, no_lease, limited=False, timings=Timings(store.root / "timings.json"))
     late = fileless = 0
     for run_id in (run_id for visitor in visitors for run_id in visitor.runs):
@@ -229,14 +228,18 @@ def make_late(visitors: list[Visitor], store: RunStore) -> tuple[int, int]:
     return late, fileless
 
 
-def no_lease(task: LeaseTask) -> Iterator[Progress]:
+def no_lease(task: LeaseTask) -> Generator[Progress, None, None]:
     raise RuntimeError("Making files must not request a GPU lease.")
 
 
 def slope(values: list[float]) -> float | None:
-    """Return the growth per minute of values `WATCH` seconds apart, by least squares, without the first minute.
+    """Return the growth per minute, by least squares, without the first minute.
 
-    The result is `None` if less than another minute of values is left.
+    Args:
+        values: Readings `WATCH` seconds apart.
+
+    Returns:
+        The growth, or `None` if the readings cover less than two minutes.
     """
     rest = values[round(60 / WATCH) :]
     if len(rest) < 60 / WATCH:
@@ -245,7 +248,7 @@ def slope(values: list[float]) -> float | None:
 
 
 def every_half_minute(values: list[float]) -> list[int]:
-    """Return the values at intervals of 30 seconds, rounded, from values `WATCH` seconds apart."""
+    """Return rounded values at intervals of 30 seconds. The given values are `WATCH` seconds apart."""
     return [round(value) for value in values[:: round(30 / WATCH)]]
 
 

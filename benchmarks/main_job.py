@@ -1,16 +1,16 @@
-"""Time of the README's main command, measured from outside: the whole process, and its first preview.
+"""Time of the main command of the README: the whole process, and the first preview.
 
     python -m benchmarks.main_job
 
-The benchmark runs `python -m hifa "a red mushroom" --output-dir TMP` and checks the promised files. Then the benchmark
-times a first preview in its own process, with all modules loaded and all loops compiled. The last line printed is one
-JSON object:
+The benchmark runs `python -m hifa "a red mushroom" --output-dir TMP` in a separate process and checks the output
+files. Then the benchmark times the first preview of another run in its own process. All modules are loaded and all
+loops are compiled before that run. The last line printed is one JSON object:
 
-    seconds                   wall-clock time of the process, start-up and exports included
-    first_preview_seconds     from the start of the process until `preview.png` exists
+    seconds                   wall-clock time of the separate process, including start-up and exports
+    first_preview_seconds     from the start of the separate process until `preview.png` exists
     optimization_seconds      part of `seconds` that is spent in optimization steps
-    warm_preview_seconds      in a warm interpreter, from `pipe.start` to the end of the first `run.preview()`
-    missing                   promised files that are missing or empty
+    warm_preview_seconds      from `pipe.start` to the end of the first `run.preview()`, in the benchmark process
+    missing                   expected output files that are missing or empty
 """
 
 import argparse
@@ -31,7 +31,7 @@ PROMISED = (
 
 
 def command(folder: Path, prior: Path | None, steps: int | None) -> list[str]:
-    """Return the main command, with the options of a trial if given."""
+    """Return the main command. Add the options of a trial if they are given."""
     options = ["--model", str(prior)] * (prior is not None) + ["--steps", str(steps)] * (steps is not None)
     return [sys.executable, "-m", "hifa", PROMPT, "--output-dir", str(folder), *options]
 
@@ -40,7 +40,8 @@ def run_command(words: list[str], preview: Path) -> dict:
     """Run a command to its end, and measure its time.
 
     Returns:
-        The exit code, the wall-clock seconds, and the seconds until the file `preview` exists (`None` if never).
+        The exit code, the wall-clock seconds, and the seconds until the file `preview` exists. The latter is `None` if
+        the file never exists.
     """
     start, first = time.perf_counter(), None
     process = subprocess.Popen(words)
@@ -57,12 +58,12 @@ def run_command(words: list[str], preview: Path) -> dict:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """Return the names in `PROMISED` that are missing from `folder`, or empty."""
+    """Return the names in `PROMISED` whose files in `folder` are missing or empty."""
     return [name for name in PROMISED if not (folder / name).is_file() or not (folder / name).stat().st_size]
 
 
 def warm_preview_seconds(prior: Path | None) -> float:
-    """Return the seconds from `pipe.start` to the first preview, for the second time in this process."""
+    """Return the seconds from `pipe.start` to the first preview. The first run in this process is a warm-up."""
     from hifa import TOYBOX, HiFAPipeline
 
     pipe = HiFAPipeline.from_pretrained(prior or TOYBOX)

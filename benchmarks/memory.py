@@ -1,19 +1,20 @@
-"""Memory of optimization steps with the paper's renders: 512x512 pixels, 128 + 64 samples per ray, no density grid.
+"""Peak memory of optimization steps as in the paper: 512x512 pixels, 128 + 64 samples per ray, no density grid.
 
     python -m benchmarks.memory
     python -m benchmarks.memory --model stable-diffusion-v1-5/stable-diffusion-v1-5 --half      # on a CUDA machine
 
-A fresh process loads a tiny prior (real classes, random weights) or the given model, and reads its own memory. Then
-the process starts a run with the `paper` preset and takes two steps. The second step includes the state of Adam. On a
-GPU, memory is the memory that torch has allocated. Elsewhere, memory is resident memory (Linux only, /proc).
-`benchmarks.memory_arithmetic` computes the expected values. The last line printed is one JSON object; memory in MB of
-10^6 bytes:
+A new process loads the given model, or by default a tiny prior with real classes and random weights. The process reads
+its own memory, starts a run with the `paper` preset and takes two steps. The second step includes the state of Adam.
+On a GPU, the benchmark measures the memory allocated by torch. On a CPU, the benchmark measures resident memory, which
+requires /proc of Linux. `benchmarks.memory_arithmetic` computes the expected values.
 
-    baseline_mb     after the models are loaded
-    peak_mb         maximum of the steps on a GPU; elsewhere, maximum since the start of the process
-    above_mb        the difference: field, optimizer, renders and graphs
-    reserved_mb     maximum that torch reserved on the GPU, gaps included; null elsewhere
-    seconds         of the steps
+The last line printed is one JSON object. All values in MB are in units of 10^6 bytes:
+
+    baseline_mb     memory after the models are loaded
+    peak_mb         on a GPU, peak memory of the steps; on a CPU, peak memory since the start of the process
+    above_mb        peak_mb - baseline_mb: memory of field, optimizer, renders and graphs
+    reserved_mb     on a GPU, peak memory reserved by torch, including gaps; on a CPU, null
+    seconds         time of the steps
 """
 
 import argparse
@@ -24,12 +25,14 @@ import time
 from pathlib import Path
 
 
-# Heavy imports are inside functions, so that only the measured process executes them.
+# Heavy imports are inside functions, so that only the measured process runs them.
 STATUS = Path("/proc/self/status")
 
 
 def status_megabytes(text: str, field: str) -> float:
-    """Return a field of /proc/PID/status in MB, such as VmRSS (resident now) or VmHWM (peak). The kernel's kB are KiB.
+    """Return a field of /proc/PID/status in MB, such as VmRSS (resident memory) or VmHWM (its peak).
+
+    The unit kB in this file means 1024 bytes.
 
     Raises:
         ValueError: If the field does not exist.
@@ -60,7 +63,7 @@ def peak_megabytes(device: str) -> tuple[float, float | None]:
 
 
 def tiny_pipeline(image_size: int):
-    """Return a HiFAPipeline whose prior takes `image_size` pixels, with random weights and few channels."""
+    """Return a HiFAPipeline with random weights and few channels. The prior takes images of `image_size` pixels."""
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
@@ -72,9 +75,9 @@ def tiny_pipeline(image_size: int):
         torch.manual_seed(0)
         text_encoder = build_text_encoder()
         vae = AutoencoderKL(
-            block_out_channels=channels,
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=channels,  # pyright: ignore[reportArgumentType]
+            down_block_types=("DownEncoderBlock2D",) * 3,  # pyright: ignore[reportArgumentType]
+            up_block_types=("UpDecoderBlock2D",) * 3,  # pyright: ignore[reportArgumentType]
             norm_num_groups=8,
             mid_block_add_attention=False,
         )
@@ -94,13 +97,13 @@ def tiny_pipeline(image_size: int):
 def measure(
     size: int, prior_size: int, steps: int, model: str | None = None, half: bool = False, device: str = "cpu"
 ) -> dict:
-    """Measure the memory of the steps in this process, which must be fresh.
+    """Measure the memory of the steps in this process, which must be a new process.
 
     Args:
         size: Pixels per side of the render.
         prior_size: Pixels per side of the tiny prior's images.
         steps: Number of steps.
-        model: Hub ID or folder, to replace the tiny prior.
+        model: Hub ID or folder of a model that replaces the tiny prior.
         half: Load the model in float16.
         device: Device of the run.
     """
@@ -143,9 +146,9 @@ def main() -> int:
     parser.add_argument("--prior-size", type=int, default=64, help="pixels per side of the tiny prior's images")
     parser.add_argument("--model", metavar="ID_OR_DIR", help="a real prior; the prompt is 'a red mushroom'")
     parser.add_argument("--half", action="store_true", help="load the model in float16")
-    parser.add_argument("--device", help="default: cuda for --model if available, otherwise cpu")
+    parser.add_argument("--device", help="default: cuda if available and --model is given, otherwise cpu")
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--here", action="store_true", help="measure in this process")
+    parser.add_argument("--here", action="store_true", help="measure in this process instead of a new one")
     arguments = parser.parse_args()
     if not arguments.here:
         return subprocess.run([sys.executable, "-m", "benchmarks.memory", "--here", *sys.argv[1:]]).returncode

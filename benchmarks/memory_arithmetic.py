@@ -1,24 +1,24 @@
-"""Computed memory of a 512x512 step of the `paper` preset with Stable Diffusion 1.5 in float16. Needs no GPU.
+"""Compute the memory of a 512x512 step of the `paper` preset with Stable Diffusion 1.5 in float16, without a GPU.
 
     python -m benchmarks.memory_arithmetic
 
-The full-size classes run on the meta device, where tensors have shapes and no values. The bytes of all live tensors
-are summed after each operation. A chunk of rays, whose shapes depend on values, runs on the CPU and is counted in the
-same way. `python -m benchmarks.memory --model ID --half` measures the same on a CUDA machine.
+The full-size models run on the meta device, where tensors have shapes but no values. The benchmark sums the bytes of
+all live tensors after each operation. The shapes of a chunk of rays depend on values, so a chunk runs on the CPU and
+is counted in the same way. `python -m benchmarks.memory --model ID --half` measures the same memory on a CUDA machine.
 
-Attention without a gradient is counted as in CUDA's fused kernels, which store no matrix of attention weights. Memory
-outside of tensors is not counted: the CUDA context, workspaces of convolutions, gaps between blocks of the allocator.
-The last line printed is one JSON object, in 10^9 bytes:
+Attention without a gradient counts as in the fused CUDA kernels, which store no matrix of attention weights. Memory
+outside of tensors does not count: the CUDA context, workspaces of convolutions, and gaps between blocks of the
+allocator. The last line printed is one JSON object, in units of 10^9 bytes:
 
     weights               UNet, autoencoder and text encoder in float16; the text encoder can be released
-    field                 parameters, gradients and Adam's moments in float32
-    encoder_graph         what the encoder keeps for its backward pass while the UNet runs
-    guidance              peak from the encoder to the gradient of the image: encoder_graph and the UNet, the decoder,
-                          or the backward pass
-    image                 rays of the whole image, their outputs and their gradient
+    field                 parameters, gradients and moments of Adam in float32
+    encoder_graph         tensors that the encoder stores for its backward pass while the UNet runs
+    guidance              peak of the guidance, from the encoder to the gradient of the image. The peak occurs in the
+                          UNet, the decoder or the backward pass, and includes encoder_graph
+    image                 rays of the whole image, their outputs and the gradients of the outputs
     chunk                 peak of one chunk of rays, forward and backward
-    total                 weights + field + image + the larger of guidance and chunk, which do not coincide
-    without_chunks        the total if the graphs of all chunks were held at once, in addition to guidance
+    total                 weights + field + image + max(guidance, chunk). Guidance and chunks run one after the other
+    without_chunks        the total without chunks: the graph of all rays is held during the guidance
 """
 
 import argparse
@@ -36,6 +36,7 @@ from hifa.cameras import VIEWS, Camera, camera_to_world, image_rays
 from hifa.field import RadianceField
 from hifa.losses import sds_plus_loss
 from hifa.priors.prior import DiffusionPrior
+from hifa.priors.prompt_embeddings import PromptEmbeddings
 from hifa.priors.prompt_guidance import classifier_free
 from hifa.rendering.rays import RayOutput, RaySampling, render_rays
 
@@ -46,7 +47,7 @@ TOKENS = 77
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counter of the bytes of live tensors that were created inside of the context. `peak` is the maximum so far."""
+    """Counts the bytes of live tensors that were created in the context. `peak` is the maximum so far."""
 
     def __init__(self):
         super().__init__()
@@ -62,7 +63,7 @@ class LiveBytes(TorchDispatchMode):
         given = {StorageWeakRef(storage).cdata for storage in _storages_of((arguments, named))}
         for storage in _storages_of(result):
             reference = StorageWeakRef(storage)
-            if reference.cdata not in given:  # skip views and in-place results, which may belong to a weight
+            if reference.cdata not in given:  # skip views and in-place results, which may be weights
                 self._storages[reference.cdata] = (reference, storage.nbytes())
         self.peak = max(self.peak, self.now())
         return result
@@ -73,7 +74,7 @@ def _storages_of(tree) -> list[torch.UntypedStorage]:
 
 
 class FusedAttention(TorchFunctionMode):
-    """Mode in which attention without a gradient allocates only its output, on the meta device."""
+    """Makes attention without a gradient allocate only its output, on the meta device."""
 
     def __torch_function__(self, function, types, arguments=(), named=None):
         named = named or {}
@@ -84,15 +85,18 @@ class FusedAttention(TorchFunctionMode):
 
 
 def guidance_bytes(prior: DiffusionPrior, config: HiFAConfig, text_dim: int, device: str = "meta") -> tuple[int, int]:
-    """Return the bytes of the encoder's graph, and the peak of equation 4 and its gradient with respect to the image.
+    """Return two numbers of bytes: the graph of the encoder, and the peak of the guidance.
+
+    The guidance is the loss of equation 4 and its gradient with respect to the image.
 
     Args:
-        prior: Prior on the device `device`.
+        prior: Prior on `device`.
         config: Settings of the run.
         text_dim: Width of the text encoder.
+        device: Device of the inputs.
     """
     size = prior.image_size
-    embeds = torch.zeros(2 + len(VIEWS), TOKENS, text_dim, device=device)
+    embeds = PromptEmbeddings(torch.zeros(2 + len(VIEWS), TOKENS, text_dim, device=device))
     guidance = classifier_free(embeds, 0, config.guidance_scale, config.view_guidance, config.guidance_rescale)
     x = torch.zeros(1, 3, size, size, device=device, requires_grad=True)
     t = int(config.t_max * len(prior.alphas_cumprod))
@@ -106,20 +110,20 @@ def guidance_bytes(prior: DiffusionPrior, config: HiFAConfig, text_dim: int, dev
 
 
 def field_bytes(field: RadianceField) -> int:
-    """Return the bytes of the parameters, their gradients and Adam's two moments."""
+    """Return the bytes of the parameters, the gradients and the two moments of Adam."""
     return 4 * sum(p.numel() * p.element_size() for p in field.parameters())
 
 
 def chunk_bytes(field: RadianceField, config: HiFAConfig) -> int:
-    """Return the peak, in addition to `field_bytes`, of the forward and backward pass of one chunk of rays.
+    """Return the peak of the forward and backward pass of one chunk of rays, without `field_bytes`.
 
-    The rays are from the middle of an image, so that all of them pass the object.
+    The rays are from the middle of an image, so that all rays hit the object.
     """
     camera = Camera(0.0, 15.0, sum(config.camera_radius) / 2, sum(config.camera_fov_deg) / 2)
     rays = image_rays(camera_to_world(camera), camera.fov_deg, config.render_size)
     start = (len(rays) - config.rays_per_chunk) // 2
     part = rays[start : start + config.rays_per_chunk]
-    for parameter in field.parameters():  # these exist in every chunk but the first
+    for parameter in field.parameters():  # in a run, these gradients exist for all chunks except the first
         parameter.grad = torch.zeros_like(parameter)
     with LiveBytes() as live:
         seen = render_rays(field, part, RaySampling(config.n_coarse, config.n_fine, config.kernel))
@@ -128,13 +132,13 @@ def chunk_bytes(field: RadianceField, config: HiFAConfig) -> int:
 
 
 def image_bytes(config: HiFAConfig) -> int:
-    """Return the bytes of origins, directions and offsets of all rays, and of their outputs and gradients."""
+    """Return the bytes of all rays of an image: origins, directions, offsets, outputs and gradients of the outputs."""
     seen = sum({"color": 3}.get(name, 1) for name in RayOutput.__dataclass_fields__ if name != "density")
     return 4 * config.render_size**2 * (3 + 3 + 2 + 2 * seen)
 
 
 def arithmetic(name: str, config: HiFAConfig) -> dict:
-    """Return all figures, in 10^9 bytes, for a model of `published_models.NAMES` that has an autoencoder."""
+    """Return all results, in 10^9 bytes. `name` is a model in `published_models.NAMES` that has an autoencoder."""
     pipe = build_pipeline(name)
     models = {key: getattr(pipe, key).half() for key in ("unet", "vae", "text_encoder")}
     weights = {key: sum(p.numel() * 2 for p in model.parameters()) for key, model in models.items()}

@@ -1,4 +1,6 @@
-"""A small rasterizer that reads an exported mesh independently of the exporter, for comparison with the asset."""
+"""Small rasterizer for exported meshes. It shares no code with the exporter, so it can check exported files."""
+
+from typing import Any, cast
 
 import numba
 import numpy as np
@@ -6,26 +8,27 @@ import trimesh
 
 
 def render_mesh(path, pose: np.ndarray, size: int = 128, fov_deg: float = 40.0) -> tuple[np.ndarray, np.ndarray]:
-    """Render a textured mesh file (GLB or OBJ): unlit, nearest texel, one ray per pixel, on black.
+    """Render a textured mesh file (GLB or OBJ) on black. There is no lighting, and each pixel has the nearest texel.
 
     Args:
-        path: Mesh file with +Y up and front +Z.
-        pose: `(3, 4)` camera-to-world, OpenCV axes, in world axes (z up, front +x).
+        path: Mesh file. The up axis is +Y, and the front faces +Z.
+        pose: `(3, 4)` camera-to-world matrix with OpenCV camera axes. In the world, z is up and the front faces +x.
         size: Height and width in pixels.
         fov_deg: Horizontal and vertical field of view in degrees.
 
     Returns:
         Color `(size, size, 3)` in [0, 1] and mask `(size, size)` bool. Back faces are not drawn.
     """
-    mesh = trimesh.load(path, process=False, force="mesh")
+    mesh = trimesh.load_mesh(path, process=False)
     vertices = np.asarray(mesh.vertices)[:, [2, 0, 1]]  # glTF (y, z, x) -> world (x, y, z)
     camera = (vertices - pose[:, 3]) @ pose[:, :3]
     focal = 0.5 * size / np.tan(np.radians(fov_deg) / 2)
     pixels = np.stack([*(camera[:, :2] / camera[:, 2:] * focal + size / 2).T, camera[:, 2]], axis=1)
-    material = mesh.visual.material
+    visual = cast(Any, mesh.visual)  # trimesh declares no texture
+    material = visual.material
     image = material.baseColorTexture if hasattr(material, "baseColorTexture") else material.image
     texture = np.asarray(image.convert("RGB"), np.float32) / 255
-    uv = _rasterize(pixels, np.asarray(mesh.faces), np.asarray(mesh.visual.uv), size)
+    uv = _rasterize(pixels, np.asarray(mesh.faces), np.asarray(visual.uv), size)
     mask = uv[..., 2] > 0
     row = ((1 - uv[..., 1]) * texture.shape[0]).astype(int).clip(0, texture.shape[0] - 1)
     column = (uv[..., 0] * texture.shape[1]).astype(int).clip(0, texture.shape[1] - 1)
@@ -34,7 +37,7 @@ def render_mesh(path, pose: np.ndarray, size: int = 128, fov_deg: float = 40.0) 
 
 @numba.njit(cache=True)
 def _rasterize(pixels, faces, uv, size):
-    """Return the uv of the nearest front-facing triangle of each pixel, and 1; zeros where there is no triangle."""
+    """Return `(size, size, 3)`: u, v and 1 for the nearest front-facing triangle, or zeros without a triangle."""
     nearest = np.full((size, size), np.inf)
     out = np.zeros((size, size, 3))
     for i, j, k in faces:
@@ -54,7 +57,7 @@ def _rasterize(pixels, faces, uv, size):
                 wc = 1 - wa - wb
                 if wa < 0 or wb < 0 or wc < 0:
                     continue
-                # Attributes divided by depth are linear on the screen. The attributes themselves are not.
+                # Interpolate attributes divided by depth, because only these are linear on the screen.
                 depth = 1 / (wa / az + wb / bz + wc / cz)
                 if depth < nearest[row, column]:
                     nearest[row, column] = depth

@@ -1,20 +1,22 @@
-"""Meshes of finished assets: well-formedness, similarity to their fields, and time of the export.
+"""Exported meshes of finished assets: validity, similarity to the field, and time of the export.
 
     python -m benchmarks.meshes ASSET_FOLDER [...] [--faces 20000] [--texture 1024] [--validator FOLDER] [--save DIR]
 
-Each asset is exported as GLB and PLY. The GLB is read again, checked with vertices merged by position, and rendered
-unlit from eight sides (elevation 15 degrees, distance 2.5, field of view 40 degrees). These renders are compared with
-renders of the field. The output is one JSON object with a list `assets` and the `totals`. For each asset:
+The benchmark exports each asset as GLB and PLY, and reads the GLB again. The checks of the GLB merge vertices at the
+same position. The GLB is rendered without lighting from eight sides, at an elevation of 15 degrees, a distance of 2.5
+and a field of view of 40 degrees. The benchmark compares these renders with renders of the field. The output is one
+JSON object with a list `assets` and the `totals`. Keys of each asset:
 
     closed, two_manifold      properties of the GLB
-    faults                    counts by `hifa.export.check.MeshFaults`, such as doubled faces and bad normals
-    validator_errors          of Khronos' validator (`npm i gltf-validator`; its folder as `--validator` or in the
-                              variable HIFA_GLTF_VALIDATOR); null without `--validator`
-    iou, iou_min              mean and minimum over the sides of the IoU of the silhouettes; the field's silhouette is
-                              an opacity above 0.5
-    color_difference          mean absolute difference inside of both silhouettes, on a scale of 255
-    faces, charts, megabytes  of the GLB
-    seconds                   of each stage, and in total
+    faults                    counts of `hifa.export.mesh_check.MeshFaults`, such as doubled faces and bad normals
+    validator_errors          number of errors found by the Khronos validator; null without the validator. Install the
+                              validator with `npm i gltf-validator`, and set its folder with `--validator` or
+                              HIFA_GLTF_VALIDATOR
+    iou, iou_min              mean and minimum, over the sides, of the silhouette IoU. The silhouette of the field is
+                              the set of pixels with an opacity above 0.5
+    color_difference          mean absolute color difference inside of both silhouettes, on a scale of 0 to 255
+    faces, charts, megabytes  properties of the GLB
+    seconds                   time of each stage and in total
 """
 
 import argparse
@@ -33,7 +35,7 @@ import trimesh
 from hifa import HiFAAsset
 from hifa.cameras import Camera, camera_to_world
 from hifa.export import bake_texture, write_glb, write_ply
-from hifa.export.check import find_faults
+from hifa.export.mesh_check import find_faults
 
 from .gltf_validator import VARIABLE, errors, validate
 from .mesh_render import render_mesh
@@ -53,7 +55,7 @@ def side(azimuth: float) -> Camera:
 
 
 def likeness(glb: Path, asset: HiFAAsset, save: Path | None = None) -> dict[str, float]:
-    """Compare a GLB with its field from all sides."""
+    """Compare a GLB with the field of its asset, from all sides. Save a picture of both if `save` is given."""
     ious, differences, rows = [], [], []
     for azimuth in SIDES:
         picture = asset.render(side(azimuth), SIZE, (0.0, 0.0, 0.0))
@@ -79,8 +81,8 @@ def likeness(glb: Path, asset: HiFAAsset, save: Path | None = None) -> dict[str,
 
 
 def well_formed(glb: Path, validator: str | None) -> dict:
-    """Return the checks of a GLB, as read by an independent library."""
-    mesh = trimesh.load(glb, process=False, force="mesh")
+    """Check a GLB. The file is read with trimesh, independently of the exporter."""
+    mesh = trimesh.load_mesh(glb, process=False)
     faults = find_faults(mesh.vertices, mesh.faces, mesh.vertex_normals)
     return {
         "closed": faults.closed,
@@ -102,7 +104,7 @@ def export(asset: HiFAAsset, folder: Path, faces: int, texture: int) -> tuple[Pa
         glb = write_glb(folder / "mesh.glb", bake_texture(mesh, asset.color, texture))
         write_ply(folder / "mesh.ply", mesh)
     total = time.perf_counter() - start
-    cumulative = {name: row[3] for (_, _, name), row in pstats.Stats(profile).stats.items()}
+    cumulative = {name: row[3] for (_, _, name), row in pstats.Stats(profile).stats.items()}  # pyright: ignore[reportAttributeAccessIssue]
     seconds = {stage: round(cumulative.get(name, 0.0), 2) for stage, name in STAGES.items()}
     seconds["texture"] = round(seconds.pop("texture_and_unwrap") - seconds["unwrap"], 2)
     return glb, {**seconds, "total": round(total, 2)}
@@ -110,11 +112,11 @@ def export(asset: HiFAAsset, folder: Path, faces: int, texture: int) -> tuple[Pa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("assets", nargs="+", help="asset folders of save_pretrained")
+    parser.add_argument("assets", nargs="+", help="asset folders written by save_pretrained")
     parser.add_argument("--faces", type=int, default=20_000)
     parser.add_argument("--texture", type=int, default=1024, help="texels per side")
     parser.add_argument("--validator", default=os.environ.get(VARIABLE), help="folder of the package gltf-validator")
-    parser.add_argument("--save", type=Path, help="folder for pictures of the field (above) and the mesh (below)")
+    parser.add_argument("--save", type=Path, help="folder for pictures, field above mesh")
     arguments = parser.parse_args()
     if arguments.save is not None:
         arguments.save.mkdir(parents=True, exist_ok=True)

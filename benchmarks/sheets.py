@@ -1,16 +1,18 @@
-"""Sheets of sixteen hallucinated views: how well a reconstruction from twelve of them predicts the other four.
+"""Reconstruction from twelve of sixteen hallucinated views, compared with the four held-out views.
 
     python -m benchmarks.sheets --sheets DIR
 
-DIR holds sheets in the format of `given_views.read_views`: PNGs of sixteen square views on white side by side, such as
-SyncDreamer's of 4096x256. Other pictures in DIR are ignored. The runs are reconstructions without a prior. There is no
-ground truth, so renders are compared with hallucinated views that are held out. Inconsistencies between the views
-cannot be predicted. NAME.png in the output folder shows the held-out views: our renders, the hallucinated views, and
-four times their difference. The last line printed is one JSON object:
+DIR contains sheets in the format of `given_views.read_views`. A sheet is a PNG with sixteen square views on white,
+side by side, such as the 4096x256 sheets of SyncDreamer. Other pictures in DIR are ignored. The runs are
+reconstructions without a prior. There is no ground truth, so the benchmark compares renders with held-out hallucinated
+views. If the views are inconsistent, no reconstruction can match the held-out views exactly.
 
-    sheets       for each sheet: `psnr` in dB on white at the held-out views, every fourth from the third on;
-                 `given_psnr` at the twelve given views; `seconds` of the optimization
-    psnr         mean over the sheets of `psnr`
+For each sheet, NAME.png in the output folder shows the held-out views in three rows: our renders, the hallucinated
+views, and the difference multiplied by four. The last line printed is one JSON object:
+
+    sheets       for each sheet: `psnr` at the held-out views, which are every fourth view, starting with the third;
+                 `given_psnr` at the twelve given views; `seconds` of the optimization. PSNR is in dB, on white
+    psnr         mean of `psnr` over the sheets
 """
 
 import argparse
@@ -52,9 +54,10 @@ def split(sheet: PIL.Image.Image, bound: float, size: int) -> tuple[GivenViews, 
     side, cameras = sheet.height, ring_cameras(bound)
     tiles = [sheet.crop((i * side, 0, (i + 1) * side, side)) for i in range(COUNT)]
     given = [i for i in range(COUNT) if i not in HELD_OUT]
-    return tuple(
+    shown, held_out = (
         read_views([tiles[i] for i in part], bound, size, [cameras[i] for i in part]) for part in (given, HELD_OUT)
     )
+    return shown, held_out
 
 
 def write_picture(path: Path, images: np.ndarray, views: np.ndarray) -> None:
@@ -81,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sheets", type=Path, required=True, help="folder with sheets")
     parser.add_argument("--output-dir", type=Path, default=Path("benchmarks-cache/sheets"))
-    parser.add_argument("--size", type=int, default=128, help="pixels per side of the reduced views; default: 128")
+    parser.add_argument("--size", type=int, default=128, help="pixels per side of the downsampled views; default: 128")
     parser.add_argument("--steps", type=int, help="steps per run, for a trial; default: the preset's")
     arguments = parser.parse_args()
     sheets = find_sheets(arguments.sheets)

@@ -1,31 +1,35 @@
-"""Time of an optimization step divided by the time of its guidance alone, in one run with default settings.
+"""Time of an optimization step divided by the time of its guidance alone, for a run with default settings.
 
     python -m benchmarks.step_time
 
-After each step of a real run, the prior's work in that step is repeated alone, on a fixed image: the same UNet calls
-with the same inputs, the encoder with its backward pass to the image, and the decoder. Steps and bare guidance
-alternate, so that a busy machine slows both alike. The last line printed is one JSON object:
+After each step of a run, the benchmark repeats the work of the prior in that step, on a fixed image. This bare
+guidance consists of the same UNet calls with the same inputs, the encoder with its backward pass to the image, and the
+decoder. Steps and bare guidance alternate, so that a busy machine slows both alike. The last line printed is one JSON
+object:
 
-    ratio                     sum of the step times / sum of the bare times
-    step_ms, bare_ms          medians
+    ratio                     step_seconds / bare_seconds
+    step_ms, bare_ms          median time of a step and of its bare guidance
     step_seconds, bare_seconds
-                              sums over the run
+                              total time of all steps and of all bare guidance
     unet_seconds, encoder_seconds, decoder_seconds
-                              terms of the bare sum; the encoder includes its backward pass
-    ratio_by_quarter          the ratio in each quarter of the run; during the run, renders grow and haze clears
-    unet_calls                number of UNet calls in all steps together
+                              parts of bare_seconds. The part of the encoder includes the backward pass
+    ratio_by_quarter          the ratio in each quarter of the run. Later in a run, renders are larger and have less
+                              haze
+    unet_calls                number of UNet calls in all steps
 """
 
 import argparse
 import json
 import statistics
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from hifa import TOYBOX, HiFAPipeline
+from hifa.optimization.distillation import make_distiller
 from hifa.optimization.step import optimization_step
 from hifa.priors.latent_diffusion import LatentDiffusionPrior
 
@@ -35,7 +39,7 @@ PARTS = ("unet", "encoder", "decoder")
 
 
 class CallRecorder:
-    """Recorder of the arguments of every call of a module while `active`, so that the calls can be repeated."""
+    """Records the arguments of every call of a module while `active` is true, so that the calls can be repeated."""
 
     def __init__(self, module: nn.Module):
         self.calls: list[tuple[tuple, dict]] = []
@@ -53,7 +57,7 @@ def bare_guidance(prior: LatentDiffusionPrior, calls: list[tuple[tuple, dict]], 
     Args:
         prior: Prior to time.
         calls: Arguments of the UNet calls to repeat.
-        image: `(1, 3, H, W)` in [0, 1], a leaf that requires a gradient.
+        image: Leaf tensor `(1, 3, H, W)` in [0, 1] that requires a gradient.
     """
     clock = [time.perf_counter()]
     with torch.no_grad():
@@ -66,14 +70,15 @@ def bare_guidance(prior: LatentDiffusionPrior, calls: list[tuple[tuple, dict]], 
     prior.decode(latent.detach())
     clock.append(time.perf_counter())
     image.grad = None
-    return [after - before for before, after in zip(clock, clock[1:], strict=False)]
+    return [after - before for before, after in pairwise(clock)]
 
 
 def measure(pipe: HiFAPipeline, steps: int | None) -> tuple[list[float], list[list[float]], int]:
     """Run to the end, and time every step.
 
     Args:
-        steps: Length of the run; `None` for the preset's length.
+        pipe: Pipeline with the prior.
+        steps: Number of steps of the run. `None` uses the number of steps of the preset.
 
     Returns:
         The seconds of each step, the seconds of each part of its bare guidance, and the number of UNet calls.
@@ -86,11 +91,11 @@ def measure(pipe: HiFAPipeline, steps: int | None) -> tuple[list[float], list[li
     for _ in pipe.advance(pipe.start(PROMPT, seed=1), steps=3):  # warm-up: numba compiles, torch selects kernels
         pass
     run = pipe.start(PROMPT, seed=0, num_inference_steps=steps)
-    surfaces = pipe.surface_models(run.config)
+    surfaces, distiller = pipe.surface_models(run.config), make_distiller(run, prior)
     while not run.finished:
         recorder.calls, recorder.active = [], True
         start = time.perf_counter()
-        optimization_step(run, prior, surfaces)
+        optimization_step(run, distiller, surfaces)
         step_seconds.append(time.perf_counter() - start)
         recorder.active = False
         bare_seconds.append(bare_guidance(prior, recorder.calls, image))
@@ -101,10 +106,10 @@ def measure(pipe: HiFAPipeline, steps: int | None) -> tuple[list[float], list[li
 
 
 def summary(step_seconds: list[float], bare_seconds: list[list[float]]) -> dict:
-    """Return medians, sums and ratios of sums. Times are in seconds unless the name says otherwise."""
+    """Return the results described at the top of this file, except `unet_calls`."""
     bare, count = [sum(parts) for parts in bare_seconds], len(step_seconds)
     edges = [round(count * quarter / 4) for quarter in range(5)]
-    quarters = [slice(*pair) for pair in zip(edges, edges[1:], strict=False) if pair[0] < pair[1]]
+    quarters = [slice(*pair) for pair in pairwise(edges) if pair[0] < pair[1]]
     parts = zip(PARTS, zip(*bare_seconds, strict=True), strict=True)
     return {
         "ratio": round(sum(step_seconds) / sum(bare), 3),

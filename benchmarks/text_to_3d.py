@@ -1,4 +1,4 @@
-"""Text to 3D with default settings: 24 prompts, 12 of them held out from training, with 8 views of each judged.
+"""Text to 3D with default settings: 24 prompts, 12 of them held out from training, and 8 judged views of each asset.
 
     python -m benchmarks.text_to_3d --output-dir benchmarks-cache/text-to-3d --figure text_to_3d.jpg
 
@@ -7,23 +7,26 @@ Assets that exist for the same prior and settings are reused, so an interrupted 
 backgrounds of the world. The verdicts on all views of all prompts go to `results.json`. The last line printed is one
 JSON object:
 
-    trained, never_trained    shares of correct views: `kind`, `color`, `kind_and_color`; `majority`: share of assets
-                              whose most frequent kind and color are correct
-    kid                       kernel inception distance, in features of the judge, from the renders to world renders of
-                              the same captions from the same cameras
-    kid_prior                 the same from the prior's 2D samples of the same captions
-    kid_prior_own_cameras     as `kid_prior`, but to world renders from any camera that shows the view of the caption,
-                              as in training; for the other distances the elevation is 15 degrees
-    kid_world                 as `kid`, but from other world renders: the value of a perfect prior. The value is below
-                              0, because sets with the same captions are more alike than independent sets
-    kid_ratio                 (kid - kid_world) / (kid_prior - kid_world): distance of the assets to the world,
-                              relative to the distance of the prior's samples, where `kid_world` counts as zero
+    trained, never_trained    results of the trained and of the held-out prompts. `kind`, `color` and `kind_and_color`
+                              are shares of correct views. `majority` is the share of assets whose most frequent kind
+                              and color are correct
+    kid                       kernel inception distance between renders of the assets and world renders with the same
+                              captions and cameras. The features are those of the judge
+    kid_prior                 the same distance for 2D samples of the prior instead of renders of the assets
+    kid_prior_own_cameras     like `kid_prior`, but the world renders use any training camera that shows the view of
+                              the caption. For all other distances, the elevation is 15 degrees
+    kid_world                 the same distance for other world renders instead of renders of the assets. This is the
+                              value of a perfect prior. The value is below 0, because two sets with the same captions
+                              are more alike than independent sets
+    kid_ratio                 (kid - kid_world) / (kid_prior - kid_world). The value is below 1 if the assets are
+                              closer to the world than the samples of the prior
     diverged                  number of assets that are empty or opaque everywhere
     same_kind                 share of assets with the same predicted kind in all views
-    front_and_back            share of assets with a front that show a front at azimuth 0 and a back at azimuth 180
-    consistent                share of assets that fulfill `same_kind` and, if they have a front, `front_and_back`
-    z_variance                mean over opaque pixels, squared world units
-    seconds                   mean wall-clock time of an asset's optimization
+    front_and_back            share of assets with a correct front at azimuth 0 and a correct back at azimuth 180,
+                              among the assets of kinds with a front
+    consistent                share of assets with `same_kind` and, if the kind has a front, `front_and_back`
+    z_variance                mean over opaque pixels, in squared world units
+    seconds                   mean wall-clock time to optimize an asset
 """
 
 import argparse
@@ -51,7 +54,7 @@ from .toybox import features_of, load_pipeline, render_labels, sample
 AZIMUTHS = tuple(range(0, 360, 45))
 ELEVATION = 15.0
 EMPTY, OPAQUE = 0.01, 0.95  # mean opacity over all views
-# Seeds that are not used in training, see benchmarks.toybox.
+# Seeds that are not used in training. See benchmarks.toybox.
 BACKGROUND_SEED, WORLD_SEED, OTHER_WORLD_SEED, SAMPLE_SEED = 10_000_000, 11_000_000, 12_000_000, 13_000_000
 
 
@@ -59,7 +62,7 @@ BACKGROUND_SEED, WORLD_SEED, OTHER_WORLD_SEED, SAMPLE_SEED = 10_000_000, 11_000_
 
 
 class Prompt(NamedTuple):
-    """A prompt for one object. `trained` says whether the combination was in the prior's training set."""
+    """A prompt for one object. `trained` is true if the prior was trained on this combination of kind and color."""
 
     kind: str
     color: str
@@ -67,14 +70,15 @@ class Prompt(NamedTuple):
 
     @property
     def text(self) -> str:
-        return world.caption(world.Scene(self.kind, self.color, None, None, shape=None))
+        return world.caption(world.make_scene(self.kind, self.color))
 
 
 def choose_prompts(count: int = 12, seed: int = 0) -> list[Prompt]:
-    """Return `count` trained and `count` held-out combinations, alternating. No kind occurs twice.
+    """Return `count` trained and `count` held-out combinations, alternating. All kinds are different.
 
-    Half of the held-out combinations have a front. Of 1,000 draws of held-out combinations, the first one with the
-    most colors is used. The trained combinations are of the remaining kinds, and all have different colors.
+    Half of the kinds in the held-out combinations have a front. The function draws the held-out combinations 1,000
+    times and uses the first draw with the largest number of colors. The trained combinations use the remaining kinds,
+    and all have different colors.
     """
     rng, pairs = np.random.default_rng(seed), world.combinations(held_out=True)
     draws = [_distinct_kinds([pairs[i] for i in rng.permutation(len(pairs))], count) for _ in range(1000)]
@@ -89,7 +93,7 @@ def choose_prompts(count: int = 12, seed: int = 0) -> list[Prompt]:
 
 
 def _distinct_kinds(pairs: list[tuple[str, str]], count: int) -> list[tuple[str, str]]:
-    """Return the first `count` pairs with different kinds, half of them with a front."""
+    """Return the first `count` pairs with different kinds. Half of the kinds have a front."""
     first = {}
     for kind, color in pairs:
         first.setdefault(kind, color)
@@ -111,7 +115,7 @@ def fingerprint(pipe: HiFAPipeline) -> str:
 
 
 def make_asset(pipe: HiFAPipeline, prior: str, prompt: Prompt, folder: Path, **settings) -> HiFAAsset:
-    """Return the asset in `folder` if prompt, prior and settings match. Otherwise make and save a new one."""
+    """Return the asset in `folder` if its prompt, prior and settings match. Otherwise, make and save a new asset."""
     run = pipe.start(prompt.text, seed=0, **settings)
     wanted = {"prompt": prompt.text, "seed": 0, "prior_weights": prior, "config": run.config.to_dict()}
     if folder.exists():
@@ -123,13 +127,13 @@ def make_asset(pipe: HiFAPipeline, prior: str, prompt: Prompt, folder: Path, **s
         pass
     asset = run.asset()
     asset.metadata["prior_weights"] = prior
-    # Renamed when complete, so that an interrupted benchmark leaves no partial asset.
+    # Rename the folder when the asset is complete, so that an interrupted benchmark leaves no partial asset.
     asset.save_pretrained(folder.with_suffix(".partial")).rename(folder)
     return asset
 
 
 class Views(NamedTuple):
-    """Renders of an asset: `(8, 3, 64, 64)` images in [0, 1], mean opacity, mean z-variance of opaque pixels."""
+    """Renders of an asset: images `(8, 3, 64, 64)` in [0, 1], mean opacity, and mean z-variance of opaque pixels."""
 
     pictures: Tensor
     opacity: float
@@ -137,7 +141,7 @@ class Views(NamedTuple):
 
 
 def render_views(asset: HiFAAsset, number: int) -> Views:
-    """Render the views for the judge. The `number` of the asset determines the backgrounds."""
+    """Render the views for the judge. The number of the asset seeds the backgrounds."""
     rng = np.random.default_rng([BACKGROUND_SEED, number])
     seen = [asset.render(asset.camera(azimuth, ELEVATION), SIZE, sample_background(rng)) for azimuth in AZIMUTHS]
     opacity, z_variance = (torch.stack([getattr(view, name) for view in seen]) for name in ("opacity", "z_variance"))
@@ -153,7 +157,7 @@ def render_views(asset: HiFAAsset, number: int) -> Views:
 
 
 def asset_row(prompt: Prompt, verdict: Verdict, views: Views, seconds: float) -> dict:
-    """Return all results of one asset, given the judge's verdict on its views."""
+    """Return all results of one asset. The verdict is that of the judge on the views of the asset."""
     kinds = [KINDS[i] for i in verdict.kind.tolist()]
     colors = [COLORS[i] for i in verdict.color.tolist()]
     seen = [VIEWS[i] for i in verdict.view.tolist()]
@@ -185,7 +189,7 @@ def share(values: list[float]) -> float | None:
 
 
 def view_shares(rows: list[dict]) -> dict:
-    """Return the shares of views, and of assets by majority, with the kind and color of the prompt."""
+    """Return the shares of correct views, and the share of assets with a correct majority of views."""
     names = {"kind": "kind_right", "color": "color_right", "kind_and_color": "both_right"}
     return {
         "assets": len(rows),
@@ -195,7 +199,7 @@ def view_shares(rows: list[dict]) -> dict:
 
 
 def summarize(rows: list[dict]) -> dict:
-    """Return the figures other than the kernel inception distances. The top of this file describes the keys."""
+    """Return all results except the kernel inception distances. The top of this file describes the keys."""
     return {
         "trained": view_shares([row for row in rows if row["trained"]]),
         "never_trained": view_shares([row for row in rows if not row["trained"]]),
@@ -209,7 +213,7 @@ def summarize(rows: list[dict]) -> dict:
 
 
 def world_views(prompts: list[Prompt], seed: int) -> Tensor:
-    """Render objects of the world for the prompts, from the judge's cameras: `(8 n, 3, 64, 64)` in [0, 1]."""
+    """Render objects of the world for n prompts, in the eight judged views: `(8 n, 3, 64, 64)` in [0, 1]."""
     pixels = []
     for number, prompt in enumerate(prompts):
         for azimuth in AZIMUTHS:
@@ -239,14 +243,16 @@ def distances(judge: Judge, prior: Path, prompts: list[Prompt], pictures: Tensor
 
 
 def ratio_above(value: float, other: float, floor: float) -> float:
-    """Return (value - floor) / (other - floor); infinite if `other` equals `floor`."""
+    """Return (value - floor) / (other - floor), or infinity if `other` equals `floor`."""
     return (value - floor) / (other - floor) if other != floor else float("inf")
 
 
 def contact_sheet(assets: list[HiFAAsset], rows: list[dict], side: int = 112) -> Image.Image:
-    """Draw one row per asset: prompt, the judge's verdict (red unless all views are correct), and the 8 views.
+    """Draw one row per asset: prompt, verdict of the judge, and 8 views. Verdicts with wrong views are red.
 
     Args:
+        assets: Assets to draw.
+        rows: Results of the assets, as returned by `asset_row`.
         side: Pixels per side of a view.
     """
     text, top = 200, 22
@@ -271,8 +277,8 @@ def contact_sheet(assets: list[HiFAAsset], rows: list[dict], side: int = 112) ->
 
 
 def run(arguments: argparse.Namespace) -> dict:
-    """Run all measurements, and write `results.json` and the figure."""
-    judge = load_judge(arguments.judge)  # fails early, before the long part
+    """Run all measurements. Write `results.json` and the figure."""
+    judge = load_judge(arguments.judge)  # load first, so that a missing judge fails before the long runs
     pipe = HiFAPipeline.from_pretrained(arguments.prior)
     prior, prompts = fingerprint(pipe), choose_prompts()[: arguments.limit]
     arguments.output_dir.mkdir(parents=True, exist_ok=True)

@@ -4,17 +4,21 @@
 
 The last line printed is one JSON object:
 
-    autoencoder_psnr_db   encode -> mean -> decode of unseen renders, including pairs; pixels in [0, 1]
-    trained, held_out     shares of samples that match their caption, for trained and for held-out kind-color
-                          combinations; `benchmarks.judge` describes how views count
+    autoencoder_psnr_db   PSNR of new renders after encoding to the mean latent and decoding. The renders include pairs
+                          of objects. Pixels are in [0, 1]
+    trained, held_out     shares of samples that match their captions, for trained and for held-out kind-color
+                          combinations. `benchmarks.judge` describes which views count
     trained_renders, held_out_renders
-                          the same shares for renders of the same captions: the values of a perfect prior
-    kid, kid_of_renders   kernel inception distance, in features of the judge, from the trained samples, and from other
-                          renders, to renders of the same captions. The second is the value of a perfect prior. It is
-                          slightly below 0, because sets with the same captions are more alike than independent sets
-    seconds_per_sample    wall-clock time of the trained samples; the only number that depends on the machine
+                          the same shares for world renders of the same captions. These are the values of a perfect
+                          prior
+    kid                   kernel inception distance between the trained samples and world renders of the same captions,
+                          in features of the judge
+    kid_of_renders        the same distance for other world renders instead of samples. This is the value of a perfect
+                          prior. The value is slightly below 0, because two sets with the same captions are more alike
+                          than independent sets
+    seconds_per_sample    wall-clock time of a trained sample. Only this value depends on the machine
 
-Every image has a fixed seed of its own, so the samples do not depend on `--batch`.
+Every image has its own fixed seed, so the samples do not depend on `--batch`.
 """
 
 import argparse
@@ -22,6 +26,7 @@ import json
 import time
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +52,7 @@ from .judge import (
 )
 
 
-# Seeds that are not used in training. The prior's seeds are below 1,000,000, the judge's start with 7,000,000.
+# Seeds that are not used in training. The prior uses seeds below 1,000,000. The judge uses seeds from 7,000,000.
 AUTOENCODER_SEED, SAMPLE_SEED, HELD_OUT_SEED = 1_000_000, 2_000_000, 3_000_000
 RENDER_SEED, OTHER_RENDER_SEED, FIGURE_SEED = 4_000_000, 5_000_000, 6_000_000
 
@@ -59,25 +64,25 @@ def unseen_pictures(count: int) -> torch.Tensor:
 
 
 def trained_labels(count: int) -> np.ndarray:
-    """Return `(count, 5)` labels of single objects: random trained combinations in random views."""
+    """Return labels `(count, 5)` of single objects: random trained combinations in random views."""
     rng, trained = np.random.default_rng(SAMPLE_SEED), world.combinations(held_out=False)
     rows = [(*trained[rng.integers(len(trained))], VIEWS[rng.integers(len(VIEWS))]) for _ in range(count)]
     return np.array([labels_of(*row) for row in rows])
 
 
 def held_out_labels(repeats: int) -> np.ndarray:
-    """Return `(28 * 4 * repeats, 5)` labels: every held-out combination in every view, `repeats` times."""
+    """Return labels `(28 * 4 * repeats, 5)`: every held-out combination in every view, `repeats` times."""
     return np.array([labels_of(*pair, view) for pair in world.combinations(held_out=True) for view in VIEWS] * repeats)
 
 
 def captions(labels: np.ndarray, seed: int) -> list[str]:
-    """Return a caption for each row, in varied words, with its view."""
+    """Return a caption with varied words for each row of labels, including the view."""
     rows = enumerate(labels)
     return [world.caption(dataset.scene_of(row), np.random.default_rng([seed, i]), VIEWS[row[4]]) for i, row in rows]
 
 
 def render_labels(labels: np.ndarray, seed: int) -> torch.Tensor:
-    """Render the rows on backgrounds as in the training set: `(n, 3, 64, 64)` in [0, 1]."""
+    """Render the rows of labels, on backgrounds of the training set: `(n, 3, 64, 64)` in [0, 1]."""
     pixels = []
     for index, (kind, color, _, _, view) in enumerate(labels):
         rng = np.random.default_rng([seed, index])
@@ -97,7 +102,8 @@ def sample(
         output = pipeline(
             part, num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="np"
         )
-        images.append(torch.from_numpy(output.images).permute(0, 3, 1, 2))  # (B, 64, 64, 3) -> (B, 3, 64, 64)
+        # (B, 64, 64, 3) -> (B, 3, 64, 64)
+        images.append(torch.from_numpy(output.images).permute(0, 3, 1, 2))  # pyright: ignore[reportAttributeAccessIssue]
         print(f"{first + len(part)} of {len(prompts)} samples", flush=True)
     return torch.cat(images)
 
@@ -106,7 +112,7 @@ def load_pipeline(folder: Path) -> StableDiffusionPipeline:
     """Load the prior as a diffusers pipeline in float32, without a progress bar.
 
     Raises:
-        FileNotFoundError: If the folder has no pipeline. diffusers would look up the name on the Hub.
+        FileNotFoundError: If the folder has no pipeline. Without this check, diffusers would search the Hub.
     """
     if not (folder / "model_index.json").exists():
         raise FileNotFoundError(
@@ -121,9 +127,9 @@ def contact_sheet(pictures: torch.Tensor, names: list[str], columns: int = 3, sc
     """Draw samples below their names.
 
     Args:
-        pictures: `(4 n, 3, 64, 64)` in [0, 1], with the four views of each of n objects in a row.
-        names: The n objects.
-        columns: Objects side by side.
+        pictures: `(4 n, 3, 64, 64)` in [0, 1]: four consecutive views of each of n objects.
+        names: Names of the n objects.
+        columns: Number of objects side by side.
         scale: Pixels on the sheet per pixel of an image.
     """
     side, text = 64 * scale, 20
@@ -143,7 +149,7 @@ def contact_sheet(pictures: torch.Tensor, names: list[str], columns: int = 3, sc
 
 
 def figure_captions() -> tuple[list[str], list[str]]:
-    """Return the names of the 24 kinds, each in a trained color, and their 96 plain captions, four views per kind."""
+    """Return names and plain captions of 24 objects, one per kind. Each object has four captions, one per view."""
     trained, names = world.combinations(held_out=False), []
     for index, kind in enumerate(KINDS):
         own = [color for other, color in trained if other == kind]
@@ -153,7 +159,7 @@ def figure_captions() -> tuple[list[str], list[str]]:
 
 
 def print_weakest(right_kind: torch.Tensor, labels: np.ndarray, count: int = 6) -> None:
-    """Print the kinds with the lowest accuracy."""
+    """Print the `count` kinds with the lowest accuracy."""
     shares = {kind: float(right_kind[labels[:, 0] == i].float().mean()) for i, kind in enumerate(KINDS)}
     known = sorted((share, kind) for kind, share in shares.items() if share == share)  # a kind without samples is NaN
     print("weakest kinds: " + ", ".join(f"{kind} {share:.2f}" for share, kind in known[:count]), flush=True)
@@ -162,9 +168,9 @@ def print_weakest(right_kind: torch.Tensor, labels: np.ndarray, count: int = 6) 
 def run(arguments: argparse.Namespace) -> dict:
     """Run all measurements. The top of this file describes the keys."""
     pipeline, judge = load_pipeline(arguments.prior), load_judge(arguments.judge)
-    result = {"autoencoder_psnr_db": round(psnr(pipeline.vae, unseen_pictures(arguments.renders)), 2)}
+    result: dict[str, Any] = {"autoencoder_psnr_db": round(psnr(pipeline.vae, unseen_pictures(arguments.renders)), 2)}
     how = {"steps": arguments.steps, "guidance": arguments.guidance, "batch": arguments.batch}
-    # The 28 held-out combinations in 4 views, repeated to make about as many samples.
+    # Repeat the 28 held-out combinations in 4 views, to get about as many samples as for trained combinations.
     sets = {
         "trained": (trained_labels(arguments.samples), SAMPLE_SEED),
         "held_out": (held_out_labels(max(1, round(arguments.samples / 112))), HELD_OUT_SEED),
@@ -192,9 +198,9 @@ def run(arguments: argparse.Namespace) -> dict:
 
 @torch.no_grad()
 def features_of(judge: Judge, pictures: torch.Tensor) -> torch.Tensor:
-    """Return the features `(n, 192)` of `(n, 3, 64, 64)` images, with each row scaled to a mean square of 1.
+    """Return features `(n, 192)` of images `(n, 3, 64, 64)`. Each row is scaled to a mean square of 1.
 
-    With this scale the cubic kernel lies between 1 and 8, so that no single image can dominate the distance.
+    With this scale, the cubic kernel is between 1 and 8, so no single image can dominate the distance.
     """
     features = torch.cat([judge.features(part) for part in pictures.split(256)])
     return features / features.square().mean(1, keepdim=True).sqrt()
@@ -206,13 +212,16 @@ def main() -> None:
     parser.add_argument("--prior", type=Path, default=packaged, help="folder of a Stable Diffusion pipeline")
     parser.add_argument("--judge", type=Path, default=JUDGE, help="folder of another judge")
     parser.add_argument(
-        "--samples", type=int, default=480, help="samples of trained combinations, and about as many of held-out ones"
+        "--samples",
+        type=int,
+        default=480,
+        help="samples of trained combinations; about as many of held-out combinations",
     )
-    parser.add_argument("--renders", type=int, default=256, help="unseen renders for the autoencoder")
+    parser.add_argument("--renders", type=int, default=256, help="number of new renders for the autoencoder")
     parser.add_argument("--steps", type=int, default=25, help="DDIM steps")
     parser.add_argument("--guidance", type=float, default=4.0, help="classifier-free guidance scale")
     parser.add_argument("--batch", type=int, default=32, help="prompts per batch")
-    parser.add_argument("--figure", type=Path, help="write a contact sheet of samples, every kind in four views")
+    parser.add_argument("--figure", type=Path, help="write a contact sheet with samples of every kind in four views")
     print(json.dumps(run(parser.parse_args())))
 
 

@@ -2,30 +2,34 @@
 
     python -m benchmarks.toybox_multiview --figure examples/pictures/toybox_multiview.png
 
-The inputs are photos of scenes that were not used in training: single objects and pairs as in the training
-distribution, from any azimuth and from -10 to 40 degrees of elevation. The calls use default arguments. The last line
-printed is one JSON object. PSNR in dB is that of the mean squared error over the sixteen views of a scene, values in
-[0, 1] on white. Values are means over the scenes:
+The inputs are photos of scenes that were not used in training. The scenes are single objects and pairs, as in the
+training distribution. The photos have any azimuth and an elevation of -10 to 40 degrees. The model is called with
+default arguments. The last line printed is one JSON object.
 
-    model           of the generated views; `first` is view 0 alone, at the azimuth of the photo, and `back` is view 8
-                    alone
+PSNR is in dB, for values in [0, 1] on white. The PSNR of a scene uses the mean squared error over its sixteen views.
+All values are means over the scenes:
+
+    model           PSNR of the generated views: `psnr` of all views, `first` of view 0, and `back` of view 8. View 0
+                    has the azimuth of the photo
     held_out        the same for kind-color combinations that are held out from training
-    input_repeated  baseline: the photo for all views, at the true size of the object (the model does not receive this
-                    size)
-    input_as_framed the same with the photo as framed for the model
-    mean_of_kind    baseline: the mean of training views of the correct kind (for a pair, of both kinds), at random
-                    azimuths
+    input_repeated  PSNR of a baseline: the photo stands for all views. The photo has the true size of the object,
+                    which the model does not receive
+    input_as_framed the same, with the photo framed as for the model
+    mean_of_kind    PSNR of a baseline: the mean of training views of the correct kind at random azimuths. For a pair,
+                    the training views show both kinds
     mean_of_kind_turned
-                    the same with all training objects turned like the true object, which uses the true azimuth
-    margin          of the model over the better of `input_repeated` and `mean_of_kind`
-    object          PSNR of the model and of `input_repeated` over pixels of the object alone
-    silhouette_iou  of assets made of such photos by `HiFAPipeline`, against the true mask, at cameras off the ring
-                    (elevations 0, 15 and 55 degrees, azimuths half-way between those of the ring);
-                    `silhouette_iou_worst` is the minimum
+                    the same, with all training objects at the true azimuth
+    margin          PSNR of the model minus the PSNR of the better of `input_repeated` and `mean_of_kind`
+    object          PSNR of the model and of `input_repeated` over the pixels of the object
+    silhouette_iou  IoU of the silhouettes of the true object and of an asset that `HiFAPipeline` makes from the photo.
+                    The cameras are not on the ring: their elevations are 0, 15 and 55 degrees, and their azimuths are
+                    half-way between those of the ring
+    silhouette_iou_worst
+                    minimum of the same IoU over the scenes
     silhouette_iou_true_views
-                    the same for reconstructions of true views, on the first `--assets` / 4 scenes
+                    mean of the same IoU for reconstructions from true views, for the first `--assets` / 4 scenes
     seconds_per_sheet, seconds_per_asset
-                    wall-clock time; the only values that depend on the machine
+                    wall-clock time. Only these values depend on the machine
 """
 
 import argparse
@@ -38,29 +42,30 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hifa import HiFAAsset, HiFAConfig, HiFAPipeline
+from hifa import HiFAAsset, HiFAConfig, HiFAPipeline, Photo
 from hifa.cameras import Camera
 from hifa.multiview import SyncDreamerPipeline
 from hifa.toybox import world
 from hifa.toybox.training.multiview_dataset import framed, look, ring_from, sample_photo_camera, take_photo
 
 
-# Seeds that are not used in training. Training starts at 10,000,000, that of the surface model at 20,000,000.
+# Seeds that are not used in training. The multi-view model uses seeds from 10,000,000. The surface model uses seeds
+# from 20,000,000.
 SCENE_SEED, HELD_OUT_SEED, KIND_SEED = 30_000_000, 31_000_000, 32_000_000
-OTHERS = 12  # training scenes in the mean of a kind
+OTHERS = 12  # number of training scenes in the mean of a kind
 UNSEEN_ELEVATIONS_DEG, UNSEEN_AZIMUTHS_DEG = (0.0, 15.0, 55.0), (11.25, 101.25, 191.25, 281.25)
 MASK_SIZE = 64
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A photo and the true views.
+    """A photo and the true views of a scene.
 
     Args:
         scene: Scene of the world.
-        photo: RGBA.
-        azimuth_deg, elevation_deg: Camera of the photo. Views are counted from its azimuth.
-        truth: `(16, 64, 64, 3)` in [0, 1].
+        photo: RGBA image.
+        azimuth_deg, elevation_deg: Camera of the photo. View 0 has the azimuth of the photo.
+        truth: True views, `(16, 64, 64, 3)` in [0, 1].
     """
 
     scene: world.Scene
@@ -82,7 +87,7 @@ def ring_views(scene: world.Scene, azimuth_deg: float, every: int = 1) -> np.nda
 
 
 def trained_trials(count: int) -> list[Trial]:
-    """Return trials with scenes of the training distribution from new seeds."""
+    """Return trials with scenes of the training distribution. The seeds of the scenes are not used in training."""
     rngs = [np.random.default_rng(SCENE_SEED + index) for index in range(count)]
     return [make_trial(world.sample_scene(rng), rng) for rng in rngs]
 
@@ -97,13 +102,13 @@ def held_out_trials(count: int) -> list[Trial]:
 
 
 def psnr(images: np.ndarray, truth: np.ndarray, weight: np.ndarray | float = 1.0) -> float:
-    """Return the PSNR in dB of `(views, H, W, 3)`. The squared error is weighted by `(views, H, W, 1)`."""
+    """Return the PSNR of images `(views, H, W, 3)` in dB. `weight` `(views, H, W, 1)` weights the squared error."""
     weight = np.broadcast_to(weight, truth.shape)
     return float(-10 * np.log10((weight * (images - truth) ** 2).sum() / weight.sum()))
 
 
 def object_weight(trial: Trial) -> np.ndarray:
-    """Return the masks of the object in the true views, `(16, 64, 64, 1)`: 1 on the object."""
+    """Return the masks of the object in the true views, `(16, 64, 64, 1)`. A mask is 1 on the object."""
     masks = [look(trial.scene.shape, camera).mask for camera in ring_from(trial.azimuth_deg)]
     return np.stack(masks)[..., None]
 
@@ -112,19 +117,19 @@ def object_weight(trial: Trial) -> np.ndarray:
 
 
 def repeated_input(trial: Trial) -> np.ndarray:
-    """Render the view of the photo's camera at the distance of the ring: `(1, 64, 64, 3)`."""
+    """Render the scene from the direction of the photo, at the distance of the ring: `(1, 64, 64, 3)`."""
     ring = ring_from(0.0)[0]
     camera = Camera(trial.azimuth_deg, trial.elevation_deg, ring.radius, ring.fov_deg)
     return look(trial.scene.shape, camera).color[None]
 
 
 def mean_of_kind(trial: Trial, rng: np.random.Generator, turned: bool) -> np.ndarray:
-    """Return the mean view over training scenes of the kind of a trial.
+    """Return the mean view over training scenes with the same kind as the trial.
 
     Args:
         trial: The trial.
-        rng: Source of the random scenes and azimuths.
-        turned: Whether the scenes have the azimuth of the trial instead of random azimuths.
+        rng: Random generator for scenes and azimuths.
+        turned: Use the azimuth of the trial instead of random azimuths.
 
     Returns:
         `(16, 64, 64, 3)` if `turned`, otherwise `(1, 64, 64, 3)`.
@@ -145,7 +150,7 @@ def mean_of_kind(trial: Trial, rng: np.random.Generator, turned: bool) -> np.nda
         azimuth, every = (trial.azimuth_deg, 1) if turned else (rng.uniform(0, 360), 4)
         sheets.append(ring_views(scene, azimuth, every))
     mean = np.mean(sheets, 0)
-    # Over random azimuths all sixteen views have the same mean, so the average over views estimates it better.
+    # With random azimuths, the expected mean is the same for all views. Average the views for a better estimate.
     return mean if turned else mean.mean(0, keepdims=True)
 
 
@@ -153,13 +158,14 @@ def mean_of_kind(trial: Trial, rng: np.random.Generator, turned: bool) -> np.nda
 
 
 def generate(pipe: SyncDreamerPipeline, trial: Trial, seed: int = 0) -> np.ndarray:
-    """Generate the views of a photo by the default call: `(16, 64, 64, 3)` in [0, 1]."""
+    """Generate the views of a photo with default arguments: `(16, 64, 64, 3)` in [0, 1]."""
     generator = torch.Generator().manual_seed(seed)
-    return pipe(trial.photo, trial.elevation_deg, generator=generator, output_type="np").images
+    output = pipe(trial.photo, trial.elevation_deg, generator=generator, output_type="np")
+    return output.images  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def unseen_cameras() -> list[Camera]:
-    """Return cameras off the ring, at the distance of the ring. Azimuths are counted from that of the photo."""
+    """Return cameras that are not on the ring, at the distance of the ring. Azimuth 0 is the azimuth of the photo."""
     ring = ring_from(0.0)[0]
     return [
         Camera(azimuth, elevation, ring.radius, ring.fov_deg)
@@ -226,7 +232,7 @@ def measure_assets(multiview: SyncDreamerPipeline, trials: list[Trial], steps: i
     made, true = HiFAConfig.hallucinated(**changes), HiFAConfig.reconstruction(**changes)  # the default configs
     clock, values = time.time(), []
     for trial in trials:
-        photo = {"image": trial.photo, "elevation_deg": trial.elevation_deg, "multiview": multiview}
+        photo = {"image": Photo(trial.photo, trial.elevation_deg, multiview)}
         values.append(silhouette_iou(make_asset(pipe, made, **photo), trial))
         print(f"silhouette IoU {values[-1]:.3f} {name_of(trial)}", flush=True)
     seconds = (time.time() - clock) / len(trials)
@@ -249,7 +255,10 @@ def mean(values) -> float:
 
 
 def write_figure(path: Path, trials: list[Trial], sheets: list[np.ndarray], columns: int = 8) -> None:
-    """Write two rows per trial: the framed photo and every other generated view, and the true views below."""
+    """Write two rows per trial. The first row has the framed photo and `columns` generated views.
+
+    The second row has the true views.
+    """
     step, rows = 16 // columns, []
     for trial, sheet in zip(trials, sheets, strict=True):
         photo = framed(trial.photo) / 255
@@ -287,12 +296,12 @@ def run(arguments: argparse.Namespace) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="folder of another multi-view pipeline; default: the embedded one")
-    parser.add_argument("--scenes", type=int, default=64, help="unseen scenes")
-    parser.add_argument("--held-out", type=int, default=28, help="scenes of held-out combinations")
+    parser.add_argument("--scenes", type=int, default=64, help="number of new scenes")
+    parser.add_argument("--held-out", type=int, default=28, help="number of scenes of held-out combinations")
     parser.add_argument("--assets", type=int, default=64, help="number of scenes to make assets of")
     parser.add_argument("--steps", type=int, help="steps per reconstruction, for a trial; default: the preset's")
-    parser.add_argument("--figure", type=Path, help="write a contact sheet: photo, generated views above true ones")
-    parser.add_argument("--rows", type=int, default=8, help="scenes on the contact sheet")
+    parser.add_argument("--figure", type=Path, help="write a contact sheet of photos, generated views and true views")
+    parser.add_argument("--rows", type=int, default=8, help="number of scenes on the contact sheet")
     print(json.dumps(run(parser.parse_args())))
 
 

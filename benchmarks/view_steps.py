@@ -1,17 +1,17 @@
-"""Effect of more denoising steps and more seeds on the embedded multi-view model, which uses one step by default.
+"""Effect of more denoising steps and more seeds on the embedded multi-view model. The default is one step.
 
     python -m benchmarks.view_steps
 
-Photos of unseen scenes, as in `benchmarks.toybox_multiview`, become sheets of sixteen views from several seeds each.
-The last line printed is one JSON object. For each number of steps it holds means over the scenes, in dB except
-`seconds`:
+For each photo and each of several seeds, the model generates a sheet of sixteen views. The photos show new scenes, as
+in `benchmarks.toybox_multiview`. The last line printed is one JSON object with one entry per number of steps. An entry
+holds means over the scenes, in dB except `seconds`:
 
-    one_seed    PSNR of the sheet of one seed, mean over the seeds
+    one_seed    mean PSNR of the sheets of all seeds
     chosen      PSNR of the sheet that `hifa.multiview.best_of_seeds` ranks first, as in the app
-    best        PSNR of the best sheet, which only the truth can identify
-    spread      PSNR between the sheets of two seeds. Higher values mean more similar sheets; `null` for identical
-                sheets
-    seconds     per sheet; depends on the machine
+    best        highest PSNR of all seeds. Selecting this sheet requires the true views
+    spread      PSNR between the sheets of two seeds. A higher value means more similar sheets. The value is `null` if
+                all sheets are identical
+    seconds     time per sheet, which depends on the machine
 """
 
 import argparse
@@ -28,7 +28,7 @@ from .toybox_multiview import Trial, psnr, trained_trials
 
 
 def measure(pipe: SyncDreamerPipeline, trials: list[Trial], steps: int, seeds: int) -> dict:
-    """Return the figures of one number of steps."""
+    """Return the results for one number of steps."""
     ones, chosen, best, between, clock = [], [], [], [], time.perf_counter()
     for trial in trials:
         found = best_of_seeds(pipe, trial.photo, trial.elevation_deg, range(seeds), num_inference_steps=steps)

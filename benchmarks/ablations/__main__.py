@@ -1,15 +1,18 @@
-"""The claims of the paper, measured on Toybox: 12 prompts x 2 seeds for HiFA and each variant.
+"""Ablations: the claims of the paper, tested on Toybox with 12 prompts x 2 seeds for HiFA and each variant.
 
     python -m benchmarks.ablations
 
-The runs go through `hifa.batch`, so an interrupted benchmark resumes. Measures are cached next to the assets. The
-benchmark writes `benchmarks/RESULTS.md`, with the remarks of `benchmarks/ablations/remarks.md`, and its figures in
-`benchmarks/results/`. The last line printed is one JSON object. The first entry, `seconds`, holds the time of one run
-of some variants, measured side by side. The other entries are the means of all measures for each variant.
-`benchmarks/ablations/measures.py` describes the measures, except `late` (share of correct views at the end, minus the
-share at 60 % of the run) and `diversity` of the seeds.
+The benchmark makes the assets with `hifa.batch` and caches the measures next to the assets, so an interrupted
+benchmark resumes. The benchmark writes the page `benchmarks/RESULTS.md` and the figures in `benchmarks/results/`. The
+remarks on the page come from `benchmarks/ablations/remarks.md`.
 
-A trial with fewer variants, prompts, seeds or steps, or with another prior, writes its page next to its runs instead.
+The last line printed is one JSON object. The first entry, `seconds`, holds the time of one run for some variants,
+measured side by side. Each other entry holds the means of all measures of one variant. The function `measure` in
+`benchmarks/ablations/measures.py` describes the measures. Two measures are added here: `late` is the share of correct
+views at the end of a run minus the share after 60 % of the run, and `diversity` is the distance between seeds.
+
+A trial has fewer variants, prompts, seeds or steps, or another prior. A trial writes its page and figures to the
+output folder of the runs.
 """
 
 import argparse
@@ -44,7 +47,7 @@ from .variants import HIFA, Variant
 
 PAGE, FIGURES = Path("benchmarks/RESULTS.md"), Path("benchmarks/results")
 REMARKS = Path(__file__).parent / "remarks.md"
-LATE = 0.6  # share of a run at which an asset is kept, to measure what is lost later
+LATE = 0.6  # fraction of a run after which an intermediate asset is saved, to measure losses later in the run
 FLICKERING = (HIFA, "no-kernel")
 TIMED = (HIFA, "several-equal", "sds", "vsd-equal")
 # --variants, --prompts, --seeds, --steps, --prior
@@ -55,7 +58,7 @@ JPEG_QUALITY = 88
 def command(jobs: Path, output_dir: Path, prior: Path, processes: int) -> list[str]:
     """Return the command that runs `hifa.batch`.
 
-    The launcher is torch's, because `accelerate launch` requires MPI on a machine without a GPU.
+    The command uses `torch.distributed.run`, because `accelerate launch` requires MPI on a machine without a GPU.
     """
     launcher = [sys.executable]
     if processes > 1:
@@ -68,27 +71,27 @@ def command(jobs: Path, output_dir: Path, prior: Path, processes: int) -> list[s
 
 
 def check_made_of(output_dir: Path, prior: Path) -> None:
-    """Check that existing runs in the folder were made with the same weights and code.
+    """Check that the runs in the output folder were made with the same weights and the same code as now.
 
     Raises:
-        ValueError: If the weights or the code differ.
+        ValueError: If the weights or the code have changed.
     """
     sources = [path for path in Path(hifa.__file__).parent.rglob("*.py") if "space" not in path.parts]
     made_of = sorted([*sources, *prior.rglob("*.safetensors")])
     key, note = digest(*(path.read_bytes() for path in made_of)), output_dir / "made_of.txt"
     if note.exists() and note.read_text() != key:
         raise ValueError(
-            f"{output_dir} holds runs of other code or weights. Choose another --output-dir, or remove the folder."
+            f"{output_dir} holds runs with other code or weights. Choose another --output-dir, or delete the folder."
         )
     output_dir.mkdir(parents=True, exist_ok=True)
     note.write_text(key)
 
 
 def make_assets(rows: list[dict], arguments: argparse.Namespace) -> list[Path]:
-    """Run all jobs to their end. Return the folders, in the order of `rows`.
+    """Run all jobs to the end. Return the folders of the runs, in the order of `rows`.
 
     Raises:
-        CalledProcessError: If a run failed. `hifa.batch` prints the failed run.
+        CalledProcessError: If a run fails. `hifa.batch` prints the error.
     """
     jobs = arguments.output_dir / "jobs.jsonl"
     jobs.write_text("\n".join(map(json.dumps, rows)))
@@ -99,14 +102,14 @@ def make_assets(rows: list[dict], arguments: argparse.Namespace) -> list[Path]:
 
 
 def kept_asset(folder: Path, step: int) -> Path:
-    """Return the folder of the asset that `hifa.batch` kept at a step."""
+    """Return the folder of the intermediate asset that `hifa.batch` saved at a step."""
     return folder / f"asset-{step:05d}"
 
 
 def measure_all(
     compared: list[Variant], prompts: list[Prompt], folders: list[Path], judge: Judge, key: bytes, steps: int
 ) -> Table:
-    """Return the measures of all variants. `folders` is in the order of `variants.jobs`."""
+    """Return the measures of all variants. The folders are in the order of `variants.jobs`."""
     table: Table = {}
     per_variant, seeds = len(folders) // len(compared), len(folders) // (len(compared) * len(prompts))
     for index, variant in enumerate(compared):
@@ -129,7 +132,7 @@ def measure_all(
 
 
 def chosen(compared: list[Variant], names: list[str] | None) -> list[Variant]:
-    """Return the variants with these names, or all variants without names.
+    """Return the variants with these names, or all variants if `names` is `None`.
 
     Raises:
         ValueError: If a name is unknown.
@@ -143,7 +146,7 @@ def chosen(compared: list[Variant], names: list[str] | None) -> list[Variant]:
 
 
 def flicker_in(folder: Path) -> dict:
-    """Return `flicker_of` the asset of a job, cached next to the asset."""
+    """Return the result of `flicker_of` for the asset of a job. The result is cached next to the asset."""
     asset = folder / "asset"
     key = digest(Path(flicker.__file__).read_bytes(), (asset / SAFETENSORS_WEIGHTS_NAME).read_bytes())
     return kept(folder / "flicker.json", key, lambda: flicker.flicker_of(HiFAAsset.from_pretrained(asset)))
@@ -152,7 +155,15 @@ def flicker_in(folder: Path) -> dict:
 def write_figures(
     compared: list[Variant], prompts: list[Prompt], first: dict[str, list[Path]], table: Table, place: Path
 ) -> None:
-    """Write both figures of each claim. `first` holds the folders of the first seed by variant."""
+    """Write both figures of each claim.
+
+    Args:
+        compared: All variants.
+        prompts: All prompts.
+        first: Folders of the runs with the first seed, by variant.
+        table: Measures of all variants.
+        place: Folder of the figures.
+    """
     labels = {variant.name: variant.label for variant in compared}
     for claim in claims_about(first):
         plot_differences(claim, table, labels, place / f"{claim.name}.png")
@@ -164,8 +175,8 @@ def write_figures(
 
 
 def run(arguments: argparse.Namespace) -> dict:
-    """Run the benchmark. Return the object that is printed last."""
-    judge = load_judge(arguments.judge)  # fails early, before the long part
+    """Run the benchmark. Return the object for the last line."""
+    judge = load_judge(arguments.judge)  # load first, so that a missing judge fails before the long runs
     pipe = HiFAPipeline.from_pretrained(arguments.prior)
     pipe.set_progress_bar_config(disable=True)
     prompts = settings.prompts(arguments.prompts)
@@ -182,7 +193,7 @@ def run(arguments: argparse.Namespace) -> dict:
         for index, variant in enumerate(compared)
     }
     flickers = {name: [flicker_in(folder) for folder in first[name]] for name in FLICKERING if name in first}
-    # The page of a trial stays with its runs.
+    # Write the page of a trial to the output folder.
     whole = (arguments.variants, arguments.prompts, arguments.seeds, arguments.steps, arguments.prior) == DEFAULTS
     place, figures = (
         (PAGE, FIGURES) if whole else (arguments.output_dir / PAGE.name, arguments.output_dir / FIGURES.name)
@@ -203,12 +214,14 @@ def main() -> None:
     parser.add_argument("--prior", type=Path, default=TOYBOX, help="folder of a Stable Diffusion pipeline")
     parser.add_argument("--judge", type=Path, default=JUDGE, help="folder of another judge")
     parser.add_argument("--output-dir", type=Path, default=Path("benchmarks-cache/ablations"))
-    parser.add_argument("--processes", type=int, default=2, help="number of processes that share the runs")
-    parser.add_argument("--prompts", type=int, default=settings.PROMPTS, help="number of prompts, for a trial")
+    parser.add_argument("--processes", type=int, default=2, help="number of parallel processes")
+    parser.add_argument("--prompts", type=int, default=settings.PROMPTS, help="number of prompts; fewer for a trial")
     parser.add_argument("--seeds", type=int, default=settings.SEEDS)
-    parser.add_argument("--variants", nargs="+", help="run only these variants, and report only the claims about them")
     parser.add_argument(
-        "--steps", type=int, default=settings.STEPS, help="steps of HiFA; the steps of other variants follow"
+        "--variants", nargs="+", help="run only these variants, and report only claims about these variants"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=settings.STEPS, help="steps of HiFA; the steps of the other variants are derived"
     )
     print(json.dumps(run(parser.parse_args())))
 

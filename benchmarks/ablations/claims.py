@@ -1,45 +1,51 @@
-"""Claims of the paper: the variants and measures that test each claim, and the expected differences."""
+"""Claims of the paper. Each claim lists the variants and measures that test it, and the expected differences."""
 
 from collections.abc import Container
 from dataclasses import dataclass, field
 
 
 MEASURES = {
-    "right": "views right",
-    "same_kind": "one kind from all sides",
+    "right": "correct views",
+    "same_kind": "one kind in all views",
     "consistent": "consistent",
     "diverged": "diverged",
     "color_error": "color error",
     "sharpness": "sharpness",
-    "roughness": "off the world's sharpness",
+    "roughness": "sharpness error",
     "z_variance": "z-variance x 1000",
     "semi_opaque": "half-transparent rays",
-    "late": "views right, end less 60 %",
+    "late": "correct views, end minus 60 %",
     "diversity": "diversity",
 }
 # Explanations for the page, in Markdown.
 MEANINGS = (
-    "- **views right**: share of views in which the judge sees the prompt's kind and color; **one kind from all "
-    "sides** and **consistent**: share of assets, the second with fronts and backs that look like such",
-    "- **diverged**: share of assets that are empty or opaque everywhere",
-    "- **color error**: distance in RGB of the mean color from that of world renders of the prompt",
-    "- **sharpness**: mean absolute Laplacian of the luminance inside the outline, as the binary logarithm of that of "
-    "world renders: 0 is the world's, above it is noise or detail that does not belong there, below it is blur; "
-    "**off the world's sharpness**: its distance from 0",
-    "- **z-variance**: of the depth along a ray (equation 8), mean over opaque pixels, squared world units; "
-    "**half-transparent rays**: share of the rays that are not empty with an opacity between 0.1 and 0.9",
-    "- **diversity**: distance in the judge's features between the seeds of a prompt",
+    "- **correct views**: share of views in which the judge recognizes the kind and the color of the prompt.",
+    "- **one kind in all views**: share of assets with the same recognized kind in all eight views.",
+    "- **consistent**: share of assets with one kind in all views. If the kind has a front, the judge must also "
+    "recognize the front and the back.",
+    "- **diverged**: share of assets that are empty, or opaque everywhere.",
+    "- **color error**: RGB distance between the mean color of an asset and the mean color of world renders of the "
+    "same prompt.",
+    "- **sharpness**: mean absolute Laplacian of the luminance inside the outline, divided by the same mean for world "
+    "renders, as a binary logarithm. A positive value means noise or spurious detail. A negative value means blur.",
+    "- **sharpness error**: absolute value of the sharpness.",
+    "- **z-variance x 1000**: 1000 times the variance of the depth along a ray (equation 8), as a mean over opaque "
+    "pixels, in squared world units.",
+    "- **half-transparent rays**: share of rays with an opacity between 0.1 and 0.9 among all rays with an opacity "
+    "above 0.1.",
+    "- **correct views, end minus 60 %**: correct views at the end of a run minus correct views after 60 % of it.",
+    "- **diversity**: distance between the assets of one prompt with different seeds, in features of the judge.",
 )
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """Expected sign of a measure's difference between two variants, as the paper states it.
+    """Difference between two variants that the paper expects.
 
     Args:
         better, worse: Names of variants.
         measure: Key of `MEASURES`.
-        sign: 1 if `better` has the larger value, -1 if the smaller.
+        sign: 1 if `better` should have the larger value, -1 if the smaller value.
     """
 
     better: str
@@ -50,13 +56,13 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, which is one table of the results.
+    """One claim of the paper, reported in one section of the page.
 
     Args:
-        name: Name of its files and of its remarks.
+        name: Name of the figure files and of the remarks section.
         title: The claim in words.
-        figure: Figure of the paper.
-        variants: Names of variants. The first is the reference of the comparison.
+        figure: Place in the paper: the number of a figure, or other words.
+        variants: Names of variants. All others are compared with the first one.
         measures: Keys of `MEASURES`.
         expectations: Expected differences.
     """
@@ -84,7 +90,7 @@ def claims_about(names: Container[str]) -> list[Claim]:
 CLAIMS = (
     Claim(
         "spaces",
-        "Latent and image space together beat either alone; image space alone shifts colors",
+        "Latent and image space together beat either space alone, and image space alone shifts colors",
         "5",
         ("hifa", "latent", "image", "image-equal"),
         ("right", "color_error", "sharpness", "roughness", "diverged"),
@@ -109,7 +115,7 @@ CLAIMS = (
     ),
     Claim(
         "zvar-alone",
-        "The z-variance loss where no other loss works against haze",
+        "The z-variance loss without the opacity losses",
         "6",
         ("bare", "bare-no-zvar"),
         ("z_variance", "semi_opaque", "right", "sharpness", "roughness", "diverged"),
@@ -132,7 +138,7 @@ CLAIMS = (
     ),
     Claim(
         "annealing-deep",
-        "The same with all timesteps down to 20",
+        "Annealing with all timesteps down to t = 20",
         "7",
         ("deep-sqrt", "deep-linear", "deep-cosine", "deep-random"),
         ("right", "consistent", "color_error", "z_variance", "sharpness", "roughness", "late"),
@@ -168,7 +174,7 @@ CLAIMS = (
     Claim(
         "vsd",
         "HiFA's additions sharpen VSD",
-        "19, 20",
+        "figures 19 and 20",
         ("vsd", "vsd-zvar", "vsd-hifa"),
         ("right", "z_variance", "semi_opaque", "sharpness", "roughness", "color_error", "diversity", "diverged"),
         (
@@ -180,7 +186,7 @@ CLAIMS = (
     Claim(
         "rivals",
         "HiFA beats SDS, SJC and VSD at equal evaluations of the UNet",
-        "4, 13",
+        "figures 4 and 13",
         ("hifa", "several-equal", "sds", "sjc", "vsd-equal", "vsd"),
         (
             "right",

@@ -1,4 +1,4 @@
-"""Figures of the results: differences with their intervals, and assets side by side."""
+"""Figures of the results page: plots of differences with intervals, and sheets of assets."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ SIDE, AZIMUTHS, SHOWN_PROMPTS = 112, (0.0, 135.0), 6
 
 
 def plot_differences(claim: Claim, table: Table, labels: dict[str, str], path: Path) -> None:
-    """Plot, for each measure, the differences to the claim's first variant with their intervals."""
+    """Plot the differences from the first variant of a claim with their intervals, one panel per measure."""
     from matplotlib.figure import Figure
 
     reference, others = claim.variants[0], claim.variants[1:]
@@ -35,16 +35,21 @@ def plot_differences(claim: Claim, table: Table, labels: dict[str, str], path: P
         axis.set_ylim(len(others) - 0.5, -0.5)
         axis.set_title(MEASURES[measure], fontsize=9)
         axis.tick_params(labelsize=8)
-    figure.suptitle(f"difference to {labels[reference]}, 95 % intervals", fontsize=9)
+    figure.suptitle(f"difference from {labels[reference]}, 95 % intervals", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
 
-def asset_sheet(claim: Claim, assets: dict[str, list[HiFAAsset]], prompts: list[str], labels: dict[str, str]) -> Image:
-    """Draw a row per prompt, with two views of each variant's asset in its columns.
+def asset_sheet(
+    claim: Claim, assets: dict[str, list[HiFAAsset]], prompts: list[str], labels: dict[str, str]
+) -> Image.Image:
+    """Draw a sheet with one row per prompt and one column per variant. Each cell shows two views of the asset.
 
     Args:
+        claim: Claim whose variants are drawn.
         assets: Assets of the first seed by variant, in the order of `prompts`.
+        prompts: Prompts. Only the first `SHOWN_PROMPTS` are drawn.
+        labels: Labels of the variants.
     """
     left, top, wide = 150, 24, SIDE * len(AZIMUTHS) + 8
     shown = list(range(len(prompts)))[:SHOWN_PROMPTS]

@@ -1,4 +1,4 @@
-"""Flicker of a slow turntable (HiFA section 4.2, figure 3) by kernel and number of samples."""
+"""Flicker of a slow turntable, by kernel and number of samples (HiFA section 4.2, figure 3)."""
 
 import numpy as np
 import torch
@@ -17,9 +17,9 @@ KERNELS = {
     "1 2 1": (1.0, 2.0, 1.0),
     "1 1 1 1 1": (1.0,) * 5,
     "1 2 2 2 1": (1.0, 2.0, 2.0, 2.0, 1.0),  # a trapezoid
-    "1 6 1": (1.0, 6.0, 1.0),  # of the public code: the trapezoid rule on linearly interpolated weights
+    "1 6 1": (1.0, 6.0, 1.0),  # public code: the trapezoid rule on linearly interpolated weights
 }
-SAMPLES = (16, 32, 64)  # coarse and fine samples together, half of them each
+SAMPLES = (16, 32, 64)  # samples per ray; half of the samples are coarse, half are fine
 REFERENCE_SAMPLES = 512
 FRAMES, TURN_DEG, START_DEG, SIZE = 8, 0.5, 30.0, 48
 
@@ -27,10 +27,10 @@ FRAMES, TURN_DEG, START_DEG, SIZE = 8, 0.5, 30.0, 48
 def slow_turntable(
     field: RadianceField, base: Camera, samples: int, kernel: tuple[float, ...]
 ) -> tuple[Tensor, Tensor]:
-    """Render frames half a degree apart, with both sampling passes on the field, without a density grid.
+    """Render frames at azimuths half a degree apart. Both sampling passes query the field, without a density grid.
 
     Returns:
-        Color `(frames, H, W, 3)` on middle gray, opacity `(frames, H, W)`.
+        Colors `(frames, H, W, 3)` on middle gray, and opacities `(frames, H, W)`.
     """
     sampling = RaySampling(samples // 2, samples // 2, kernel)
     gray = torch.full((3,), 0.5)
@@ -42,22 +42,22 @@ def slow_turntable(
 
 
 def temporal_flicker(frames: Tensor, mask: Tensor) -> float:
-    """Return the mean absolute second difference over time, for colors in [0, 1]. Linear change gives 0.
+    """Return the mean absolute second difference over time, for colors in [0, 1]. A linear change has no flicker.
 
     Args:
         frames: `(frames, H, W, 3)`.
-        mask: `(H, W)` bool, the pixels to count.
+        mask: `(H, W)` bool. Only pixels in the mask count.
     """
     bend = (frames[2:] - 2 * frames[1:-1] + frames[:-2]).abs().mean(-1)
     return float(bend[:, mask].mean())
 
 
 def flicker_of(asset: HiFAAsset) -> dict[str, dict[str, float]]:
-    """Return the flicker by kernel and number of samples, and that of a reference with many samples.
+    """Return the flicker by kernel and number of samples, and the flicker of a reference with many samples.
 
     Returns:
-        `{kernel: {samples: flicker}}`. The entry `reference` holds the flicker that is not caused by sampling. The
-        dict is empty for an asset without a surface.
+        `{kernel: {samples: flicker}}`. The entry `reference` holds the flicker that remains with many samples. The
+        dict is empty if the asset has no surface.
     """
     field, base = asset.radiance_field, asset.camera()
     frames, opacity = slow_turntable(field, base, REFERENCE_SAMPLES, KERNELS["1 1 1"])
@@ -72,6 +72,6 @@ def flicker_of(asset: HiFAAsset) -> dict[str, dict[str, float]]:
 
 
 def as_array(tables: list[dict], kernel: str, samples: int) -> np.ndarray:
-    """Return the flicker `(assets, 1)` in thousandths; NaN for an asset without a surface."""
+    """Return the flicker `(assets, 1)` x 1000. The value is NaN for an asset without a surface."""
     values = [table[kernel][str(samples)] if kernel in table else np.nan for table in tables]
     return 1000 * np.array(values)[:, None]

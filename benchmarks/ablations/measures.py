@@ -1,6 +1,6 @@
-"""Measures of an asset, from eight sides."""
+"""Measures of an asset, from renders of eight views."""
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from .kept import digest, kept
 
 
 BACKGROUND_SEED, WORLD_SEED = 14_000_000, 15_000_000
-WORLD_SCENES = 3  # per prompt; their mean color and sharpness are the reference
+WORLD_SCENES = 3  # scenes per prompt; their mean color and sharpness are the reference
 SEMI_OPAQUE = (0.1, 0.9)
 LUMINANCE = (0.299, 0.587, 0.114)
 
@@ -31,16 +31,21 @@ def measure(asset: HiFAAsset, prompt: Prompt, number: int, judge: Judge) -> dict
     Args:
         asset: Asset to measure.
         prompt: Prompt of the asset.
-        number: Number of the prompt, which determines the backgrounds of the judged renders.
-        judge: Classifier.
+        number: Number of the prompt. The number seeds the backgrounds of the renders.
+        judge: Classifier of the renders.
 
     Returns:
-        `right`: share of views with correct kind and color; `same_kind`, `consistent` and `diverged` as in
-            `benchmarks.text_to_3d`, 0 or 1; `z_variance`: mean over opaque pixels, squared world units; `semi_opaque`:
-            share of the rays that are not empty; `color_error`: distance in RGB of the mean color from the world's;
-            `sharpness`: binary logarithm of the sharpness relative to the world's, so 1 means twice as sharp;
-            `roughness`: absolute value of `sharpness`; `features`: `(8, 192)` of the judge, for the diversity. Values
-            are NaN where there is no object to measure.
+        A dict with the entries below. A value is NaN if the asset has no object to measure.
+
+        - `right`: share of views with the correct kind and color.
+        - `same_kind`, `consistent`, `diverged`: 0 or 1, as in `benchmarks.text_to_3d`.
+        - `z_variance`: mean over opaque pixels, in squared world units.
+        - `semi_opaque`: share of half-transparent rays among the rays that are not empty.
+        - `color_error`: RGB distance between the mean color of the asset and the mean color of world renders.
+        - `sharpness`: binary logarithm of the sharpness divided by the sharpness of world renders. The value is 1 if
+          the asset is twice as sharp.
+        - `roughness`: absolute value of `sharpness`.
+        - `features`: `(8, 192)` features of the judge, for the diversity.
     """
     rng = np.random.default_rng([BACKGROUND_SEED, number])
     seen = [asset.render(asset.camera(azimuth, ELEVATION), SIZE, sample_background(rng)) for azimuth in AZIMUTHS]
@@ -70,21 +75,21 @@ def measure(asset: HiFAAsset, prompt: Prompt, number: int, judge: Judge) -> dict
 
 
 def semi_opaque_share(opacity: Tensor) -> float:
-    """Return the share of rays with an opacity below 0.9 among those above 0.1; NaN if there are none."""
+    """Return the share of rays with an opacity below 0.9 among all rays above 0.1, or NaN without such rays."""
     low, high = SEMI_OPAQUE
     there = opacity > low
     return float((there & (opacity < high)).sum() / there.sum()) if there.any() else float("nan")
 
 
 def mean_color(color: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean color `(3,)` over the pixels of a mask, for color `(H, W, 3)` and mask `(H, W)` bool."""
+    """Return the mean `(3,)` of the colors `(H, W, 3)` over the pixels of a mask `(H, W)` bool."""
     return color[mask].mean(0)
 
 
 def sharpness(color: Tensor, mask: Tensor) -> float:
-    """Return the mean absolute Laplacian of the luminance; NaN if no pixel counts.
+    """Return the mean absolute Laplacian of the luminance, or NaN if no pixel counts.
 
-    Only pixels whose four neighbors are in the mask count, which excludes the outline.
+    A pixel counts if the pixel and its four neighbors are in the mask. This rule excludes the outline.
 
     Args:
         color: `(H, W, 3)` in [0, 1].
@@ -98,10 +103,10 @@ def sharpness(color: Tensor, mask: Tensor) -> float:
 
 
 def diversity(features: np.ndarray) -> float:
-    """Return the mean distance between the seeds of a prompt, over views and pairs of seeds.
+    """Return the mean distance between features of different seeds, over all views and pairs of seeds.
 
     Args:
-        features: `(seeds, 8, d)`. Each feature is divided by its length.
+        features: `(seeds, 8, d)` features of one prompt. The function normalizes each feature vector.
     """
     unit = features / np.linalg.norm(features, axis=-1, keepdims=True)
     pairs = [(i, j) for i in range(len(unit)) for j in range(i)]
@@ -118,9 +123,12 @@ def _mean_sharpness(seen: list[Picture]) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _world(prompt: Prompt) -> list[tuple[Tensor, float]]:
-    """Return the mean color `(3,)` and the sharpness of world renders of the prompt, for each of the eight views."""
+    """Return the mean color `(3,)` and the sharpness of world renders of the prompt, for each of the eight views.
+
+    Both values are means over `WORLD_SCENES` scenes.
+    """
     truths = []
     for azimuth in AZIMUTHS:
         colors, values = [], []
@@ -137,10 +145,14 @@ def _world(prompt: Prompt) -> list[tuple[Tensor, float]]:
 
 
 def measured(folder: Path, prompt: Prompt, number: int, judge: Judge, key: bytes) -> dict:
-    """Return `measure` of the asset in a folder, cached next to the asset.
+    """Return the result of `measure` for the asset in a folder. The result is cached next to the asset.
 
     Args:
-        key: Weights of the judge.
+        folder: Folder of the asset.
+        prompt: See `measure`.
+        number: See `measure`.
+        judge: See `measure`.
+        key: Weights of the judge. The result is recomputed if the weights change.
     """
     return kept(
         folder / "measured.json",

@@ -1,4 +1,4 @@
-"""The page of results: tables with intervals, the paper's expectations with verdicts, remarks, and figures."""
+"""The results page: tables with intervals, verdicts on the expectations of the paper, remarks and figures."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from .statistics import Estimate, bootstrap, difference
 
 
 SCALES = {"z_variance": 1000.0}
-# Arrays `(prompts, seeds)` by variant and measure. The diversity, one number for all seeds, is `(prompts, 1)`.
+# Arrays `(prompts, seeds)` by variant and measure. Diversity has one value for all seeds: `(prompts, 1)`.
 Table = dict[str, dict[str, np.ndarray]]
 
 
@@ -19,7 +19,10 @@ def scaled(table: Table, variant: str, measure: str) -> np.ndarray:
 
 
 def cell(table: Table, variant: str, reference: str, measure: str) -> str:
-    """Return the mean, and its difference to the reference with the interval, in bold if the interval excludes 0."""
+    """Return the mean, the difference from the reference and its interval, in bold if the interval excludes 0.
+
+    The cell of the reference has the interval of the mean instead.
+    """
     values = scaled(table, variant, measure)
     mean = bootstrap(values).mean
     if not np.isfinite(mean):
@@ -49,21 +52,24 @@ def claim_table(claim: Claim, table: Table, labels: dict[str, str]) -> list[str]
 
 
 def verdict(expectation: Expectation, table: Table, labels: dict[str, str]) -> str:
-    """Return one line: the expectation, and whether the interval agrees, contradicts or is inconclusive."""
+    """Return one line: the expectation, and whether the interval agrees, contradicts or is inconclusive.
+
+    The measure comes first, for example `- sharpness error: *HiFA* < *SJC*: **agrees** (-0.3 [-0.5, -0.1])`.
+    """
     better, worse, measure = expectation.better, expectation.worse, expectation.measure
     change = difference(scaled(table, better, measure), scaled(table, worse, measure))
-    more = "more" if expectation.sign > 0 else "less"
-    asked = f"{labels[better]}: {more} {MEASURES[measure]} than {labels[worse]}"
+    relation = ">" if expectation.sign > 0 else "<"
+    asked = f"{MEASURES[measure]}: *{labels[better]}* {relation} *{labels[worse]}*"
     if not change.is_sure:
-        return f"- {asked}: **not seen** ({change.mean:+.3g} {interval(change)})"
+        return f"- {asked}: **inconclusive** ({change.mean:+.3g} {interval(change)})"
     agrees = np.sign(change.mean) == expectation.sign
     return f"- {asked}: **{'agrees' if agrees else 'contradicts'}** ({change.mean:+.3g} {interval(change)})"
 
 
 def flicker_table(tables: list[dict]) -> list[str]:
-    """Return the flicker above that of the reference, in thousandths, by kernel and samples, as lines of Markdown.
+    """Return a table of the flicker by kernel and number of samples, minus the flicker of the reference, x 1000.
 
-    Differences are to the results without a kernel.
+    The differences are from the row without a kernel. The result is lines of Markdown.
     """
     still = as_array(tables, "reference", REFERENCE_SAMPLES)
     lines = [
@@ -86,19 +92,19 @@ def flicker_table(tables: list[dict]) -> list[str]:
 
 
 def flicker_verdicts(tables: list[dict]) -> list[str]:
-    """Return what the paper expects of its kernel, as one line per number of samples."""
+    """Return the verdicts on the kernel of the paper, one line per number of samples."""
     lines = []
     for samples in SAMPLES:
         change = difference(as_array(tables, "1 1 1", samples), as_array(tables, "none", samples))
-        word = "not seen" if not change.is_sure else "agrees" if change.mean < 0 else "contradicts"
+        word = "inconclusive" if not change.is_sure else "agrees" if change.mean < 0 else "contradicts"
         lines.append(
-            f"- less flicker with 1 1 1 at {samples} samples: **{word}** ({change.mean:+.3g} {interval(change)})"
+            f"- flicker at {samples} samples: *1 1 1* < *none*: **{word}** ({change.mean:+.3g} {interval(change)})"
         )
     return lines
 
 
 def read_remarks(path: Path) -> dict[str, str]:
-    """Return the handwritten remarks on each claim: the sections of a Markdown file by heading."""
+    """Return the handwritten remarks by claim. The headings of the Markdown file are the names of the claims."""
     remarks: dict[str, str] = {}
     if path.exists():
         for part in path.read_text().split("\n## ")[1:]:
@@ -121,20 +127,20 @@ def page(
     Args:
         table: The measures.
         flicker: Flicker of the assets by variant.
-        times: Seconds of a run by variant; see `times.side_by_side`.
+        times: Seconds of a run by variant, as returned by `times.side_by_side`.
         labels: Labels of the variants.
-        settings: Lines about how the figures were made.
-        remarks: Remarks by name of a claim, or `summary`.
+        settings: Lines of the introduction, as returned by `about.about`.
+        remarks: Remarks by name of a claim. The key `summary` holds the summary of the page.
         folder: Folder of the figures, relative to the page.
     """
-    lines = ["# What each idea of the paper buys, on Toybox", ""]
+    lines = ["# Effect of each idea of the paper, on Toybox", ""]
     lines += [
-        "<!-- Written by `python -m benchmarks.ablations`; its remarks are those of ablations/remarks.md. -->",
+        "<!-- Written by `python -m benchmarks.ablations`. The remarks come from ablations/remarks.md. -->",
         "",
     ]
     lines += [*settings, ""]
     if "summary" in remarks:
-        lines += [remarks["summary"], ""]
+        lines += ["## Summary", "", remarks["summary"], ""]
     for claim in claims_about(table):
         lines += [f"## {claim.title} (figure {claim.figure})" if claim.figure[0].isdigit() else
                   f"## {claim.title} ({claim.figure})", ""]  # fmt: skip
@@ -143,13 +149,19 @@ def page(
             lines += ["The paper expects:", "", *(verdict(e, table, labels) for e in claim.expectations), ""]
         if claim.name == "kernel":
             for name, tables in flicker.items():
-                lines += [f"Flicker of a slow turntable above that of {REFERENCE_SAMPLES} samples, in thousandths,"
-                          f" of assets optimized as {labels[name]}:", "", *flicker_table(tables), "",
+                lines += [f"Flicker of a slow turntable, x 1000, for assets of the variant *{labels[name]}*. The "
+                          f"flicker at {REFERENCE_SAMPLES} samples per ray is subtracted, so the table shows only the "
+                          "flicker that sampling causes.", "", *flicker_table(tables), "",
                           "The paper expects:", "", *flicker_verdicts(tables), ""]  # fmt: skip
         if claim.name == "denoising":
             first = times[claim.variants[0]]
-            each = (f"{labels[name]} {seconds / first:.2f}" for name, seconds in times.items())
-            lines += [f"Time of a run over that of HiFA ({first:.0f} s), all taking turns: {', '.join(each)}.", ""]
+            each = (f"- *{labels[name]}*: {seconds / first:.2f}" for name, seconds in times.items())
+            lines += [
+                f"Time of a run divided by the time of a HiFA run ({first:.0f} s), measured with alternating runs:",
+                "",
+                *each,
+                "",
+            ]
         if claim.name in remarks:
             lines += [remarks[claim.name], ""]
         lines += [f"![{claim.title}]({folder}/{claim.name}.png)", f"![assets]({folder}/{claim.name}_assets.jpg)", ""]

@@ -1,4 +1,4 @@
-"""Means over prompts and seeds with bootstrap confidence intervals (Efron 1979)."""
+"""Means over prompts and seeds, with bootstrap confidence intervals (Efron 1979)."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ RESAMPLES, LEVEL = 10_000, 0.95
 
 
 class Estimate(NamedTuple):
-    """A mean and the bounds of its interval."""
+    """A mean and the bounds of its confidence interval."""
 
     mean: float
     low: float
@@ -24,15 +24,14 @@ class Estimate(NamedTuple):
 def bootstrap(values: np.ndarray, seed: int = 0) -> Estimate:
     """Return the mean over prompts and seeds, and its percentile interval.
 
-    Prompts are resampled, each with all its seeds, because runs of the same prompt are more alike than runs of two
-    prompts.
+    The bootstrap resamples prompts, each with all its seeds, because runs of the same prompt are correlated.
 
     Args:
-        values: `(prompts, seeds)`. Non-finite values are left out.
+        values: `(prompts, seeds)`. Non-finite values are ignored.
         seed: Seed of the resampling.
 
     Returns:
-        The estimate; NaN if there is no finite value.
+        The mean and its interval. All values are NaN if no value is finite.
     """
     counts, sums = np.isfinite(values).sum(1), np.nansum(values, 1)  # (prompts,)
     if counts.sum() == 0:
@@ -45,5 +44,5 @@ def bootstrap(values: np.ndarray, seed: int = 0) -> Estimate:
 
 
 def difference(values: np.ndarray, reference: np.ndarray, seed: int = 0) -> Estimate:
-    """Return the mean of `values - reference`, both `(prompts, seeds)`, paired by prompt and seed."""
+    """Return the mean of `values - reference` and its interval. Both arrays are `(prompts, seeds)`."""
     return bootstrap(values - reference, seed)

@@ -1,12 +1,13 @@
-"""Gradient strengths of both spaces, and the z-variance under the distortion loss: the basis of weights in `variants`.
+"""Gradients of the latent and the image term, and z-variance by weight of the distortion loss.
 
     python -m benchmarks.ablations.strength
 
-The last line printed is one JSON object:
+Two loss weights in `variants` are based on these measurements. The last line printed is one JSON object:
 
-    ratio         norm of the latent term's gradient at the image divided by that of the image term, for each quarter
-                  of HiFA's runs and over all
-    z_variance    z-variance x 1000 of HiFA, and with the distortion loss instead of the z-variance loss, by weight
+    ratio         gradient norm of the latent term divided by the gradient norm of the image term, both at the image.
+                  The object has one ratio for each quarter of HiFA's runs (`quarters`) and one for whole runs (`all`)
+    z_variance    z-variance x 1000 of HiFA (`HiFA`), and of runs with the distortion loss instead of the z-variance
+                  loss, by weight of the distortion loss
 """
 
 import argparse
@@ -14,24 +15,25 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
 from hifa import HiFAAsset, HiFAConfig, HiFAPipeline
-from hifa.priors import distillation
+from hifa.optimization import distillation
 
 from ..text_to_3d import AZIMUTHS, ELEVATION, SIZE
 from .variants import STEPS, hifa_config, replace
 
 
-PROMPTS = ("a red mushroom", "a blue car")  # not among the compared prompts
+PROMPTS = ("a red mushroom", "a blue car")  # not used by the ablations
 DISTORTIONS = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 @contextmanager
 def watched() -> Iterator[list[tuple[float, float]]]:
-    """Record the norms of the latent and the image term's gradients at the image, for every step in the context."""
+    """Record the gradient norms of the latent and the image term at the image, for every step in the context."""
     loss, norms = distillation.sds_plus_loss, []
 
     def watch(z, z_hat, x, x_hat, **options):
@@ -54,13 +56,16 @@ def finished(pipe: HiFAPipeline, prompt: str, config: HiFAConfig) -> HiFAAsset:
 
 
 def z_variance(asset: HiFAAsset) -> float:
-    """Return the mean z-variance over the opaque pixels of eight views, x 1000; NaN without opaque pixels."""
+    """Return 1000 times the mean z-variance over the opaque pixels of eight views, or NaN without opaque pixels."""
     views = [asset.render(asset.camera(azimuth, ELEVATION), SIZE) for azimuth in AZIMUTHS]
     return 1000 * float(torch.cat([view.z_variance[view.opacity > 0.5] for view in views]).mean())
 
 
-def ratios(norms: list[tuple[float, float]]) -> dict[str, float]:
-    """Return the ratios of the mean norms by quarter of a run and over all. All runs have the same length."""
+def ratios(norms: list[tuple[float, float]]) -> dict[str, Any]:
+    """Return the ratios of the mean norms, for each quarter of the runs and for whole runs.
+
+    All runs have the same number of steps.
+    """
     by_run = np.array(norms).reshape(len(PROMPTS), 4, -1, 2).mean((0, 2))
     return {"quarters": [round(a / b, 1) for a, b in by_run], "all": round(float(np.divide(*by_run.mean(0))), 1)}
 

@@ -1,4 +1,4 @@
-"""Times of variants, measured side by side, so that a busy machine slows all of them alike."""
+"""Run times of variants. The runs alternate, so that a busy machine slows all variants alike."""
 
 import time
 from pathlib import Path
@@ -9,14 +9,17 @@ from .kept import digest, kept
 from .variants import Variant, hifa_config, replace
 
 
-TURNS = 16  # parts that each run is split into
+TURNS = 16  # number of parts of each run
 
 
 def side_by_side(pipe: HiFAPipeline, compared: list[Variant], steps: int, prompt: str) -> dict[str, float]:
-    """Return the seconds of a whole run by name of variant. All runs take turns.
+    """Return the seconds of a whole run by name of variant. The runs alternate, one part at a time.
 
     Args:
-        steps: Steps of HiFA.
+        pipe: Pipeline with the prior.
+        compared: Variants to time.
+        steps: Number of steps of HiFA.
+        prompt: Prompt of all runs.
     """
     runs = {
         variant.name: pipe.start(prompt, seed=0, config=replace(hifa_config(steps), **variant.changes))
@@ -33,7 +36,7 @@ def side_by_side(pipe: HiFAPipeline, compared: list[Variant], steps: int, prompt
 
 
 def kept_times(path: Path, pipe: HiFAPipeline, compared: list[Variant], steps: int, prompt: str) -> dict[str, float]:
-    """Return `side_by_side`, cached in a file."""
+    """Return the result of `side_by_side`, cached in a file."""
     key = digest(repr((compared, steps, prompt)).encode())
     times = kept(path, key, lambda: side_by_side(pipe, compared, steps, prompt))
     return {variant.name: times[variant.name] for variant in compared}

@@ -1,4 +1,4 @@
-"""The compared variants: HiFA's settings, and each variant's changes to them."""
+"""The compared variants. Each variant is a set of changes to the settings of HiFA."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 from diffusers import DDIMScheduler
 
 from hifa import HiFAConfig
+from hifa.optimization.distillation import residual_weight
 from hifa.priors.denoising import denoising_timesteps
-from hifa.priors.distillation import residual_weight
 from hifa.schedule import annealed_timestep
 
 from ..text_to_3d import Prompt, choose_prompts
@@ -16,24 +16,25 @@ from ..text_to_3d import Prompt, choose_prompts
 STEPS, PROMPTS, SEEDS = 128, 12, 2
 SEVERAL = {"denoising_stride": 0.25}  # the paper's r
 VSD_GUIDANCE = 7.5  # as in ProlificDreamer
-VSD_SHARE = 0.75  # of HiFA's steps; the share for equal evaluations, less than half, is too short for VSD
-# Weights of the losses that replace the z-variance loss. Monotonicity and z-entropy have the public code's weights.
-# The distortion loss has no published weight for this use. The weight here leaves a z-variance near HiFA's (see
-# `strength`).
+VSD_SHARE = 0.75  # steps of VSD / steps of HiFA; at equal evaluations, the runs are too short for VSD
+# Weights of the losses that replace the z-variance loss. Monotonicity and z-entropy have the weights of the public
+# code. No weight of the distortion loss is published for this use. With the weight below, the z-variance is close to
+# that of HiFA (see `strength`).
 DISTORTION, MONOTONIC, ZENTROPY = 1.0, 1.0, 1e-2
-# Weight of the image term alone. With the weight that the image term has next to the latent term, its mean gradient at
-# the image over a run is 1/71 of the latent term's (see `strength`), and the regularizers dominate.
+# Weight of the image term without the latent term. With its usual weight, the image term has a weak gradient: averaged
+# over a run, its gradient at the image is 1/71 of the gradient of the latent term (see `strength`). The regularizers
+# would dominate.
 IMAGE_ALONE = 71 * HiFAConfig.fast().lambda_rgb
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the tables.
+    """One row of a table.
 
     Args:
         name: Name of its folders.
         label: Label in tables and figures.
-        changes: Fields of `HiFAConfig` that differ from HiFA's.
+        changes: Fields of `HiFAConfig` that differ from those of HiFA.
     """
 
     name: str
@@ -42,22 +43,25 @@ class Variant:
 
 
 HIFA = "hifa"
-# Turns off the preset's other losses against haze, to measure the z-variance loss alone.
+# Turn off the two opacity losses, which also reduce haze, to measure the z-variance loss alone.
 UNHELPED = {"lambda_entropy": 0.0, "lambda_opacity": 0.0}
-# With all timesteps, the annealing should matter most. The preset ends at t = 200.
+PRESET_STEPS = 480  # steps of the preset `fast` without views by cameras
+# Use all timesteps, where annealing should matter most. The preset ends at t = 200.
 DEEP = {"t_min": 0.02}
 
 
 def hifa_config(steps: int = STEPS) -> HiFAConfig:
     """Return the method of the paper, with the embedded prior's other defaults and fewer steps.
 
-    The paper has no terms for normals and curvature, so these terms are off.
+    The paper has no views by cameras and no terms for normals and curvature, so these are off.
     """
-    return HiFAConfig.fast(num_inference_steps=steps, lambda_normal=0.0, lambda_curvature=0.0)
+    return HiFAConfig.fast(num_inference_steps=steps, num_views=0, lambda_normal=0.0, lambda_curvature=0.0)
 
 
 def variants(scheduler: DDIMScheduler, steps: int = STEPS) -> list[Variant]:
-    """Return all variants, HiFA first. Variants called equal have as many UNet evaluations as HiFA, not as many steps.
+    """Return all variants, with HiFA first.
+
+    Variants with "equal" in the name have as many UNet evaluations as HiFA, but fewer steps.
 
     Args:
         scheduler: Scheduler of the prior.
@@ -105,15 +109,15 @@ def variants(scheduler: DDIMScheduler, steps: int = STEPS) -> list[Variant]:
         weighted("sjc", "SJC", {"distillation": "sjc", **plain}),
         equal(weighted("vsd-equal", "VSD, equal evaluations", vsd)),
         longer(weighted("vsd", "VSD, longer", vsd)),
-        longer(weighted("vsd-zvar", "the same with z-variance", vsd_zvar)),
-        longer(weighted("vsd-hifa", "with z-variance, image space, annealing", vsd_hifa)),
-        Variant("image-equal", "image space only, as strong", {"lambda_latent": 0.0, "lambda_rgb": IMAGE_ALONE}),
+        longer(weighted("vsd-zvar", "VSD with z-variance", vsd_zvar)),
+        longer(weighted("vsd-hifa", "VSD with z-variance, image, annealing", vsd_hifa)),
+        Variant("image-equal", "image space only, equal strength", {"lambda_latent": 0.0, "lambda_rgb": IMAGE_ALONE}),
         Variant("distortion", "distortion loss instead", {"lambda_zvar": 0.0, "lambda_distortion": DISTORTION}),
     ]
 
 
 def jobs(compared: list[Variant], steps: int, prompts: list[Prompt], seeds: int) -> list[dict[str, Any]]:
-    """Return lines for `hifa.batch`: all prompts and seeds of a variant, then those of the next."""
+    """Return lines for `hifa.batch`, grouped by variant: all prompts and seeds of the first variant come first."""
     rows = []
     for variant in compared:
         settings = {"num_inference_steps": steps} | variant.changes
@@ -133,7 +137,7 @@ def prompts(count: int = PROMPTS) -> list[Prompt]:
 
 
 def timesteps(config: HiFAConfig, total: int = 1000) -> list[int]:
-    """Return the timesteps of a run. For random timesteps, return as many evenly spaced ones."""
+    """Return the timesteps of a run. For random timesteps, return the same number of evenly spaced timesteps."""
     n = config.num_inference_steps
     bounds = int(config.t_max * total), int(config.t_min * total)
     annealing = "linear" if config.annealing == "random" else config.annealing
@@ -141,14 +145,15 @@ def timesteps(config: HiFAConfig, total: int = 1000) -> list[int]:
 
 
 def evaluations(config: HiFAConfig) -> float:
-    """Return the UNet evaluations of an average step, each of one latent. A backward pass counts as two more.
+    """Return the mean number of UNet evaluations per step. One evaluation processes one latent.
 
-    Guidance evaluates the negative prompt and the prompt with its view. If the view words have a weight of their own,
-    guidance also evaluates the prompt without its view.
+    A backward pass counts as two evaluations. Guidance evaluates the UNet for the negative prompt and for the prompt
+    with its view suffix. If the view suffix has its own weight, guidance also evaluates the UNet for the prompt
+    without the suffix.
     """
     asked = 2 if config.view_guidance == 1 else 3
     if config.distillation == "vsd":
-        return asked + 1 + 3  # the variational score, and its training
+        return asked + 1 + 3  # the variational score (1) and its training (3)
     if config.distillation != "hifa":
         return asked
     calls = [len(denoising_timesteps(t, config.denoising_stride, 1000)) for t in timesteps(config)]
@@ -156,14 +161,14 @@ def evaluations(config: HiFAConfig) -> float:
 
 
 def equal_steps(base: HiFAConfig, other: HiFAConfig) -> int:
-    """Return the number of steps in which `other` evaluates the UNet as often as `base` does in its whole run."""
+    """Return the number of steps of `other` that need as many UNet evaluations as a whole run of `base`."""
     return round(base.num_inference_steps * evaluations(base) / evaluations(other))
 
 
 def equal_weight(base: HiFAConfig, other: HiFAConfig, scheduler: DDIMScheduler) -> float:
-    """Return the `sds_weight` at which the residuals of `other` have the same average weight as those of `base`.
+    """Return the `sds_weight` of `other` that gives the residual the same mean weight over a run as in `base`.
 
-    The weight w of `base` is constant. The other loss terms are the same in both.
+    In `base`, the weight of the residual is constant. All other loss terms are the same in `base` and `other`.
     """
     alphas = scheduler.alphas_cumprod
     weights = [residual_weight(other.distillation, float(alphas[t])) for t in timesteps(other, len(alphas))]
