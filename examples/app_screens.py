@@ -1,21 +1,23 @@
-"""Screenshots of the app for the README: python -m examples.app_screens [--steps 480] [--others DIR]
+"""Take screenshots of the app for the README.
 
-Starts `app.py` with Toybox on a free port and with a temporary folder for runs, controls it in Chromium (playwright),
-and writes `examples/pictures/app_*.jpg`. Each file shows the page in one state:
+    python -m examples.app_screens [--steps 480] [--others DIR]
 
-    empty, running, stopped, done    a text run; `stopped` is in the middle of the run, with Resume
-    error                            a prompt that is rejected
-    dark, phone                      the finished run in the dark theme, and on a phone
+The script starts `app.py` with Toybox, on a free port and with a temporary folder for runs. The script controls the
+app in Chromium (playwright) and writes `examples/pictures/app_*.jpg`. Each file shows the page in one state:
+
+    empty, running, stopped, done    a text run. In `stopped`, the run can be resumed
+    error                            a prompt that the app rejects
+    dark, phone                      the finished run in the dark theme; the finished run on a phone
     tools                            the finished run with its mesh options and the form for the Hub
-    paused                           a run whose window was closed in the middle, opened again
+    paused                           a run that paused because its window was closed, in a new window
     image, hallucination             the image tabs with a picture, its views and the result
 
-With `--others`, more states are written to DIR for inspection only:
+`--others` also writes these states to DIR, for inspection only:
 
-    example                          one of the finished examples, opened
-    waiting                          a run that waits in the queue
-    views, bad_picture               the image tab during the generation of views, and with an unusable picture
-    extraction, wide                 a mesh that is extracted again, and the finished run on a large screen
+    example                          an opened example of the gallery
+    waiting                          a run in the queue
+    views, bad_picture               the image tab during the generation of views; the tab with an invalid picture
+    extraction, wide                 the mesh during a new extraction; the finished run on a large screen
 """
 
 import argparse
@@ -45,15 +47,19 @@ def visit(browser: Browser, url: str, width: int = WIDTH, height: int = HEIGHT) 
     page.set_default_timeout(PATIENCE)
     page.goto(url)
     page.locator("#prompt textarea, #prompt input").first.wait_for()
-    page.wait_for_timeout(2000)  # until the page has attached its event handlers
+    page.wait_for_timeout(2000)  # wait until the page has attached its event handlers
     return page
 
 
 def shoot(page: Page, name: str, whole: bool = True, folder: Path = FOLDER, wait: int = 1500) -> None:
-    """Save a JPEG of the page.
+    """Save a screenshot of the page as a JPEG.
 
     Args:
-        wait: Milliseconds to wait first.
+        page: Page to save.
+        name: Name of the state.
+        whole: Save the whole page instead of the visible part.
+        folder: Folder for the file.
+        wait: Milliseconds to wait before the screenshot.
     """
     page.wait_for_timeout(wait)
     picture = Image.open(io.BytesIO(page.screenshot(full_page=whole))).convert("RGB")
@@ -71,9 +77,9 @@ def prepare(page: Page, prompt: str, steps: int) -> None:
 
 
 def all_files(page: Page) -> None:
-    """Wait until every file is made, also after Resume, and until the viewer has drawn.
+    """Wait until all files are exported and the viewer shows the mesh.
 
-    The viewer renders in software here, so drawing takes seconds.
+    The viewer renders in software here, which takes seconds.
     """
     page.wait_for_timeout(2000)
     expect(page.locator("#progress")).not_to_contain_text("…", timeout=PATIENCE)
@@ -83,7 +89,7 @@ def all_files(page: Page) -> None:
     viewer.wait_for()
     for _ in range(60):
         page.wait_for_timeout(1000)
-        if np.asarray(Image.open(io.BytesIO(viewer.screenshot())).convert("L")).std() > 5:  # not only background
+        if np.asarray(Image.open(io.BytesIO(viewer.screenshot())).convert("L")).std() > 5:  # more than the background
             break
     page.wait_for_timeout(4000)
 
@@ -120,7 +126,7 @@ def error_screen(browser: Browser, url: str) -> None:
 
 
 def duck(folder: Path) -> Path:
-    """Write a picture with transparency for the image tab."""
+    """Write an input picture with transparency for the image tabs."""
     picture = render(make_scene("duck", "yellow").shape, orbit_pose(30, 20, 2.5), 256, 40.0)
     rgba = np.concatenate([picture.color, picture.mask[..., None]], axis=-1)
     Image.fromarray((rgba * 255).round().astype(np.uint8), "RGBA").save(folder / "duck.png")
@@ -128,7 +134,10 @@ def duck(folder: Path) -> Path:
 
 
 def result_screens(browser: Browser, address: str) -> None:
-    """Take screenshots of the finished run in the dark theme, and on a phone, where the page scrolls to the result."""
+    """Take screenshots of the finished run: in the dark theme, on a phone, and with its tools.
+
+    On a phone, the page scrolls to the result.
+    """
     page = visit(browser, f"{address}&__theme=dark")
     all_files(page)
     shoot(page, "dark")
@@ -159,7 +168,7 @@ def paused_screen(browser: Browser, url: str) -> None:
 
 
 def picture_screen(browser: Browser, url: str, picture: Path, steps: int, name: str, prompt: str) -> None:
-    """Take a screenshot of a result in the image tab, or with a prompt in the hallucination tab."""
+    """Take a screenshot of a result in the image tab. With a prompt, use the hallucination tab instead."""
     prefix, tab, button = (
         ("guided", "Image-guided", "Hallucinate") if prompt else ("image", "Image to 3D", "Reconstruct")
     )

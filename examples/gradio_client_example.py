@@ -1,6 +1,9 @@
-"""Use the app from a program: python -m examples.gradio_client_example http://127.0.0.1:7860 "a red mushroom"
+"""Use the app from a program.
 
-Works with a Space, too. Give its name, such as USER/hifa. For a private Space, set HF_TOKEN in the environment.
+    python -m examples.gradio_client_example http://127.0.0.1:7860 "a red mushroom"
+
+To use a Space, pass its name, such as USER/hifa, instead of the address. For a private Space, also set HF_TOKEN in the
+environment.
 """
 
 import argparse

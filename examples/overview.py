@@ -1,4 +1,4 @@
-"""One picture of several assets, such as the one at the top of the README. Each row has six views and two normal maps.
+"""Make one picture of several assets. Each row shows six views and two normal maps of one asset.
 
 python -m examples.overview outputs/*/asset --output examples/pictures/overview.png
 """
@@ -14,7 +14,7 @@ from hifa.export.video import normal_to_rgb
 
 
 def row(asset: HiFAAsset, size: int) -> np.ndarray:
-    """Return `(size, 8 size, 3)`: six views from a little above around the object, then normals of front and back."""
+    """Return a row of eight images, `(size, 8 size, 3)`: six views at equal angles, then normals of front and back."""
     views = [asset.render(asset.camera(azimuth, 20), size).color.numpy() for azimuth in range(0, 360, 60)]
     for azimuth in (30, 210):
         picture = asset.render(asset.camera(azimuth, 20), size)
@@ -24,7 +24,7 @@ def row(asset: HiFAAsset, size: int) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("assets", nargs="+", type=Path, help="folders of HiFAAsset.save_pretrained")
+    parser.add_argument("assets", nargs="+", type=Path, help="asset folders written by save_pretrained")
     parser.add_argument("--output", type=Path, default=Path("overview.png"))
     parser.add_argument("--size", type=int, default=112, help="pixels per view")
     arguments = parser.parse_args()

@@ -1,7 +1,9 @@
-"""Sample pictures for the image tabs of the app: python -m examples.photos
+"""Make the sample pictures for the image tabs of the app.
 
-Objects of the Toybox world, seen obliquely from the front and from a little above, with a transparent background:
-`examples/photos/<name>.png`.
+    python -m examples.photos
+
+`examples/photos/<name>.png` shows an object of the Toybox world on a transparent background. The azimuth is 30 degrees
+from the front, and the elevation is 20 degrees.
 """
 
 from pathlib import Path

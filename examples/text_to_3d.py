@@ -1,4 +1,10 @@
-"""Python API in ten lines: python -m examples.text_to_3d "a blue car" """
+"""Use the Python API for text to 3D.
+
+python -m examples.text_to_3d "a blue car"
+"""
+
+# A call of the pipeline returns an output object, or a tuple with `return_dict=False`.
+# pyright: reportAttributeAccessIssue=false
 
 import sys
 
@@ -8,7 +14,7 @@ from hifa import HiFAPipeline
 
 
 prompt = sys.argv[1] if len(sys.argv) > 1 else "a red mushroom"
-pipe = HiFAPipeline.from_pretrained()  # the embedded Toybox prior; or give a Stable Diffusion Hub ID or folder
+pipe = HiFAPipeline.from_pretrained()  # the embedded Toybox prior, or pass a Stable Diffusion Hub ID or folder
 output = pipe(prompt, generator=torch.Generator().manual_seed(0))
 output.images[0][0].save("front.png")  # the first frame of the turntable
 asset = output.assets[0]
